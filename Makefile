@@ -1,0 +1,34 @@
+# The only set-up there is; every target goes through it. Python 3.11 and git are all that must be there.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export HF_HUB_DISABLE_TELEMETRY = 1
+export HF_HUB_DISABLE_PROGRESS_BARS = 1
+export TOKENIZERS_PARALLELISM = false
+export MALLOC_MMAP_MAX_ = 0
+export MALLOC_TRIM_THRESHOLD_ = 100000000000
+
+run: .venv/done            ## every stage notebook, embedded default
+	$(BIN)/citrus_run
+
+test: .venv/done           ## notebooks clean and in step, lessons, tests
+	$(BIN)/python tests/synced.py
+	$(BIN)/nbdev_test --n_workers 2
+	$(BIN)/pytest -q tests
+
+lab: .venv/done            ## JupyterLab at the root
+	$(BIN)/jupyter lab
+
+figures: .venv/done        ## figures and outputs of the default run into the repository
+	$(BIN)/citrus_publish default
+
+control: .venv/done        ## the default run with shuffled diagnoses: must learn nothing true
+	$(BIN)/citrus_run --recipe control
+
+.venv/done: settings.ini setup.py constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt pip setuptools wheel
+	$(BIN)/pip install -q -c constraints.txt torch numpy
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+.PHONY: run test lab figures control

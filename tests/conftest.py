@@ -1,0 +1,35 @@
+"Tests run the real stages on a micro model, in a store of their own; the wheels of the assets are shared."
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from citrus.run import home, root
+
+BIN = Path(sys.executable).parent
+MICRO = root() / 'tests' / 'micro.yml'
+
+
+@pytest.fixture(scope='session')
+def store(tmp_path_factory):
+    "A `CITRUS_HOME` of its own with the real wheels"
+    from citrus.assets import fetch, pins
+    fetch(list(pins().values()))
+    here = tmp_path_factory.mktemp('home')
+    (here / 'assets').symlink_to(home() / 'assets')
+    return here
+
+
+def citrus_run(store, *args, ok=True, **env):
+    "Run the real command; gives its output"
+    done = subprocess.run([str(BIN / 'citrus_run'), *args], env=os.environ | dict(CITRUS_HOME=str(store)) | env, capture_output=True, text=True)
+    assert (done.returncode == 0) == ok, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope='session')
+def micro(store):
+    "The whole chain, run once on the micro model"
+    return citrus_run(store, '--recipe', str(MICRO))

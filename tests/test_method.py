@@ -1,0 +1,170 @@
+"Facts that hold across notebooks."
+import random
+import re
+
+import pytest
+import torch
+
+from citrus.run import home, linked, read_jsonl
+
+
+def rows(store, name, stage, file, record):
+    return read_jsonl(store / 'runs' / name / stage / file, record)
+
+
+# --- cases -----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def world(store):
+    from citrus.cases import load_world
+    return load_world('ORPHA')
+
+
+def test_answers_are_unique_by_brute_force(micro, store, world):
+    "Every family of the namespace is tried on every kept question, without the tables that made it"
+    def covers(findings, t): return any(t in world.ancestors(f) for f in findings)
+    questions = rows(store, 'micro', 'cases', 'patients.jsonl', 'question') + rows(store, 'micro', 'cases', 'diseases.jsonl', 'question')
+    for q in random.Random(0).sample(questions, 12):
+        m = q['meta']
+        fit = [f.name for f in world.families.values() if all(covers(f.findings, t) for t in m['present'])
+               and not any(freq == 1.0 and t in world.ancestors(g) for t in m['absent'] for g, freq in f.findings.items())]
+        assert fit == [q['answer_text']]
+
+
+def test_key_position_is_uniform(world):
+    from citrus.cases import choose_families, questions
+    known, _ = choose_families(world, 8, 1, 0, 5, 8)
+    made, _ = questions(world, 'train', known, 800, 1, 5, 8, 4)
+    counts = [sum(q['answer'] == letter for q in made) for letter in 'ABCD']
+    assert sum((c - 200) ** 2 / 200 for c in counts) < 16.3, counts   # chi-square, 3 degrees of freedom, p = 0.001
+
+
+def test_twenty_one_options(world):
+    from citrus.cases import NONE, choose_families, questions
+    known, _ = choose_families(world, 24, 1, 0, 5, 8)
+    made, _ = questions(world, 'train', known, 420, 2, 5, 8, 21)
+    assert all(len(q['options']) == 21 and q['options'][-1]['text'] == NONE and len({o['text'] for o in q['options']}) == 21 for q in made)
+    none = sum(q['answer'] == 'U' for q in made)
+    assert 6 <= none <= 40, none   # expected 20 of 420
+    keyed = [q for q in made if q['answer'] != 'U']
+    assert all(next(o['text'] for o in q['options'] if o['label'] == q['answer']) == q['answer_text'] for q in keyed)
+    assert all(q['answer_text'] not in {o['text'] for o in q['options']} for q in made if q['answer'] == 'U')
+
+
+def test_questions_do_not_depend_on_their_number(world):
+    from citrus.cases import choose_families, questions
+    known, _ = choose_families(world, 8, 1, 0, 5, 8)
+    few, many = (questions(world, 'train', known, n, 3, 5, 8, 4)[0] for n in (10, 40))
+    assert few == many[:10]
+
+
+# --- no leak ---------------------------------------------------------------------------------------------------------
+
+TRAINING = [('synth', 'sft3.jsonl', 'sft'), ('sft', 'stage1.jsonl', 'sft'), ('sft', 'stage2.jsonl', 'sft'), ('sft', 'stage3.jsonl', 'sft'),
+            ('sft', 'answer_only.jsonl', 'sft'), ('prefer', 'pairs.jsonl', 'pair')]
+
+
+def test_no_held_out_case_in_training(micro, store):
+    held = [q for f in ('patients.jsonl', 'diseases.jsonl') for q in rows(store, 'micro', 'cases', f, 'question')]
+    stems = [q['open_stem'].rsplit(' What is', 1)[0] for q in held]
+    assert len(stems) > 8
+    texts = [str(r) for stage, file, kind in TRAINING for r in rows(store, 'micro', stage, file, kind)]
+    texts += [d['text'] for p in (store / 'runs' / 'micro' / 'clean' / 'arms').glob('*.jsonl') for d in read_jsonl(p, 'document')]
+    assert len(texts) > 100
+    assert not [s for s in stems if any(s in t for t in texts)]
+    new = {q['answer_text'].lower() for q in rows(store, 'micro', 'cases', 'diseases.jsonl', 'question')}
+    model_made = [t.lower() for stage, file, kind in TRAINING for t in map(str, rows(store, 'micro', stage, file, kind))]
+    assert not [n for n in new if any(n in t for t in model_made)]
+
+
+def test_no_benchmark_question_in_training(micro, store, monkeypatch):
+    from citrus.assets import BENCHMARKS
+    from citrus.clean import benchmark_grams, is_contaminated
+    grams = benchmark_grams([])
+    texts = [' '.join(m['content'] for key in ('messages', 'prompt', 'chosen') for m in r.get(key, [])) for stage, file, kind in TRAINING for r in rows(store, 'micro', stage, file, kind)]
+    texts += [d['text'] for p in (store / 'runs' / 'micro' / 'clean' / 'arms').glob('*.jsonl') for d in read_jsonl(p, 'document')]
+    assert not [t for t in texts if is_contaminated(t, grams)]
+    planted = 'Introduction. ' + BENCHMARKS['medqa']()[7]['stem'] + ' End.'
+    assert is_contaminated(planted, grams)
+
+
+def test_no_reasoner_prompt_holds_the_answer(micro, store):
+    "Reads every prompt in the ledger that was sent to a reasoning expert"
+    from citrus.synth import REASON, accepted, mentions, sections
+    train = {q['open_stem']: q for q in rows(store, 'micro', 'cases', 'train.jsonl', 'question')}
+    seen = 0
+    for path in (store / 'ledger').rglob('*.jsonl'):
+        for row in read_jsonl(path):
+            messages = row['messages']
+            if messages[0]['content'].split('\n')[0] != REASON: continue
+            part = sections(messages)
+            q = train[part['Question'].strip()]
+            own = ' '.join(accepted(part.get('Accepted steps', '')))
+            seen += 1
+            assert 'Reference diagnosis' not in part
+            assert not mentions(messages[1]['content'].replace(part.get('Accepted steps', '\0'), ''), q) or mentions(own, q)
+    assert seen > 20
+
+
+# --- the loss --------------------------------------------------------------------------------------------------------
+
+def test_cpo_simpo_equals_trl(micro, store, tmp_path):
+    "Same batch, same model: loss and gradients of TRL's experimental CPO trainer with loss_type='simpo'"
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
+    from citrus.prefer import answer_logp, collate, cpo_simpo, encode_pair
+    folder = store / 'runs' / 'micro' / 'assets' / 'student'
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    user = lambda t: [dict(role='system', content='Be brief.'), dict(role='user', content=t)]
+    says = lambda t: [dict(role='assistant', content=t)]
+    pairs = [dict(prompt=user('What is it?'), chosen=says('A fever of unknown origin.'), rejected=says('No idea')),
+             dict(prompt=user('And what is that, in a few more words?'), chosen=says('Rash'), rejected=says('It is a rather long and wrong answer.'))]
+    grads = []
+    for which in ('ours', 'trl'):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        if which == 'ours':
+            batch = collate([encode_pair(p, tokenizer) for p in pairs], tokenizer.pad_token_id)
+            tokens = int((batch['labels'][:2] != -100).sum())
+            loss, stats = cpo_simpo(*answer_logp(model, batch), 10.0, 5.4, 0.05, 2, tokens)
+        else:
+            text = [dict(prompt=tokenizer.apply_chat_template(p['prompt'], add_generation_prompt=True, tokenize=False),
+                         **{s: p[s][0]['content'] for s in ('chosen', 'rejected')}) for p in pairs]
+            args = CPOConfig(output_dir=str(tmp_path), loss_type='simpo', cpo_alpha=0.05, beta=10.0, simpo_gamma=5.4, max_length=512, report_to=[], use_cpu=True, bf16=False,
+                             per_device_train_batch_size=2, gradient_checkpointing=False)
+            trainer = CPOTrainer(model=model, args=args, train_dataset=Dataset.from_list(text), processing_class=tokenizer)
+            batch = trainer.data_collator([trainer.train_dataset[i] for i in range(2)])
+            loss, _ = trainer.get_batch_loss_metrics(model, batch, 'train')
+        loss.backward()
+        grads.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])))
+    (a, ga), (b, gb) = grads
+    assert abs(a - b) < 1e-5 * max(1, abs(b)), (a, b)
+    assert (ga - gb).norm() < 1e-4 * gb.norm()
+
+
+def test_loss_does_not_depend_on_the_split(micro, store):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from citrus.prefer import answer_logp, collate, cpo_simpo, encode_pair
+    folder = store / 'runs' / 'micro' / 'assets' / 'student'
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    pairs = [encode_pair(dict(prompt=[dict(role='user', content='Q' * i)], chosen=[dict(role='assistant', content='yes ' * i)], rejected=[dict(role='assistant', content='no')]), tokenizer) for i in (1, 5, 9)]
+    tokens = sum(sum(l != -100 for l in p['chosen'][1]) for p in pairs)
+    part = lambda ps: cpo_simpo(*answer_logp(model, collate(ps, tokenizer.pad_token_id)), 10.0, 5.4, 0.05, 3, tokens)[0].item()
+    assert part(pairs) == pytest.approx(sum(part([p]) for p in pairs), abs=1e-5)
+
+
+# --- the prompt ------------------------------------------------------------------------------------------------------
+
+def test_training_prompt_is_sampling_prompt(micro, store):
+    "Tokens before the answer in training are the tokens that sampling starts from"
+    from transformers import AutoTokenizer
+    from citrus.chat import ask, target
+    from citrus.sft import encode
+    tokenizer = AutoTokenizer.from_pretrained(store / 'runs' / 'micro' / 'assets' / 'student')
+    for q in rows(store, 'micro', 'cases', 'patients.jsonl', 'question')[:4]:
+        for form in ('open', 'options'):
+            row = encode([*ask(q, form), dict(role='assistant', content=target('a', 'b'))], tokenizer)
+            n = next(i for i, l in enumerate(row['labels']) if l != -100)
+            sent = tokenizer.apply_chat_template(ask(q, form), add_generation_prompt=True, tokenize=True, return_dict=True)['input_ids']
+            assert row['input_ids'][:n] == list(sent)

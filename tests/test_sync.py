@@ -1,0 +1,87 @@
+"The repository is one thing in two forms: notebooks and the library exported from them."
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from citrus.run import STAGES, cells, notebook_path, parameters, root
+
+NOTEBOOKS = sorted((root() / 'nbs').glob('[0-9]*.ipynb'))
+ids = [p.stem for p in NOTEBOOKS]
+
+
+def code(path): return [c for c in cells(path) if c['cell_type'] == 'code']
+
+
+def test_clean_and_export_change_nothing(tmp_path):
+    for name in ('nbs', 'citrus', 'settings.ini', 'setup.py', 'README.md'):
+        src = root() / name
+        shutil.copytree(src, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')) if src.is_dir() else shutil.copy(src, tmp_path / name)
+    before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.suffix in ('.ipynb', '.py')}
+    for command in ('nbdev_clean', 'nbdev_export'):
+        subprocess.run([str(Path(sys.executable).with_name(command))], cwd=tmp_path, check=True)
+    changed = [str(p.relative_to(tmp_path)) for p, b in before.items() if p.read_bytes() != b]
+    assert not changed, f'run nbdev_clean and nbdev_export: {changed}'
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=ids)
+def test_imports_stand_alone(path):
+    for c in code(path):
+        kinds = {isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(c['source']).body}
+        assert len(kinds) < 2, f'imports mixed with other code: {c["source"][:80]}'
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=ids)
+def test_exported_cells_are_small(path):
+    for c in code(path):
+        if not c['source'].startswith('#| export'): continue
+        lines = [l for l in c['source'].split('\n') if l.strip() and not l.startswith('#|')]
+        assert len(lines) <= 30, f'{len(lines)} lines: {lines[0]}'
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_one_parameters_cell_with_meanings(stage):
+    spec = parameters(notebook_path(stage))
+    assert spec['run'].default == 'default' and all(p.doc for p in spec.values())
+
+
+def test_no_notebook_without_a_stage_has_parameters():
+    staged = {notebook_path(s) for s in STAGES}
+    for path in set(NOTEBOOKS) - staged:
+        assert not any('parameters' in c['metadata'].get('tags', []) for c in cells(path)), path.name
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=ids)
+def test_third_party_text_stays_out_of_published_outputs(path):
+    for c in code(path):
+        if '#| local' in c['source']: assert not c['outputs'], c['source'][:80]
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=ids)
+def test_nothing_unsafe(path):
+    for c in code(path):
+        for node in ast.walk(ast.parse(c['source'])):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name): assert node.func.id not in ('eval', 'exec'), c['source'][:80]
+            if isinstance(node, ast.ExceptHandler): assert node.type is not None, f'bare except: {c["source"][:80]}'
+            if isinstance(node, (ast.Import, ast.ImportFrom)): assert 'pickle' not in ast.unparse(node)
+            if isinstance(node, ast.keyword): assert node.arg != 'trust_remote_code'
+
+
+def test_readme_is_the_index():
+    text = '\n\n'.join(c['source'] for c in cells(root() / 'nbs' / 'index.ipynb') if c['cell_type'] == 'markdown')
+    assert (root() / 'README.md').read_text(encoding='utf-8').strip() == text.strip(), 'run `citrus_publish RUN`, or copy the cells of nbs/index.ipynb into README.md'
+
+
+def test_readme_names_every_notebook():
+    text = (root() / 'README.md').read_text(encoding='utf-8')
+    assert all(f'nbs/{p.name}' in text for p in NOTEBOOKS)
+
+
+def test_notebooks_carry_no_widgets_or_errors():
+    for path in NOTEBOOKS:
+        for c in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            assert not any(o['output_type'] == 'error' for o in c.get('outputs', [])), path.name
