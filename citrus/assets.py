@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../nbs/02_assets.ipynb #aa53cc34
 from .run import UserError, check, home, nearest, root, stage

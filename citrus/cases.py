@@ -16,7 +16,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .assets import hpo_files
 from .chat import BACKENDS, Model, Reply, target
@@ -434,7 +434,7 @@ def make_sets(world: World, p: dict) -> dict:   # file -> rows, and 'known', 'ow
     diseases, b = draw('diseases', new, p['diseases'])
     train, c = draw('train', known, p['train'], owner=owner, taken={frozenset(q['meta']['present']) for q in patients})
     rng = random.Random(digest(['facts', p['seed']]))
-    facts = [r for f in known for r in fact_rows(f, {lower(world.terms[t].name): q for t, q in world.families[owner.get(f, f)].findings.items() if t in world.terms}, rng, 8)]
+    facts = [r for f in known for r in fact_rows(f, {lower(world.terms[t].name): q for t, q in world.families[owner.get(f, f)].findings.items() if t in world.terms}, rng, p['facts'])]
     check_split(train, patients, diseases, facts)
     return dict(patients=patients, diseases=diseases, train=train, facts=facts, known=known, owner=owner, draws=a + b + c)
 

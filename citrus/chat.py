@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../nbs/04_chat.ipynb #2da932b8
 from .run import UserError, atomic, home, nearest

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import xxhash
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../nbs/10_clean.ipynb #0df63f02
 from .assets import ARMS, BENCHMARKS
@@ -359,7 +359,7 @@ def read_corpus(
         loaded = time.time()
         readings += [read_document(name, d, functions, index, p) for d in tqdm(docs, desc=name, leave=False)]
         seconds = time.time() - loaded
-        speed.append(dict(arm=name, documents=len(docs), loading=round(loaded - t, 1), reading=round(seconds, 1), per_second=round(len(docs) / seconds)))
+        speed.append(dict(arm=name, documents=len(docs), loading=round(loaded - t, 1), reading=round(seconds, 1), per_second=round(len(docs) / max(seconds, 1e-6))))
     return readings, pd.DataFrame(speed)
 
 # %% ../nbs/10_clean.ipynb #eb1b2613
@@ -458,7 +458,7 @@ def plot_funnel(funnel: pd.DataFrame):   # A figure
     ax.set(xlim=(0, 1.15 * max(left.max(), 1)), xlabel='removed, % of the documents read')
     ax.invert_yaxis()
     ax.spines[['top', 'right']].set_visible(False)
-    ax.legend(fontsize=7, frameon=False, bbox_to_anchor=(1, 1), loc='upper left')
+    if len(lost): ax.legend(fontsize=7, frameon=False, bbox_to_anchor=(1, 1), loc='upper left')
     return fig
 
 # %% ../nbs/10_clean.ipynb #f0b739d3

