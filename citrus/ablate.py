@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'PATIENTS', 'PAPER', 'CLAIMS', 'RADAR', 'in_order', 'stage_table', 'trained', 'against_base', 'at', 'percent',
-           'best_trained', 'beats_base', 'verdict', 'reasoning', 'chance_line', 'summary', 'plot_stages',
-           'plot_differences', 'paper', 'possible', 'with_intervals', 'plot_table4', 'plot_table5', 'two_shares',
-           'survivors', 'plot_radar', 'figures']
+           'best_trained', 'beats_base', 'verdict', 'reasoning', 'chance_line', 'facts', 'summary', 'results',
+           'plot_stages', 'plot_differences', 'paper', 'possible', 'with_intervals', 'plot_table4', 'plot_table5',
+           'two_shares', 'survivors', 'plot_radar', 'figures']
 
 # %% ../nbs/70_ablate.ipynb #ddef0f36
 import io, math, textwrap
@@ -112,19 +112,29 @@ def chance_line(scores: pd.DataFrame, benchmark: str) -> str:
     return said + ('; all are at chance.' if len(above) + len(below) == 0 else '.')
 
 # %% ../nbs/70_ablate.ipynb #4df96b37
-def summary(
+def facts(
     scores: pd.DataFrame,
     rows: list,              # Scored `answer` records
     seed: int = 0,
     shuffled: bool = False,  # Whether training material had the findings of the diseases exchanged
-) -> str:
-    "What a run shows, in words and one small table"
+) -> list:
+    "What a run shows, a sentence or two for each point"
     names = list(dict.fromkeys(scores.benchmark))
-    said = ['Accuracy in percent with 95 % interval', '', stage_table(scores).rename_axis(index=None, columns=None).to_string(), '']
     control = ['This is the control run: its training material has the findings of the diseases exchanged, so no model should beat base on real patients.'] if shuffled else []
-    facts = control + [verdict(scores, against_base(rows, seed)), reasoning(scores, rows, seed)] + [chance_line(scores, b) for b in names if b != PATIENTS]
+    return control + [verdict(scores, against_base(rows, seed)), reasoning(scores, rows, seed)] + [chance_line(scores, b) for b in names if b != PATIENTS]
+
+def summary(scores: pd.DataFrame, said: list) -> str:
+    "A small table and the facts, for a terminal"
+    table = stage_table(scores).rename_axis(index=None, columns=None).to_string()
     fill = lambda fact: textwrap.fill(fact.replace(' %', '\u00a0%'), 160, initial_indent='- ', subsequent_indent='  ').replace('\u00a0', ' ')
-    return '\n'.join(said + [fill(f) for f in facts]) + '\n'
+    return '\n'.join(['Accuracy in percent with 95 % interval', '', table, ''] + [fill(f) for f in said]) + '\n'
+
+def results(scores: pd.DataFrame, said: list, run: str) -> str:
+    "The same for the README, in Markdown"
+    t = stage_table(scores)
+    row = lambda cells: f'| {" | ".join(cells)} |'
+    lines = [row(['accuracy in percent [95 % interval]', *t.columns]), row(['---'] * (1 + len(t.columns)))] + [row([STEPS[m], *t.loc[m]]) for m in t.index]
+    return '\n'.join([f'Run `{run}`, one seed.', '', *lines, '', *(f'- {fact}' for fact in said)]) + '\n'
 
 # %% ../nbs/70_ablate.ipynb #e5af26ff
 def plot_stages(t: pd.DataFrame):   # Rows of one benchmark: `model, n, accuracy, low, high, chance`

@@ -524,6 +524,7 @@ def encode_bpe(
         found += [ids[p] for p in parts]
     return found
 
+# %% ../nbs/02_assets.ipynb #5f46e326
 def tokenizer_disagreements(
     folder,           # Hugging Face folder
     meta: dict,       # Metadata of the GGUF file

@@ -164,6 +164,7 @@ def generate(model: Model, sampling: Sampling, wanted: dict, ledger: Ledger):
             ledger.add([dict(key=keys[at], messages=messages, index=index, text=r.text, tokens=r.tokens, finish=r.finish, seconds=round(r.seconds, 4))])
             bar.update()
 
+# %% ../nbs/04_chat.ipynb #2be126fc
 def chat(
     batch: list,          # Prompts, each a list of messages
     model: Model,
@@ -321,6 +322,7 @@ def post(
         pause *= 2
     raise UserError(f'{url}: no reply ({said}); check that the server is up, and the model name and key')
 
+# %% ../nbs/04_chat.ipynb #abef08df
 def one_reply(model: Model, sampling: Sampling, messages: list, index: int) -> Reply:
     "Ask an OpenAI-compatible server for one reply"
     o, began = model.options, time.time()

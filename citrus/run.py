@@ -9,7 +9,7 @@ __all__ = ['RECORDS', 'STAGES', 'PACKAGES', 'UserError', 'root', 'home', 'atomic
            'store', 'commit', 'manifest', 'Stage', 'linked', 'assemble', 'stage', 'describe', 'results', 'device',
            'seal', 'link', 'wilson', 'save_fig', 'launch', 'call', 'train_main', 'out_of_step', 'plan', 'needed',
            'chosen', 'failure', 'execute', 'bring', 'run_stages', 'runs', 'parse_args', 'report', 'run_command', 'main',
-           'keep_outputs', 'publish', 'publish_main']
+           'keep_outputs', 'readme_text', 'rewrite', 'publish_results', 'executed_lessons', 'publish', 'publish_main']
 
 # %% ../nbs/00_run.ipynb #c670472b
 import argparse, ast, contextlib, difflib, fcntl, hashlib, importlib, json, os, platform, re, shutil, subprocess, sys, time
@@ -487,6 +487,7 @@ def out_of_step() -> list:
         if not module.exists() or code(exported) != code(module.read_text(encoding='utf-8')): late.append(path.name)
     return late
 
+# %% ../nbs/00_run.ipynb #fc69d3b8
 def plan(
     run: str,        # Name of the run
     values: dict,    # As `settings` gives it
@@ -645,16 +646,46 @@ def keep_outputs(source: dict, executed: dict) -> int:   # Cells whose output wa
         n += bool(c['outputs'])
     return n
 
+def readme_text(index: dict) -> str:   # The notebook `nbs/index.ipynb`, as JSON
+    "The README: the prose of the index, with links that start at the root"
+    text = '\n\n'.join(''.join(c['source']) for c in index['cells'] if c['cell_type'] == 'markdown')
+    return re.sub(r'\]\((\d\d_\w+\.ipynb)', r'](nbs/\1', text.replace('](../', '](')) + '\n'
+
+def rewrite(path: Path, change) -> dict:   # The notebook after the change
+    "Change a source notebook in place"
+    nb = json.loads(path.read_text(encoding='utf-8'))
+    change(nb)
+    with atomic(path) as f: f.write(json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True) + '\n')
+    return nb
+
+def publish_results(folder: Path):
+    "Put what a run shows (`results.md` of its last stage) into the index, and make the README from it"
+    def change(nb):
+        for c in nb['cells']:
+            if 'results' in c['metadata'].get('tags', []): c['source'] = (folder / 'results.md').read_text(encoding='utf-8').strip().splitlines(keepends=True)
+    index = rewrite(root() / 'nbs' / 'index.ipynb', change)
+    with atomic(root() / 'README.md') as f: f.write(readme_text(index))
+
+# %% ../nbs/00_run.ipynb #6eaf070a
+def executed_lessons(path: Path) -> Path:
+    "A notebook that is no stage, executed now"
+    import papermill, tempfile
+    copy = Path(tempfile.mkdtemp()) / path.name
+    papermill.execute_notebook(path, copy, cwd=str(root() / 'nbs'), kernel_name='python3', progress_bar=dict(desc=f'  {path.stem}'))
+    return copy
+
 def publish(run: str) -> dict:   # notebook -> cells with output
-    "Copy figures and cell outputs of a finished run into the repository"
-    counts = {}
-    for name in STAGES:
-        folder, path = linked(run, name), notebook_path(name)
-        for p in sorted((folder / 'figures').glob('*')):
-            if p.suffix in ('.png', '.csv'): shutil.copy(p, root() / 'figures' / p.name)
-        source = json.loads(path.read_text(encoding='utf-8'))
-        counts[path.name] = keep_outputs(source, json.loads((folder / 'notebook.ipynb').read_text(encoding='utf-8')))
-        with atomic(path) as f: f.write(json.dumps(source, ensure_ascii=False, indent=1, sort_keys=True) + '\n')
+    "Copy figures, cell outputs and results of a finished run into the repository"
+    from nbdev.clean import nbdev_clean
+    counts, done = {}, {notebook_path(name): linked(run, name) / 'notebook.ipynb' for name in STAGES}
+    for p in sorted(f for copy in done.values() for f in (copy.parent / 'figures').glob('*')):
+        if p.suffix in ('.png', '.csv'): shutil.copy(p, root() / 'figures' / p.name)
+    for path in sorted((root() / 'nbs').glob('[0-9]*.ipynb')):
+        executed = json.loads((done.get(path) or executed_lessons(path)).read_text(encoding='utf-8'))
+        def change(nb): counts[path.name] = keep_outputs(nb, executed)
+        rewrite(path, change)
+    publish_results(linked(run, 'ablate'))
+    nbdev_clean(str(root() / 'nbs'))
     return counts
 
 # %% ../nbs/00_run.ipynb #42cf4c40

@@ -68,6 +68,7 @@ def trainer_settings(
         max_length=length, packing=True, packing_strategy='bfd', bf16=compute_dtype() == torch.bfloat16, use_cpu=cpu, gradient_checkpointing=not cpu,
         logging_steps=1, save_strategy='no', report_to=[], seed=seed, logging_nan_inf_filter=False)
 
+# %% ../nbs/40_sft.ipynb #0300658a
 def train(
     out: str,       # Folder for the model; `<out>.history.jsonl` is written beside it
     base: str,      # Folder of the model to start from

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from citrus.run import STAGES, cells, notebook_path, parameters, root
+from citrus.run import STAGES, cells, notebook_path, parameters, readme_text, root
 
 NOTEBOOKS = sorted((root() / 'nbs').glob('[0-9]*.ipynb'))
 ids = [p.stem for p in NOTEBOOKS]
@@ -72,8 +72,8 @@ def test_nothing_unsafe(path):
 
 
 def test_readme_is_the_index():
-    text = '\n\n'.join(c['source'] for c in cells(root() / 'nbs' / 'index.ipynb') if c['cell_type'] == 'markdown')
-    assert (root() / 'README.md').read_text(encoding='utf-8').strip() == text.strip(), 'run `citrus_publish RUN`, or copy the cells of nbs/index.ipynb into README.md'
+    index = json.loads((root() / 'nbs' / 'index.ipynb').read_text(encoding='utf-8'))
+    assert (root() / 'README.md').read_text(encoding='utf-8') == readme_text(index), 'run `citrus_publish RUN`'
 
 
 def test_readme_names_every_notebook():
