@@ -19,7 +19,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from .assets import hpo_files
-from .chat import BACKENDS, Model, Reply, target
+from .chat import BACKENDS, SYSTEM, Model, Reply, target
 from .run import UserError, atomic, digest, save_fig, stage, wilson
 
 # %% ../nbs/06_cases.ipynb #311d7e60
@@ -307,10 +307,10 @@ def fact_rows(
     common = sorted(findings, key=lambda t: -findings[t])[:12]
     for i in range(n):
         some = rng.sample(common, min(3, len(common)))
-        both = [(f'Name three findings of {name}.', listing(some) + '.'), (f'Which disease has {listing(some)}?', target('', name))]
-        for way, (q, a) in zip(('findings', 'disease'), both):
-            messages = [dict(role='user', content=q), dict(role='assistant', content=a)]
-            yield dict(id=f'fact-{digest([name, way, i])}', stage=1, source='hpo_facts', messages=messages)
+        turns = lambda q, a: [dict(role='user', content=q), dict(role='assistant', content=a)]
+        both = dict(findings=turns(f'Name three findings of {name}.', listing(some) + '.'),
+                    disease=[dict(role='system', content=SYSTEM)] + turns(f'Which disease has {listing(some)}?', target('', name)))
+        for way, messages in both.items(): yield dict(id=f'fact-{digest([name, way, i])}', stage=1, source='hpo_facts', messages=messages)
 
 # %% ../nbs/06_cases.ipynb #1f888fc3
 NEGATION = set('no not without denies absent never'.split())

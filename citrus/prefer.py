@@ -19,7 +19,7 @@ from .cases import matches
 from .chat import Sampling, ask, chat, compute_dtype, local_model, parse_reply
 from .mix import load_student, save_student
 from .run import UserError, atomic, launch, read_jsonl, save_fig, stage
-from .sft import encode
+from .sft import encode, one_bar
 
 # %% ../nbs/50_prefer.ipynb #09e2e04a
 def sample_answers(
@@ -168,11 +168,12 @@ def train(
     args = TrainingArguments(
         output_dir=f'{out}.trainer', num_train_epochs=epochs, per_device_train_batch_size=1, gradient_accumulation_steps=global_batch // world, learning_rate=learning_rate,
         lr_scheduler_type='cosine', warmup_steps=0.1, adam_beta2=0.95, weight_decay=1e-4, bf16=compute_dtype() == torch.bfloat16, use_cpu=cpu, logging_steps=1, save_strategy='no',
-        report_to=[], seed=seed, remove_unused_columns=False, logging_nan_inf_filter=False)
+        report_to=[], seed=seed, remove_unused_columns=False, logging_nan_inf_filter=False, disable_tqdm=True)
     data = [encode_pair(p, tokenizer) for p in read_jsonl(pairs, 'pair')]
     model = load_student(base)
     model.train()
     trainer = trainer_class()(model=model, args=args, train_dataset=data, data_collator=lambda rows: collate(rows, tokenizer.pad_token_id), beta=beta, gamma=gamma, alpha=alpha)
+    one_bar(trainer, 'preference training')
     trainer.train()
     if trainer.is_world_process_zero(): keep(trainer, tokenizer, out)
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .assets import reasoning
 from .cases import SKILLS, Knowledge, derange, expert_model, listing, load_knowledge, lower, matches, propose, save_knowledge
-from .chat import Model, Sampling, ask, chat, parse_reply, target
+from .chat import SYSTEM, Model, Sampling, ask, chat, parse_reply, target
 from .run import UserError, digest, read_jsonl, save_fig, stage, wilson
 
 # %% ../nbs/30_synth.ipynb #19ae5fca
@@ -234,7 +234,7 @@ def stage3_rows(traces: list, questions: dict, general: list, share: float, seed
     n = round(len(rows) * share / (1 - share))
     if n > len(general): raise UserError(f'synth.general_share = {share}: asks for {n} non-medical rows, {len(general)} are at hand')
     rng = random.Random(digest(['stage3', seed]))
-    rows += rng.sample(general, n)
+    rows += [r | dict(messages=[dict(role='system', content=SYSTEM), *r['messages']]) for r in rng.sample(general, n)]
     rng.shuffle(rows)
     return rows
 
