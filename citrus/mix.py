@@ -194,12 +194,13 @@ def plot_mix(weights: pd.DataFrame, losses: pd.DataFrame):
     import matplotlib.pyplot as plt
     import seaborn as sns
     fig, ax = plt.subplots(1, 2, figsize=(10, 3.4))
-    sns.lineplot(weights, x='step', y='value', hue='arm', ax=ax[0])
+    order = sorted(weights.arm.unique())
+    sns.lineplot(weights, x='step', y='value', hue='arm', hue_order=order, ax=ax[0], legend=False)
     ax[0].axhline(1 / weights.arm.nunique(), color='0.5', ls=':', lw=1)
     ax[0].set(ylabel='probability of the arm', title=f'bandit weights (one seed, {weights.step.max()} steps)')
-    sns.scatterplot(losses, x='step', y='value', hue='arm', style='rule', ax=ax[1], s=18)
+    sns.scatterplot(losses, x='step', y='value', hue='arm', hue_order=order, style='rule', ax=ax[1], s=18)
     ax[1].set(ylabel='training loss (nats a token)', title='loss of each drawn sequence')
-    ax[0].legend(fontsize=7), ax[1].legend(fontsize=6, ncol=2)
+    ax[1].legend(fontsize=7, loc='center left', bbox_to_anchor=(1, .5), frameon=False)
     return fig
 
 def plot_validation(table: pd.DataFrame):

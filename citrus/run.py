@@ -432,7 +432,7 @@ def wilson(
     "Interval of a share (Wilson 1927)"
     if not n: return 0.0, 1.0
     mid, spread = (k + z * z / 2) / (n + z * z), z * (k * (n - k) / n + z * z / 4) ** .5 / (n + z * z)
-    return max(0.0, mid - spread), min(1.0, mid + spread)
+    return 0.0 if k == 0 else mid - spread, 1.0 if k == n else mid + spread   # exact at the ends, whatever the rounding
 
 # %% ../nbs/00_run.ipynb #85e73b39
 def save_fig(
