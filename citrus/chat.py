@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SYSTEM', 'BACKENDS', 'ask', 'target', 'Parsed', 'between', 'parse_reply', 'Model', 'Sampling', 'Reply', 'local_model',
-           'reply_key', 'reply_seed', 'Ledger', 'ledger_path', 'open_ledger', 'generate', 'chat', 'compute_dtype',
-           'load_local', 'render', 'pick', 'Rows', 'start', 'step', 'go_on', 'decode', 'batches', 'transformers',
-           'post', 'one_reply', 'openai', 'vllm']
+           'reply_key', 'reply_seed', 'Ledger', 'ledger_path', 'open_ledger', 'generate', 'chat', 'attend',
+           'use_attend', 'compute_dtype', 'load_local', 'render', 'pick', 'Rows', 'start', 'step', 'go_on', 'uniforms',
+           'decode', 'batches', 'stop_ids', 'transformers', 'post', 'one_reply', 'openai', 'vllm']
 
-# %% ../nbs/04_chat.ipynb #ec6562c4
+# %% ../nbs/04_chat.ipynb #a31c58e3
 import fcntl, functools, hashlib, json, os, re, time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-# %% ../nbs/04_chat.ipynb #2da932b8
+# %% ../nbs/04_chat.ipynb #b8a31d92
 from .run import UserError, atomic, home, nearest
 
-# %% ../nbs/04_chat.ipynb #89a424bd
+# %% ../nbs/04_chat.ipynb #b8c7fac7
 SYSTEM = 'Reason inside <think></think>, then give only the answer inside <answer></answer>.'
 
+# %% ../nbs/04_chat.ipynb #48926d3d
 def ask(
     question: dict,       # A `question` record
     form: str = 'open',   # 'open': name the answer; 'options': choose among the listed ones
@@ -35,23 +36,26 @@ def ask(
     user = '\n\n'.join(p for p in (question['context'], stem, '\n'.join(listed)) if p)
     return [dict(role='system', content=SYSTEM), dict(role='user', content=user)]
 
+# %% ../nbs/04_chat.ipynb #29e57bb1
 def target(think: str, answer: str) -> str:
     "What a reply should look like; a control without reasoning has no thought"
     return (f'<think>{think}</think>\n' if think else '') + f'<answer>{answer}</answer>'
 
-# %% ../nbs/04_chat.ipynb #b602b61a
+# %% ../nbs/04_chat.ipynb #c0138f43
 class Parsed(NamedTuple):
     "A reply taken apart"
     think: str     # '' if there is none
     answer: str    # Of the last answer block that is closed, '' if there is none
     problem: str   # '' if the reply is exactly one thought and one answer, else why it is refused
 
+# %% ../nbs/04_chat.ipynb #46f2d457
 def between(text: str, tag: str) -> str:
     "Content of the last closed block of a tag, '' if there is none"
     end = text.rfind(f'</{tag}>')
     start = text.rfind(f'<{tag}>', 0, max(end, 0))
     return text[start + len(tag) + 2:end].strip() if start >= 0 else ''
 
+# %% ../nbs/04_chat.ipynb #e1071535
 def parse_reply(text: str) -> Parsed:
     "Thinking, answer, and what is wrong with the reply"
     think, answer = between(text, 'think'), between(text, 'answer')
@@ -64,7 +68,7 @@ def parse_reply(text: str) -> Parsed:
         'text outside': any(part.strip() for part in around), 'empty think': not think, 'empty answer': not answer}
     return Parsed(think, answer, next((name for name, found in problems.items() if found), ''))
 
-# %% ../nbs/04_chat.ipynb #c245378a
+# %% ../nbs/04_chat.ipynb #f6ab2a30
 @dataclass(frozen=True)
 class Model:
     "Something that answers"
@@ -74,6 +78,7 @@ class Model:
     revision: str = ''       # What exactly answers: hash of the weights, or a server's model name
     options: dict = field(default_factory=dict)   # For the back-end: how, never what
 
+# %% ../nbs/04_chat.ipynb #9615b668
 @dataclass(frozen=True)
 class Sampling:
     "How replies are drawn"
@@ -83,6 +88,7 @@ class Sampling:
     n: int = 1                # Replies to each prompt
     seed: int = 0
 
+# %% ../nbs/04_chat.ipynb #c461c0d4
 @dataclass
 class Reply:
     "One answer"
@@ -92,7 +98,7 @@ class Reply:
     seconds: float            # Share of the time it took
     cached: bool = False      # It was in the ledger
 
-# %% ../nbs/04_chat.ipynb #1c57a62f
+# %% ../nbs/04_chat.ipynb #4bc3c0cb
 def local_model(name: str, folder, backend: str = 'transformers', **options) -> Model:
     "A model in a Hugging Face folder; its revision is the hash of weights, configuration and tokenizer"
     files = sorted(p for p in Path(folder).iterdir() if p.suffix in ('.safetensors', '.json', '.jinja', '.model'))
@@ -102,7 +108,7 @@ def local_model(name: str, folder, backend: str = 'transformers', **options) -> 
         with open(p, 'rb') as f: total.update(f'{p.name} {hashlib.file_digest(f, "sha256").hexdigest()}\n'.encode())
     return Model(name, backend, str(folder), total.hexdigest()[:16], options)
 
-# %% ../nbs/04_chat.ipynb #401ff350
+# %% ../nbs/04_chat.ipynb #078a4304
 def reply_key(model: Model, sampling: Sampling, messages: list, index: int) -> str:   # 32 hexadecimal digits
     "Content address of one reply"
     who = [model.backend, model.revision or [model.name, model.path]]
@@ -113,7 +119,7 @@ def reply_seed(sampling: Sampling, messages: list, index: int) -> int:   # Below
     "A seed for each sample of each prompt, so that no two share their random numbers"
     return int(hashlib.sha256(json.dumps([sampling.seed, messages, index], ensure_ascii=False).encode()).hexdigest()[:8], 16) >> 1
 
-# %% ../nbs/04_chat.ipynb #729f0da4
+# %% ../nbs/04_chat.ipynb #f5e329b0
 class Ledger:
     "Replies kept by content in an append-only file; `seen` maps keys to rows"
     def __init__(self, path):
@@ -142,19 +148,22 @@ class Ledger:
             f.write(b''.join(json.dumps(r, ensure_ascii=False).encode() + b'\n' for r in rows if r['key'] not in self.seen))
             self.read()
 
-# %% ../nbs/04_chat.ipynb #04d4a11c
+# %% ../nbs/04_chat.ipynb #5767f051
 BACKENDS = {}   # name -> back-end; later notebooks add their own
 
+# %% ../nbs/04_chat.ipynb #00035c5e
 def ledger_path(model: Model) -> Path:
     "The ledger file of a model"
     who = hashlib.sha256(json.dumps([model.backend, model.revision or [model.name, model.path]]).encode()).hexdigest()[:16]
     return home() / 'ledger' / f'{model.backend}-{who}.jsonl'
 
+# %% ../nbs/04_chat.ipynb #31493cfd
 @functools.lru_cache(maxsize=64)
 def open_ledger(path: str) -> Ledger:
     "A ledger that stays open, so that a second call reads only what is new"
     return Ledger(path)
 
+# %% ../nbs/04_chat.ipynb #e1b27da4
 def generate(model: Model, sampling: Sampling, wanted: dict, ledger: Ledger):
     "Ask the back-end for the replies of `wanted` (key -> (messages, index)) and add each to the ledger"
     keys = list(wanted)
@@ -183,7 +192,29 @@ def chat(
     made = lambda key: Reply(*(ledger.seen[key][f] for f in ('text', 'tokens', 'finish', 'seconds')), cached=key in had)
     return [[made(key) for key, _ in row] for row in asked]
 
-# %% ../nbs/04_chat.ipynb #1874c2be
+# %% ../nbs/04_chat.ipynb #270146e8
+def attend(module, query, key, value, attention_mask, scaling=None, **rest):
+    "Attention by plain matrix products where there is one query, else the library's own; arguments as `transformers` passes them"
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    rows, heads, queries, width = query.shape   # key and value have fewer heads, each shared by a group of queries
+    if queries > 1: return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **rest)
+    q, k, v = (a.reshape(rows * key.shape[1], -1, width) for a in (query, key, value))
+    scores = torch.bmm(q, k.transpose(1, 2)).float().view(rows, heads, 1, -1) * scaling
+    if attention_mask is not None: scores = scores.masked_fill(~attention_mask, float('-inf'))
+    weights = scores.softmax(-1).to(v.dtype).view(*q.shape[:2], -1)
+    return torch.bmm(weights, v).view(rows, 1, heads, width), None
+
+# %% ../nbs/04_chat.ipynb #94048bcb
+def use_attend(model):
+    "Make a model compute its attention with `attend`"
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+    AttentionInterface.register('attend', attend)
+    AttentionMaskInterface.register('attend', sdpa_mask)   # masks of True and False
+    model.set_attn_implementation('attend')
+
+# %% ../nbs/04_chat.ipynb #859110e1
 def compute_dtype(device: str = None):   # torch.bfloat16 or torch.float32
     "The number format to run a model in: bfloat16 where the hardware multiplies it"
     import torch
@@ -193,6 +224,7 @@ def compute_dtype(device: str = None):   # torch.bfloat16 or torch.float32
 
 _loaded = {}
 
+# %% ../nbs/04_chat.ipynb #9ecb7490
 def load_local(path: str, revision: str) -> tuple:   # (model, tokenizer)
     "A model and its tokenizer, kept until another one is loaded"
     import torch
@@ -201,6 +233,7 @@ def load_local(path: str, revision: str) -> tuple:   # (model, tokenizer)
         _loaded.clear()   # first, so that two models are never in memory together
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
         model = AutoModelForCausalLM.from_pretrained(path, dtype=compute_dtype(device)).to(device).eval()
+        if device == 'cpu': use_attend(model)
         _loaded[path, revision] = model, AutoTokenizer.from_pretrained(path)
     return _loaded[path, revision]
 
@@ -209,7 +242,7 @@ def render(tokenizer, messages: list) -> list:   # Token ids
     "A prompt as the model reads it: the chat template's text, up to where the assistant speaks"
     return tokenizer(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False), add_special_tokens=False).input_ids
 
-# %% ../nbs/04_chat.ipynb #4fd55505
+# %% ../nbs/04_chat.ipynb #fe35d755
 def pick(
     logits,              # (rows, vocabulary)
     sampling: Sampling,
@@ -218,13 +251,15 @@ def pick(
     "The next token of each row: the likeliest, or a draw from the nucleus (Holtzman et al. 2019)"
     import torch
     if sampling.temperature == 0: return logits.argmax(-1)
-    p, order = (logits.float() / sampling.temperature).softmax(-1).sort(-1, descending=True) if sampling.top_p < 1 else ((logits.float() / sampling.temperature).softmax(-1), None)
-    if order is not None: p = p * (p.cumsum(-1) - p < sampling.top_p)
-    edges = p.double().cumsum(-1)
-    at = torch.searchsorted(edges, uniform[:, None].double() * edges[:, -1:], right=True).clamp(max=p.shape[-1] - 1)
-    return (at if order is None else order.gather(-1, at))[:, 0]
+    p = (logits.float() / sampling.temperature).softmax(-1)
+    if sampling.top_p < 1:
+        ranked = p.sort(-1, descending=True).values
+        least = ranked.gather(-1, (ranked.cumsum(-1) - ranked < sampling.top_p).sum(-1, keepdim=True) - 1)
+        p = p * (p >= least)
+    edges = p.double().cumsum(-1)   # in the order of the vocabulary: that of the probabilities can change with rounding
+    return torch.searchsorted(edges, uniform[:, None].double() * edges[:, -1:], right=True).clamp(max=p.shape[-1] - 1)[:, 0]
 
-# %% ../nbs/04_chat.ipynb #1fecf662
+# %% ../nbs/04_chat.ipynb #a314c733
 @dataclass
 class Rows:
     "The part of a batch that is still talking"
@@ -233,50 +268,64 @@ class Rows:
     place: object     # (rows, as ids) position of each token in its own text
     cache: object     # Keys and values of all positions so far
 
+# %% ../nbs/04_chat.ipynb #ed0c8a8d
 def start(model, prompts: list, pad: int) -> Rows:
     "A padded batch, nothing read yet"
     import torch
     from transformers import DynamicCache
     width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
+    ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     return Rows(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), DynamicCache(config=model.config))
 
+# %% ../nbs/04_chat.ipynb #c68c0de0
 def step(model, rows: Rows):   # (rows, vocabulary)
     "Logits of the next token"
     out = model(input_ids=rows.ids, attention_mask=rows.mask, position_ids=rows.place, past_key_values=rows.cache, use_cache=True, logits_to_keep=1)
     return out.logits[:, -1]
 
-def go_on(rows: Rows, chosen, keep) -> Rows:
-    "The batch after its next tokens, without the rows that have ended"
+# %% ../nbs/04_chat.ipynb #ec40d2c2
+def go_on(
+    rows: Rows,
+    tokens,      # (replies,) the next token of each reply that goes on
+    at,          # (replies,) the row that each of them continues
+) -> Rows:
+    "The batch after its next tokens: rows that have ended leave, a prompt with several replies becomes several rows"
     import torch
-    if len(keep) < len(chosen): rows.cache.batch_select_indices(keep)
-    mask = rows.mask[keep]
-    return Rows(chosen[keep, None], torch.cat([mask, torch.ones_like(mask[:, :1])], -1), rows.place[keep][:, -1:] + 1, rows.cache)
+    if at.tolist() != list(range(len(rows.mask))): rows.cache.batch_select_indices(at)
+    mask = rows.mask[at]
+    return Rows(tokens[:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], -1), rows.place[at][:, -1:] + 1, rows.cache)
 
-# %% ../nbs/04_chat.ipynb #c0bd6ea9
+# %% ../nbs/04_chat.ipynb #4132e104
+def uniforms(seeds: list, n: int):   # (replies, n) in [0, 1)
+    "The random numbers of each reply, from its own seed"
+    import numpy as np
+    import torch
+    return torch.from_numpy(np.stack([np.random.default_rng(s).random(n) for s in seeds]))
+
+# %% ../nbs/04_chat.ipynb #c90ee1be
 def decode(
-    model, prompts: list,   # Token ids of each prompt
+    model, prompts: list,   # Token ids of the prompt of each reply
     sampling: Sampling,
-    seeds: list,            # One for each prompt
+    seeds: list,            # One for each reply
     stop: set, pad: int,    # Token ids that end a reply; that fills up a row
 ) -> list:                  # Token ids of each reply, with the one that ended it
     "Continue a batch of prompts"
-    import numpy as np
     import torch
-    uniform = torch.from_numpy(np.stack([np.random.default_rng(s).random(sampling.max_tokens) for s in seeds])).to(model.device)
-    said, live, rows = [[] for _ in prompts], list(range(len(prompts))), start(model, prompts, pad)
+    once = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    rows, at = start(model, list(once), pad), torch.tensor([once[tuple(p)] for p in prompts], device=model.device)
+    uniform, said, live = uniforms(seeds, sampling.max_tokens).to(model.device), [[] for _ in prompts], list(range(len(prompts)))
     with torch.inference_mode():
         for t in range(sampling.max_tokens):
-            chosen = pick(step(model, rows), sampling, uniform[live, t])
+            chosen = pick(step(model, rows)[at], sampling, uniform[live, t])
             for i, token in zip(live, chosen.tolist()): said[i].append(token)
             keep = [j for j, i in enumerate(live) if said[i][-1] not in stop]
             if not keep: break
-            live = [live[j] for j in keep]
-            rows = go_on(rows, chosen, torch.tensor(keep, device=model.device))
+            rows, live = go_on(rows, chosen[keep], at[keep]), [live[j] for j in keep]
+            at = torch.arange(len(keep), device=model.device)
     return said
 
-# %% ../nbs/04_chat.ipynb #575a9bcd
+# %% ../nbs/04_chat.ipynb #041b40ea
 def batches(
     lengths: list,     # Tokens of each prompt and its longest reply
     rows: int,         # Most prompts in a batch
@@ -289,21 +338,29 @@ def batches(
         made[-1].append(i)
     return made
 
+# %% ../nbs/04_chat.ipynb #2c5c07c2
+def stop_ids(lm, tokenizer) -> set:
+    "Tokens that end a reply: the tokenizer's end of turn, and those of the model's own configuration"
+    own = lm.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+
+# %% ../nbs/04_chat.ipynb #6c5dc390
 def transformers(model: Model, sampling: Sampling, prompts: list):
     "Back-end: a model in this process. Options: `batch` (rows), `positions` (rows x length)"
     lm, tokenizer = load_local(model.path, model.revision)
-    stop = {tokenizer.eos_token_id, *(lm.generation_config.eos_token_id if isinstance(lm.generation_config.eos_token_id, list) else [lm.generation_config.eos_token_id])}
-    ids = [render(tokenizer, messages) for messages, _ in prompts]
-    for group in batches([len(i) + sampling.max_tokens for i in ids], model.options.get('batch', 64), model.options.get('positions', 65536)):
+    stop, ids = stop_ids(lm, tokenizer), [render(tokenizer, messages) for messages, _ in prompts]
+    lengths = [len(i) + sampling.max_tokens for i in ids]
+    if max(lengths) > lm.config.max_position_embeddings: raise UserError(f'model {model.name!r}: a prompt and its reply may take {max(lengths)} tokens, it holds {lm.config.max_position_embeddings}')
+    for group in batches(lengths, model.options.get('batch', 64), model.options.get('positions', 65536)):
         began = time.time()
-        said = decode(lm, [ids[i] for i in group], sampling, [reply_seed(sampling, *prompts[i]) for i in group], stop, tokenizer.pad_token_id)
+        said = decode(lm, [ids[i] for i in group], sampling, [reply_seed(sampling, *prompts[i]) for i in group], stop, min(stop))
         for i, tokens in zip(group, said):
             ended = tokens[-1] in stop
             yield i, Reply(tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True), len(tokens), 'stop' if ended else 'length', (time.time() - began) / len(group))
 
 BACKENDS['transformers'] = transformers
 
-# %% ../nbs/04_chat.ipynb #44cff613
+# %% ../nbs/04_chat.ipynb #087cc70b
 def post(
     url: str, body: dict, key: str,   # Endpoint, request, bearer token or ''
     tries: int, pause: float,         # Attempts; seconds before the second
@@ -322,7 +379,7 @@ def post(
         pause *= 2
     raise UserError(f'{url}: no reply ({said}); check that the server is up, and the model name and key')
 
-# %% ../nbs/04_chat.ipynb #abef08df
+# %% ../nbs/04_chat.ipynb #0678a6af
 def one_reply(model: Model, sampling: Sampling, messages: list, index: int) -> Reply:
     "Ask an OpenAI-compatible server for one reply"
     o, began = model.options, time.time()
@@ -332,6 +389,7 @@ def one_reply(model: Model, sampling: Sampling, messages: list, index: int) -> R
     choice = said['choices'][0]
     return Reply(choice['message']['content'] or '', said.get('usage', {}).get('completion_tokens', 0), 'length' if choice['finish_reason'] == 'length' else 'stop', time.time() - began)
 
+# %% ../nbs/04_chat.ipynb #9eaf0f3b
 def openai(model: Model, sampling: Sampling, prompts: list):
     "Back-end: an OpenAI-compatible server. Options: `key`, `connections`, `tries`, `pause`, `timeout`"
     with ThreadPoolExecutor(model.options.get('connections', 16)) as pool:
@@ -342,9 +400,10 @@ def openai(model: Model, sampling: Sampling, prompts: list):
 
 BACKENDS['openai'] = openai
 
-# %% ../nbs/04_chat.ipynb #079ec80d
+# %% ../nbs/04_chat.ipynb #b0e441d9
 _engines = {}
 
+# %% ../nbs/04_chat.ipynb #5e8fe1e9
 def vllm(model: Model, sampling: Sampling, prompts: list):
     "Back-end: vLLM's offline engine. Options: `share` (requests handed over at once), `engine` (arguments of `vllm.LLM`)"
     from vllm import LLM, SamplingParams
