@@ -255,8 +255,8 @@ def versions() -> dict:
     return dict(python='.'.join(platform.python_version_tuple()[:2])) | {p: metadata.version(p) for p in PACKAGES}
 
 def code_of(path) -> str:
-    "The code of a notebook, cell by cell, without comments and docstrings"
-    return '\n'.join(bare(ast.parse(c['source'])) for c in cells(path) if c['cell_type'] == 'code')
+    "The code of a notebook, statement by statement, without comments and docstrings: where one cell ends does not matter"
+    return '\n'.join(bare(node) for c in cells(path) if c['cell_type'] == 'code' for node in ast.parse(c['source']).body)
 
 def ingredients(
     stage: str,     # Name of the stage
