@@ -33,6 +33,7 @@ class Term:
     parents: list = field(default_factory=list)  # Ids of the terms that it is a case of
     definition: str = ''
 
+# %% ../nbs/06_cases.ipynb #038de7b2
 def parse_terms(obo: str) -> dict:   # id -> `Term`
     "The terms of an OBO file that are not obsolete"
     terms = {}
@@ -58,6 +59,7 @@ def frequency(text: str) -> float:   # Share of patients who have the finding
         return int(n) / int(m) if int(m) else 0.5
     return 0.5
 
+# %% ../nbs/06_cases.ipynb #103d0456
 def parse_diseases(
     hpoa: str,       # Text of `phenotype.hpoa`
     namespace: str,  # `ORPHA` or `OMIM`
@@ -78,6 +80,7 @@ def family_name(name: str) -> str:
     short = re.sub(r',?\s*(?:(?:sub)?type\s+)?(?:\d+[a-zA-Z]?|[IVX]+[a-cA-C]?|(?<=type )[A-Z]+)$', '', name)
     return re.sub(r',?\s*(?:sub)?type$', '', short) or name
 
+# %% ../nbs/06_cases.ipynb #81c1448f
 @dataclass
 class Family:
     "Diseases that differ only in the number of their subtype"
@@ -88,6 +91,7 @@ class Family:
     @functools.cached_property
     def findings(self) -> dict: return {t: max(m.get(t, 0) for m in self.members.values()) for t in sorted({t for m in self.members.values() for t in m})}
 
+# %% ../nbs/06_cases.ipynb #00a593c0
 def families(diseases: dict) -> dict:   # family name -> `Family`
     "Group diseases by family"
     found = {}
@@ -131,6 +135,7 @@ class Patient:
     present: list   # Finding ids
     absent: list
 
+# %% ../nbs/06_cases.ipynb #d20be876
 def draw(
     world: World,
     family: str,          # Whose patient
@@ -145,6 +150,7 @@ def draw(
     if len(found) < low: return None
     return Patient(family, disease, rng.sample(found, min(len(found), rng.randint(low, high))), [])
 
+# %% ../nbs/06_cases.ipynb #3c19520e
 def near_misses(
     world: World,
     p: Patient,
@@ -155,7 +161,7 @@ def near_misses(
     hits = {f: sum(f in world.carriers[t] for t in p.present) for f in among if f != p.family}
     return sorted(hits, key=lambda f: (-hits[f], f))[:n]
 
-# %% ../nbs/06_cases.ipynb #d20be876
+# %% ../nbs/06_cases.ipynb #79e4a19d
 def rule_out(world: World, p: Patient, rival: str, rng: random.Random) -> Patient:
     "Add an absent finding: one that most patients of the rival have and no patient of this family"
     own = world.families[p.family].findings
@@ -163,6 +169,7 @@ def rule_out(world: World, p: Patient, rival: str, rng: random.Random) -> Patien
     apart = [t for t, f in world.families[rival].findings.items() if f >= 0.5 and t in world.terms and t not in shared and not world.ancestors(t) & set(own)]
     return Patient(p.family, p.disease, p.present, [rng.choice(apart)] if apart else [])
 
+# %% ../nbs/06_cases.ipynb #c71a2550
 def patient(
     world: World,
     family: str,
@@ -191,6 +198,7 @@ def listing(names: list) -> str:
     "a, b and c"
     return names[0] if len(names) == 1 else f'{", ".join(names[:-1])} and {names[-1]}'
 
+# %% ../nbs/06_cases.ipynb #96f2788c
 def vignette(world: World, p: Patient, rng: random.Random) -> str:
     "A patient in words"
     say = lambda ids: listing([lower(world.terms[t].name) for t in ids])
@@ -213,6 +221,7 @@ def choices(
     labels = [chr(ord('A') + i) for i in range(n)]
     return [dict(label=l, text=t) for l, t in zip(labels, names, strict=True)], labels[names.index(NONE if left_out else p.family)]
 
+# %% ../nbs/06_cases.ipynb #76a0dcad
 def question(
     world: World, p: Patient, split: str, id: str, among: list, n: int, rng: random.Random,
     label: str = None,   # Diagnosis to print instead of the true one (the shuffled control)
@@ -279,6 +288,7 @@ def distinct(world: World, name: str, low: int, high: int) -> bool:
     rng = random.Random(digest(['distinct', name]))
     return sum(patient(world, name, [name], rng, low, high) is not None for _ in range(20)) >= 4
 
+# %% ../nbs/06_cases.ipynb #b40fa962
 def choose_families(world: World, known: int, new: int, seed: int, low: int, high: int) -> tuple:   # (known names, new names)
     "Two disjoint seeded samples of families. Raises `UserError` if there are too few"
     pool, picked = eligible(world, low), []
@@ -290,6 +300,7 @@ def choose_families(world: World, known: int, new: int, seed: int, low: int, hig
     if len(picked) < known + new: raise UserError(f'only {len(picked)} families are eligible, {known + new} are asked for: lower `known`, `new` or `findings`')
     return sorted(picked[:known]), sorted(picked[known:])
 
+# %% ../nbs/06_cases.ipynb #b83d5971
 def derange(names: list, seed: int) -> dict:
     "Give each family another one's findings: a cyclic shift of a seeded shuffle, so none keeps its own"
     order = sorted(names)
@@ -319,6 +330,7 @@ def words(text: str) -> list:
     "Lower-case words without plural s"
     return [w[:-1] if len(w) > 3 and w.endswith('s') and not w.endswith('ss') else w for w in re.findall(r"[^\W_]+", text.lower())]
 
+# %% ../nbs/06_cases.ipynb #1d2b97d1
 class Reader:
     "Finds the findings of an ontology in free text"
     def __init__(self, names: dict):   # finding id -> names
@@ -384,6 +396,7 @@ def propose(
     noise = {f: -math.log(-math.log(rng.random() or 0.5)) if temperature else 0 for f in belief}
     return sorted(belief, key=lambda f: -(belief[f] + temperature * noise[f]))
 
+# %% ../nbs/06_cases.ipynb #48776402
 def answer_question(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
     "Read the user's text, rank, and answer: with a listed option where there are options"
     text = messages[-1]['content']
@@ -395,7 +408,7 @@ def answer_question(k: Knowledge, messages: list, temperature: float, rng: rando
 
 SKILLS = {}   # first line of a system message -> function like `answer_question`
 
-# %% ../nbs/06_cases.ipynb #48776402
+# %% ../nbs/06_cases.ipynb #61f9edb6
 @functools.lru_cache(maxsize=4)
 def _knowledge(path: str, revision: str) -> Knowledge: return load_knowledge(path)
 
@@ -409,6 +422,7 @@ def expert(model: Model, sampling, prompts: list):
 
 BACKENDS['expert'] = expert
 
+# %% ../nbs/06_cases.ipynb #008a869f
 def expert_model(path) -> Model:   # `knowledge.json` of the stage `cases`
     "The knowledge expert as a model of the chat door"
     with open(path, 'rb') as f: revision = digest(f.read().decode())
@@ -438,6 +452,7 @@ def make_sets(world: World, p: dict) -> dict:   # file -> rows, and 'known', 'ow
     check_split(train, patients, diseases, facts)
     return dict(patients=patients, diseases=diseases, train=train, facts=facts, known=known, owner=owner, draws=a + b + c)
 
+# %% ../nbs/06_cases.ipynb #ab242a8c
 def load_world(namespace: str) -> World:
     "The real ontology. Raises `UserError` for an unknown namespace"
     if namespace not in ('ORPHA', 'OMIM'): raise UserError(f'cases.namespace = {namespace!r}: ORPHA or OMIM')

@@ -64,6 +64,7 @@ def pack(
     stream = np.fromiter((t for doc in ids for t in [*doc, tokenizer.eos_token_id]), dtype=np.int32)
     return stream[:len(stream) // length * length].reshape(-1, length)
 
+# %% ../nbs/20_mix.ipynb #5813b036
 def draw_arms(bandit: Bandit, n: int, seed: int) -> list:   # n indices of arms
     "The arms of the sequences of the bandit's next step"
     rng = np.random.Generator(np.random.Philox(key=[seed, bandit.t]))
@@ -87,6 +88,7 @@ def load_student(folder):
     from transformers import AutoModelForCausalLM
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
+# %% ../nbs/20_mix.ipynb #888db50b
 def save_student(model, tokenizer, folder):
     "Save a model in bfloat16 with its tokenizer; the folder appears when it is complete"
     import shutil, torch
@@ -155,6 +157,7 @@ def fit(model, optimizer, accelerator, packed: list, bandit: Bandit, steps: int,
         history.append(dict(step=step + 1, weights=dict(zip(bandit.arms, p.tolist())), losses=losses, epochs=epochs))
     return history
 
+# %% ../nbs/20_mix.ipynb #b93a95d9
 def finish_training(model, tokenizer, out: str, history: list):
     "Write the history, then the model: the model's folder says that both are complete"
     with atomic(f'{out}.history.jsonl') as f: f.writelines(json.dumps(h) + '\n' for h in history)
@@ -203,6 +206,7 @@ def plot_mix(weights: pd.DataFrame, losses: pd.DataFrame):
     ax[1].legend(fontsize=7, loc='center left', bbox_to_anchor=(1, .5), frameon=False)
     return fig
 
+# %% ../nbs/20_mix.ipynb #68fa7a3c
 def plot_validation(table: pd.DataFrame):
     "Validation loss by arm and model, with 95 % intervals over sequences"
     import matplotlib.pyplot as plt

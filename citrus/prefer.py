@@ -36,6 +36,7 @@ def sample_answers(
             rows.append(dict(question_id=q['id'], text=r.text, answer=answer, problem=problem, correct=not problem and matches(answer, q), tokens=r.tokens))
     return rows
 
+# %% ../nbs/50_prefer.ipynb #ff11da2a
 def pass_at(
     correct: list,   # Number of right answers of each question
     n: int,          # Answers of each question
@@ -101,6 +102,7 @@ def encode_pair(pair: dict, tokenizer) -> dict:   # {'chosen': (ids, labels), 'r
     rows = {side: encode(pair['prompt'] + pair[side], tokenizer) for side in ('chosen', 'rejected')}
     return {side: (r['input_ids'], r['labels']) for side, r in rows.items()}
 
+# %% ../nbs/50_prefer.ipynb #bef133e9
 def collate(
     pairs: list,   # As `encode_pair` gives them
     pad: int,      # Id of the padding token
@@ -111,6 +113,7 @@ def collate(
     left = lambda xs, fill: torch.tensor([[fill] * (width - len(x)) + x for x in xs])
     return dict(input_ids=left([ids for ids, _ in rows], pad), attention_mask=left([[1] * len(ids) for ids, _ in rows], 0), labels=left([labels for _, labels in rows], -100))
 
+# %% ../nbs/50_prefer.ipynb #8d542003
 def answer_logp(
     model,
     batch: dict,   # As `collate` gives it
@@ -188,12 +191,14 @@ def keep(trainer, tokenizer, out: str):
 
 CURVES = 'loss reward_chosen reward_rejected margin accuracy beyond_gamma nll learning_rate step'.split()
 
+# %% ../nbs/50_prefer.ipynb #c40f352a
 def unchanged(base: str, out: str):
     "No question had right and wrong answers, so there is nothing to prefer: the model goes on as it is"
     with atomic(f'{out}.history.jsonl'): print('no pairs: the model is passed on unchanged')
     shutil.copytree(base, f'{out}.part', dirs_exist_ok=True)
     Path(f'{out}.part').rename(out)
 
+# %% ../nbs/50_prefer.ipynb #3feed0a1
 def plot_curves(table: pd.DataFrame):
     "Rewards and their margin by step (paper, Figure 7 d)"
     import matplotlib.pyplot as plt

@@ -95,6 +95,7 @@ def read_jsonl(
             rows.append(check(row, record, f'{path}, line {i}') if record else row)
     return rows
 
+# %% ../nbs/00_run.ipynb #946b331d
 def write_jsonl(
     path,               # File to write, atomically
     rows,               # Iterable of dicts
@@ -123,6 +124,7 @@ def notebook_path(stage: str) -> Path:
     "The source notebook of a stage"
     return root() / 'nbs' / f'{STAGES[stage][0]}.ipynb'
 
+# %% ../nbs/00_run.ipynb #58f23201
 def nearest(
     what: str,   # What kind of name this is
     name: str,   # The name that is not known
@@ -145,6 +147,7 @@ def cells(path) -> list:
     nb = json.loads(Path(path).read_text(encoding='utf-8'))
     return [c | dict(source=''.join(c['source'])) for c in nb['cells']]
 
+# %% ../nbs/00_run.ipynb #b0808756
 def parameters(path) -> dict:   # name -> `Param`
     "The parameters a notebook declares. Raises `UserError` if its tagged cell is missing or not a list of typed names"
     tagged = [c['source'] for c in cells(path) if 'parameters' in c['metadata'].get('tags', [])]
@@ -218,12 +221,13 @@ def bare(node) -> str:
             n.body = body[1:]
     return ast.unparse(node)
 
+# %% ../nbs/00_run.ipynb #b103f93c
 def identifiers(node) -> set:
     "Every name that a piece of code mentions"
     found = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
     return found | {a.name for n in ast.walk(node) if isinstance(n, ast.ImportFrom) for a in n.names}
 
-# %% ../nbs/00_run.ipynb #b103f93c
+# %% ../nbs/00_run.ipynb #19ac79b5
 def definitions(source: str) -> list:   # (names bound, bare source, names used) of each top-level statement
     "What a module defines; imports and docstrings are left out"
     found = []
@@ -233,6 +237,7 @@ def definitions(source: str) -> list:   # (names bound, bare source, names used)
         if bound != {'__all__'}: found.append((bound, bare(node), identifiers(node)))
     return found
 
+# %% ../nbs/00_run.ipynb #7db2848d
 def reachable(
     names: set,     # Identifiers to start from
     modules: dict,  # module name -> source
@@ -258,6 +263,7 @@ def code_of(path) -> str:
     "The code of a notebook, statement by statement, without comments and docstrings: where one cell ends does not matter"
     return '\n'.join(bare(node) for c in cells(path) if c['cell_type'] == 'code' for node in ast.parse(c['source']).body)
 
+# %% ../nbs/00_run.ipynb #3d3da091
 def ingredients(
     stage: str,     # Name of the stage
     params: dict,   # Its parameters, without `run`
@@ -299,11 +305,12 @@ def commit() -> tuple:   # (short hash, whether tracked files differ from it)
     if head.returncode: return 'none', True
     return head.stdout.strip(), bool(git('status', '--porcelain', '--untracked-files=no').stdout.strip())
 
+# %% ../nbs/00_run.ipynb #2919a891
 def manifest(folder) -> dict:
     "What a finished stage says of itself"
     return json.loads((Path(folder) / 'manifest.json').read_text(encoding='utf-8'))
 
-# %% ../nbs/00_run.ipynb #2919a891
+# %% ../nbs/00_run.ipynb #29dae2b1
 @dataclass
 class Stage:
     "One stage of one run: what it reads, where it writes, what it is made of"
@@ -321,6 +328,7 @@ class Stage:
     @property
     def dir(self) -> Path: return store() / f'{self.name}-{self.key}.partial'
 
+# %% ../nbs/00_run.ipynb #7e95a199
 def linked(run: str, stage: str) -> Path:
     "The finished folder of a stage of a run. Raises `UserError` if there is none"
     link = home() / 'runs' / run / stage
@@ -334,6 +342,7 @@ def assemble(name: str, run: str, params: dict) -> Stage:
     folders = {i: linked(run, i) for i in STAGES[name][1]}
     return Stage(name, run, params, ingredients(name, params, {i: manifest(f)['key'] for i, f in folders.items()}), folders)
 
+# %% ../nbs/00_run.ipynb #2d145e0d
 def stage(
     name: str,     # Key of `STAGES`
     values: dict,  # The notebook's `globals()`: holds its parameters
@@ -349,6 +358,7 @@ def stage(
     _open.dir.mkdir(exist_ok=True)
     return _open
 
+# %% ../nbs/00_run.ipynb #8f885e98
 _open: Stage = None
 
 # %% ../nbs/00_run.ipynb #caf340c3
@@ -365,6 +375,7 @@ def read(self: Stage, stage: str, file: str, record: str = None) -> list:
     "Rows of a file of a stage that this one reads"
     return read_jsonl(self.folders[stage] / file, record)
 
+# %% ../nbs/00_run.ipynb #e0c3b754
 @patch
 def write(self: Stage, file: str, rows, record: str = None) -> int:
     "Write rows to a file of this stage"
@@ -389,12 +400,13 @@ def results(folder: Path) -> dict:   # relative name -> path
     paths = {str(p.relative_to(folder)): p for p in sorted(folder.rglob('*')) if p.is_file()}
     return {n: p for n, p in paths.items() if not n.startswith(('.', 'manifest.json', 'notebook')) and '/.' not in n}
 
+# %% ../nbs/00_run.ipynb #68fbaa97
 def device() -> str:
     "What computes: the GPU's name, or the CPU and its number of cores"
     import torch
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f'{platform.machine()} CPU, {os.cpu_count()} cores'
 
-# %% ../nbs/00_run.ipynb #68fbaa97
+# %% ../nbs/00_run.ipynb #6ba0efb2
 @patch
 def finish(self: Stage, **metrics) -> pd.DataFrame:   # The manifest, for display
     "Write the manifest of this stage; outside the runner, also give the folder its final name"
@@ -408,12 +420,14 @@ def finish(self: Stage, **metrics) -> pd.DataFrame:   # The manifest, for displa
     if 'CITRUS_KEY' not in os.environ: seal(self)
     return pd.DataFrame([dict(stage=self.name, key=self.key, seconds=m['seconds'], files=len(m['files'])) | metrics]).T.rename(columns={0: ''})
 
+# %% ../nbs/00_run.ipynb #676e3364
 def seal(s: Stage):
     "Give a complete stage its final name, and link the run to it"
     if s.final.exists(): shutil.rmtree(s.final)
     s.dir.rename(s.final)
     link(s.run, s.name, s.final)
 
+# %% ../nbs/00_run.ipynb #5b42c50b
 def link(run: str, stage: str, folder: Path):
     "Point a run at a finished stage, atomically"
     place = home() / 'runs' / run / stage
@@ -467,6 +481,7 @@ def launch(
                            '--no_python', str(Path(sys.executable).with_name('citrus_train')), str(config)])
     if done.returncode: raise UserError(f'{function} failed in a process of its own (exit status {done.returncode}); its log is above')
 
+# %% ../nbs/00_run.ipynb #1614b5ca
 def call(function: str, arguments: dict):
     "Import and call `module.function` of this package"
     module, _, name = function.partition('.')
@@ -573,6 +588,7 @@ def bring(s: Stage):
         if s.final.exists(): link(s.run, s.name, s.final)
         else: execute(s)
 
+# %% ../nbs/00_run.ipynb #80b93c71
 def run_stages(
     run: str,        # Name of the run
     values: dict,    # As `settings` gives it
@@ -589,7 +605,7 @@ def run_stages(
         rows.append(dict(stage=step.stage, action=step.action, seconds=round(time.time() - t, 1), rows=sum(f['rows'] or 0 for n, f in m['files'].items() if n.endswith('jsonl')), metrics=shown))
     return pd.DataFrame(rows)
 
-# %% ../nbs/00_run.ipynb #80b93c71
+# %% ../nbs/00_run.ipynb #18c7bd78
 def runs() -> pd.DataFrame:
     "Every run in `CITRUS_HOME`: its finished stages and their size"
     rows = []
@@ -599,6 +615,7 @@ def runs() -> pd.DataFrame:
         rows.append(dict(run=folder.name, MB=size // 2**20, stages=' '.join(done)))
     return pd.DataFrame(rows, columns=['run', 'MB', 'stages'])
 
+# %% ../nbs/00_run.ipynb #28baf965
 def parse_args(argv: list) -> argparse.Namespace:
     "The command line of `citrus_run`"
     p = argparse.ArgumentParser('citrus_run', description='Run the stage notebooks in order; unchanged stages are not run again.')
@@ -611,7 +628,7 @@ def parse_args(argv: list) -> argparse.Namespace:
     p.add_argument('--list', action='store_true', help='list the runs')
     return p.parse_args(argv)
 
-# %% ../nbs/00_run.ipynb #18c7bd78
+# %% ../nbs/00_run.ipynb #eee09dc8
 def report(run: str, table: pd.DataFrame):
     "Print the closing table of a run and the paths of its figures"
     with pd.option_context('display.max_colwidth', 110, 'display.width', 250): print('\n' + table.to_string(index=False))
@@ -620,6 +637,7 @@ def report(run: str, table: pd.DataFrame):
     scores = home() / 'runs' / run / 'ablate' / 'summary.txt'
     if scores.exists(): print('\n' + scores.read_text())
 
+# %% ../nbs/00_run.ipynb #58419c98
 def run_command(args: argparse.Namespace):
     "Do what a parsed command line says"
     if args.list: return print(runs().to_string(index=False))
@@ -632,6 +650,7 @@ def run_command(args: argparse.Namespace):
     os.environ['CITRUS_RECIPE'] = args.recipe
     report(name, run_stages(name, values, stages))
 
+# %% ../nbs/00_run.ipynb #643fe179
 def main():
     "Entry point of `citrus_run`: exit status 0, or 1 after one message"
     try: run_command(parse_args(sys.argv[1:]))
@@ -652,6 +671,7 @@ def keep_outputs(source: dict, executed: dict) -> int:   # Cells whose output wa
         n += bool(c['outputs'])
     return n
 
+# %% ../nbs/00_run.ipynb #6eaf070a
 def readme_text(index: dict) -> str:   # The notebook `nbs/index.ipynb`, as JSON
     "The README: the prose of the index, with links that start at the root"
     text = '\n\n'.join(''.join(c['source']) for c in index['cells'] if c['cell_type'] == 'markdown')
@@ -664,6 +684,7 @@ def rewrite(path: Path, change) -> dict:   # The notebook after the change
     with atomic(path) as f: f.write(json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True) + '\n')
     return nb
 
+# %% ../nbs/00_run.ipynb #c5763e86
 def publish_results(folder: Path):
     "Put what a run shows (`results.md` of its last stage) into the index, and make the README from it"
     def change(nb):
@@ -672,7 +693,7 @@ def publish_results(folder: Path):
     index = rewrite(root() / 'nbs' / 'index.ipynb', change)
     with atomic(root() / 'README.md') as f: f.write(readme_text(index))
 
-# %% ../nbs/00_run.ipynb #6eaf070a
+# %% ../nbs/00_run.ipynb #45436d57
 def executed_lessons(path: Path) -> Path:
     "A notebook that is no stage, executed now"
     import papermill, tempfile
@@ -680,6 +701,7 @@ def executed_lessons(path: Path) -> Path:
     papermill.execute_notebook(path, copy, cwd=str(root() / 'nbs'), kernel_name='python3', progress_bar=dict(desc=f'  {path.stem}'))
     return copy
 
+# %% ../nbs/00_run.ipynb #3ba67be5
 def publish(run: str) -> dict:   # notebook -> cells with output
     "Copy figures, cell outputs and results of a finished run into the repository"
     from nbdev.clean import nbdev_clean

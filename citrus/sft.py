@@ -47,6 +47,7 @@ def encode_rows(
     fit = [e for e in encoded if len(e['input_ids']) <= length]
     return fit, len(encoded) - len(fit)
 
+# %% ../nbs/40_sft.ipynb #fb6df831
 def count_tokens(rows: list, folder) -> int:
     "Tokens of `sft` records under a model's tokenizer and template"
     from transformers import AutoTokenizer
@@ -69,6 +70,7 @@ def trainer_settings(
         max_length=length, packing=True, packing_strategy='bfd', bf16=compute_dtype() == torch.bfloat16, use_cpu=cpu, gradient_checkpointing=not cpu,
         logging_steps=1, save_strategy='no', report_to=[], seed=seed, logging_nan_inf_filter=False, disable_tqdm=True)
 
+# %% ../nbs/40_sft.ipynb #c496fc3e
 def one_bar(trainer, title: str):
     "Show the progress of a Trainer as one bar with the loss, instead of a table row for every step"
     from transformers import PrinterCallback, TrainerCallback
@@ -113,6 +115,7 @@ def keep(trainer, tokenizer, out: str, rows: int, refused: int):
     save_student(trainer.model, tokenizer, out)
     with atomic(Path(out) / 'README.md') as f: f.write(CARD.format(name=Path(out).name, rows=rows, refused=refused, steps=len(log), loss=log[-1]['loss']))
 
+# %% ../nbs/40_sft.ipynb #7bc55e31
 CARD = '''# {name}
 
 Fine-tuned by the stage `sft` of citrus on {rows} rows ({refused} were too long), {steps} steps, last loss {loss:.3f}.
@@ -134,6 +137,7 @@ def sample(rows: list, n: int, seed: int) -> list:
     "A seeded sample in a seeded order"
     return random.Random(digest(['sft', seed])).sample(rows, min(n, len(rows)))
 
+# %% ../nbs/40_sft.ipynb #cf6db211
 def answer_only_rows(
     questions: list,   # `question` records, in the order they are used
     general: list,     # `sft` records that stage 3 has beside the medical ones
@@ -150,7 +154,7 @@ def answer_only_rows(
         left -= count_tokens([r], folder)
     return sample(kept + general, len(kept) + len(general), seed)
 
-# %% ../nbs/40_sft.ipynb #cf6db211
+# %% ../nbs/40_sft.ipynb #5df5ac50
 def stage_rows(s, index: Index) -> tuple:   # ({stage name: `sft` records}, rows removed as contaminated)
     "The training rows of every stage and of the control"
     p = s.params
@@ -165,6 +169,7 @@ def stage_rows(s, index: Index) -> tuple:   # ({stage name: `sft` records}, rows
     if p['control']: rows['answer_only'] = answer_only_rows(s.read('cases', 'train.jsonl', 'question'), general, count_tokens(rows['stage3'], s.folders['mix'] / 'model'), s.folders['mix'] / 'model', p['seed'])
     return rows, sum(n for _, n in clean.values())
 
+# %% ../nbs/40_sft.ipynb #5a0701c8
 def train_stages(s, rows: dict):
     "Train the stages in order, each from the one before, and the control from stage 2"
     start = dict(stage1=s.folders['mix'] / 'model', stage2=s.dir / 'stage1', stage3=s.dir / 'stage2', answer_only=s.dir / 'stage2')
@@ -173,11 +178,12 @@ def train_stages(s, rows: dict):
     for name in rows:
         launch('sft.train', s.params['processes'], out=str(s.dir / name), base=str(start[name]), rows=str(s.dir / f'{name}.jsonl'), epochs=passes[name], **{k: s.params[k] for k in keys})
 
-# %% ../nbs/40_sft.ipynb #5df5ac50
+# %% ../nbs/40_sft.ipynb #0efcbc9c
 def histories(folder: Path, names: list) -> pd.DataFrame:
     "The loss curves of several trainings in one table"
     return pd.concat([pd.DataFrame(read_jsonl(folder / f'{n}.history.jsonl')).assign(training=n) for n in names])
 
+# %% ../nbs/40_sft.ipynb #7c5ca38b
 def plot_losses(table: pd.DataFrame):
     "Training loss by step, a panel for each training (paper, Figure 7 a-c)"
     import matplotlib.pyplot as plt

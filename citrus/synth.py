@@ -42,6 +42,7 @@ def role_prompt(
     parts = {'Question': question, 'Accepted steps': numbered} | {k.replace('_', ' ').capitalize(): v for k, v in sections.items()} | {'Task': TASKS[role]}
     return [dict(role='system', content=role), dict(role='user', content='\n\n'.join(f'{title}:\n{body}' for title, body in parts.items() if body))]
 
+# %% ../nbs/30_synth.ipynb #d57a22bd
 def tag(text: str, name: str) -> str | None:   # Content, or None unless the tag is there exactly once
     "Content of a tag in a reply"
     found = re.findall(rf'<{name}>(.*?)</{name}>', text, re.S)
@@ -61,6 +62,7 @@ def considered(steps: list) -> list:
     "The candidates that the steps list"
     return next((s[len('Candidates: '):].rstrip('.').split('; ') for s in steps if s.startswith('Candidates: ')), [])
 
+# %% ../nbs/30_synth.ipynb #4e9a3587
 def weigh(k: Knowledge, finding: str, listed: list, flip: set = ()) -> str:
     "Which candidates a finding fits, as a step; about the candidates in `flip` the expert errs"
     fits = [f for f in listed if (f in k.carriers.get(finding, {})) != (f in flip)]
@@ -96,6 +98,7 @@ def fault(k: Knowledge, step: str, present: list, listed: list, reference: str |
     wrong = next((t for t in present if step.startswith(f'{k.names[t][0]} fits ') and step != weigh(k, t, listed)), None)
     return f'Check again which candidates {lower(k.names[wrong][0])} fits.' if wrong else ''
 
+# %% ../nbs/30_synth.ipynb #ff7a46b3
 def reflect_skill(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
     "The knowledge expert as reflection expert"
     part = sections(messages)
@@ -137,6 +140,7 @@ class Thread:
     @property
     def done(self) -> bool: return self.votes[-2:] == [1, 1]
 
+# %% ../nbs/30_synth.ipynb #8411580e
 def names(question: dict) -> list:
     "The right answer and its aliases"
     return [question['answer_text'], *question['aliases']]
@@ -145,7 +149,7 @@ def mentions(text: str, question: dict) -> bool:
     "Whether a text names the right answer or an alias"
     return any(n.lower() in text.lower() for n in names(question))
 
-# %% ../nbs/30_synth.ipynb #8411580e
+# %% ../nbs/30_synth.ipynb #5ba7fd14
 def propose_round(threads: list, reasoner: Model, sampling: Sampling, candidates: int):
     "Ask the reasoner for a step in every thread; an unreadable reply counts as a rejected step"
     batch = [role_prompt(REASON, t.question['open_stem'], t.kept, feedback=t.feedback, number_of_candidates=str(candidates)) for t in threads]
@@ -155,6 +159,7 @@ def propose_round(threads: list, reasoner: Model, sampling: Sampling, candidates
         t.steps.append(dict(role='reasoning', text=step or '', rating=None if step else 0, feedback='' if step else 'The step could not be read.'))
         t.calls += 1
 
+# %% ../nbs/30_synth.ipynb #51586ce3
 def reflect_round(threads: list, reflector: Model | None, sampling: Sampling, gold: bool):
     "Have every new step rated; without a reflector every step is accepted. Feedback that names the answer before the reasoner did is withheld"
     threads = [t for t in threads if t.steps[-1]['rating'] is None]
@@ -169,6 +174,7 @@ def reflect_round(threads: list, reflector: Model | None, sampling: Sampling, go
         t.steps[-1] |= dict(rating=int(rating == '1'), feedback='' if leak else advice)
         t.calls, t.leaks = t.calls + 1, t.leaks + leak
 
+# %% ../nbs/30_synth.ipynb #649e5a83
 def vote_round(threads: list, judge: Model | None, sampling: Sampling):
     "Ask the judge about every thread whose last step was accepted; without one, a conclusion ends it"
     threads = [t for t in threads if t.steps[-1]['rating'] == 1]
@@ -179,7 +185,7 @@ def vote_round(threads: list, judge: Model | None, sampling: Sampling):
         t.votes.append(int(tag(reply.text, 'stop') == '1'))
         t.calls += 1
 
-# %% ../nbs/30_synth.ipynb #5ba7fd14
+# %% ../nbs/30_synth.ipynb #2b36308e
 def think_together(
     questions: list,      # `question` records
     reasoner: Model, reflector: Model | None,
@@ -197,6 +203,7 @@ def think_together(
         vote_round(active, reflector, Sampling(seed=seed + r, max_tokens=16))
     return threads
 
+# %% ../nbs/30_synth.ipynb #e01c55f6
 def role_model(spec: str, knowledge) -> Model:
     "The model of a parameter: `expert`, or `backend:path`"
     backend, _, path = spec.partition(':')
@@ -216,6 +223,7 @@ def monologue_fault(text: str, t: Thread) -> str:   # '' if nothing is wrong
     if any(mentions(p, t.question) and not mentions(' '.join(s['text'] for s in t.steps), t.question) for p in t.prompts): return 'the answer leaked'
     return '' if matches(answer, t.question) else 'wrong answer'
 
+# %% ../nbs/30_synth.ipynb #db83ad36
 def rewrite(threads: list, writer: Model, seed: int) -> list:   # (`trace` record, reason it is rejected or '')
     "Have each thread retold as a monologue and checked (paper, section 3.3.4)"
     made = []
@@ -238,6 +246,7 @@ def stage3_rows(traces: list, questions: dict, general: list, share: float, seed
     rng.shuffle(rows)
     return rows
 
+# %% ../nbs/30_synth.ipynb #47b23436
 def funnel(threads: list, made: list) -> pd.DataFrame:
     "What became of the questions"
     outcomes = Counter(why or 'kept' for _, why in made)
@@ -279,6 +288,7 @@ def plot_reflection(table: pd.DataFrame):   # As `reflection_table` gives it
     ax.invert_yaxis()
     return fig
 
+# %% ../nbs/30_synth.ipynb #5829e701
 def plot_lengths(lengths: list, kind: str):
     "Histogram of the tokens of a training row (paper, Figure 4)"
     import matplotlib.pyplot as plt
@@ -289,6 +299,7 @@ def plot_lengths(lengths: list, kind: str):
     ax.legend()
     return fig
 
+# %% ../nbs/30_synth.ipynb #6efa8639
 def reply_tokens(rows: list, folder) -> list:
     "Tokens of the last message of each `sft` record under a model's tokenizer"
     from transformers import AutoTokenizer
