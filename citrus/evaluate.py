@@ -94,13 +94,13 @@ def overview(benchmarks: list) -> pd.DataFrame:
 FOLDERS = dict(base=('assets', 'student'), cpt=('mix', 'model'), sft1=('sft', 'stage1'), sft2=('sft', 'stage2'), sft3=('sft', 'stage3'),
                answer_only=('sft', 'answer_only'), prefer=('prefer', 'model'))
 
-def model_of(s: Stage, name: str) -> Model:
+def model_of(s: Stage, name: str, backend: str) -> Model:
     "A model of this run. Raises `UserError` if the name or its folder does not exist"
     if name not in FOLDERS: raise nearest('model', name, FOLDERS)
     before, folder = FOLDERS[name]
     path = s.folders[before] / folder
     if not path.is_dir(): raise UserError(f'{name}: stage {before} of run {s.run!r} has no folder {folder}/; leave {name} out of evaluate.models or run {before} again')
-    return local_model(name, path)
+    return local_model(name, path, backend)
 
 # %% ../nbs/60_evaluate.ipynb #fe20cce5
 def record(model: str, b: Benchmark, q: dict, reply) -> dict:
