@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .assets import reasoning
+from .assets import hub, reasoning
 from .cases import SKILLS, Knowledge, derange, expert_model, listing, load_knowledge, lower, matches, propose, save_knowledge
 from .chat import SYSTEM, Model, Sampling, ask, chat, parse_reply, target
 from .run import UserError, digest, read_jsonl, save_fig, stage, wilson
