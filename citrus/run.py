@@ -353,7 +353,7 @@ def stage(
     params = {p: coerce(values[p], d.kind, f'{name}.{p}') for p, d in spec.items() if p != 'run'}
     _open = assemble(name, values['run'], params)
     if os.environ.get('CITRUS_KEY', _open.key) != _open.key:
-        raise UserError(f'{name}: the notebook does not hold the parameters of this run; is a parameter set twice?')
+        raise UserError(f'{name}: the notebook does not hold the parameters of this run: it was changed while the run went on, or a parameter is set twice; run the same command again')
     if _open.final.exists() and not _open.dir.exists(): shutil.copytree(_open.final, _open.dir)
     _open.dir.mkdir(exist_ok=True)
     return _open
