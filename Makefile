@@ -11,9 +11,9 @@ run: .venv/done            ## every stage notebook, embedded default
 	$(BIN)/citrus_run
 
 test: .venv/done           ## notebooks clean and in step, lessons, tests
-	$(BIN)/python tests/synced.py
-	$(BIN)/nbdev_test --n_workers 2
-	$(BIN)/pytest -q tests
+	$(BIN)/pytest -q tests/test_sync.py tests/test_recipes.py
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
+	$(BIN)/pytest -q --durations=8 tests
 
 lab: .venv/done            ## JupyterLab at the root
 	$(BIN)/jupyter lab
