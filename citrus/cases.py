@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SCALE', 'PRESENT', 'ABSENT', 'CLOSED', 'OPEN', 'NONE', 'NEGATION', 'SKILLS', 'Term', 'parse_terms', 'frequency',
-           'parse_diseases', 'family_name', 'Family', 'families', 'World', 'Patient', 'draw', 'near_misses', 'rule_out',
-           'patient', 'lower', 'listing', 'vignette', 'choices', 'question', 'questions', 'canonical', 'same_name',
-           'matches', 'eligible', 'distinct', 'choose_families', 'derange', 'fact_rows', 'words', 'Reader', 'Knowledge',
-           'knowledge_of', 'save_knowledge', 'load_knowledge', 'propose', 'answer_question', 'expert', 'expert_model',
-           'check_split', 'make_sets', 'load_world', 'expert_score', 'plot_expert']
+           'parse_diseases', 'family_name', 'Family', 'families', 'World', 'Patient', 'gives_away', 'draw',
+           'near_misses', 'rule_out', 'patient', 'lower', 'listing', 'vignette', 'choices', 'question', 'questions',
+           'canonical', 'same_name', 'matches', 'eligible', 'distinct', 'choose_families', 'derange', 'fact_rows',
+           'words', 'Reader', 'Knowledge', 'knowledge_of', 'save_knowledge', 'load_knowledge', 'propose',
+           'answer_question', 'expert', 'expert_model', 'check_split', 'make_sets', 'load_world', 'expert_score',
+           'plot_expert']
 
 # %% ../nbs/06_cases.ipynb #90e99d03
 import functools, json, math, random, re, unicodedata
@@ -136,6 +137,12 @@ class Patient:
     absent: list
 
 # %% ../nbs/06_cases.ipynb #d20be876
+def gives_away(world: World, family: str, finding: str) -> bool:
+    "Whether a name of the finding holds a name of the family"
+    names = [n.lower() for n in (family, *world.families[family].aliases)]
+    return any(n in said.lower() for said in world.terms[finding].names for n in names)
+
+# %% ../nbs/06_cases.ipynb #3b282829
 def draw(
     world: World,
     family: str,          # Whose patient
@@ -144,7 +151,7 @@ def draw(
 ) -> Patient | None:      # None when fewer than `low` findings came up
     "A patient whose findings are sampled by their frequency"
     disease = rng.choice(sorted(world.families[family].members))
-    found = [t for t, f in world.families[family].members[disease].items() if t in world.terms and rng.random() < f]
+    found = [t for t, f in world.families[family].members[disease].items() if t in world.terms and rng.random() < f and not gives_away(world, family, t)]
     implied = {a for t in found for a in world.ancestors(t) if a != t}
     found = [t for t in found if t not in implied]
     if len(found) < low: return None
@@ -432,6 +439,8 @@ def expert_model(path) -> Model:   # `knowledge.json` of the stage `cases`
 def check_split(train: list, patients: list, diseases: list, facts: list):
     "Raises `UserError` if a held-out patient or disease is in the training material"
     sets = lambda qs: {frozenset(q['meta']['present']) for q in qs}
+    told = [q['id'] for q in train + patients + diseases if any(n.lower() in q['open_stem'].lower() for n in (q['answer_text'], *q['aliases']))]
+    if told: raise UserError(f'cases: question {told[0]} names its own answer ({len(told)} do)')
     if sets(train) & sets(patients): raise UserError('cases: a held-out patient has the findings of a training patient')
     names = {n.lower() for q in diseases for n in (q['answer_text'], *q['aliases'])}
     text = json.dumps([train, facts], ensure_ascii=False).lower()
@@ -448,7 +457,7 @@ def make_sets(world: World, p: dict) -> dict:   # file -> rows, and 'known', 'ow
     diseases, b = draw('diseases', new, p['diseases'])
     train, c = draw('train', known, p['train'], owner=owner, taken={frozenset(q['meta']['present']) for q in patients})
     rng = random.Random(digest(['facts', p['seed']]))
-    facts = [r for f in known for r in fact_rows(f, {lower(world.terms[t].name): q for t, q in world.families[owner.get(f, f)].findings.items() if t in world.terms}, rng, p['facts'])]
+    facts = [r for f in known for r in fact_rows(f, {lower(world.terms[t].name): q for t, q in world.families[owner.get(f, f)].findings.items() if t in world.terms and not gives_away(world, f, t)}, rng, p['facts'])]
     check_split(train, patients, diseases, facts)
     return dict(patients=patients, diseases=diseases, train=train, facts=facts, known=known, owner=owner, draws=a + b + c)
 

@@ -16,7 +16,7 @@ from citrus.run import STAGES, cells, read_jsonl, root
 def actions(text):
     "stage -> what the run said it does, and why"
     found = re.findall(rf'^({"|".join(STAGES)}) +(run|unchanged) +(.*)$', text, re.M)
-    return {s: (a, why) for s, a, why in found}
+    return {s: (a, why) for s, a, why in reversed(found)}   # the closing table names them again
 
 
 def manifest(store, stage, run='micro'):
