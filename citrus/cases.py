@@ -260,7 +260,7 @@ def questions(
         for _ in range(tries):
             drawn += 1
             p = patient(world, owner.get(name, name), names, rng, low, high)
-            if p and frozenset(p.present) not in seen: break
+            if p and frozenset(p.present) not in seen and not any(gives_away(world, name, t) for t in p.present + p.absent): break
         else: raise UserError(f'{name}: no patient in {tries} draws that only this family explains; ask for more findings')
         seen.add(frozenset(p.present))
         made.append(question(world, p, split, f'{split}-{seed}-{i}', names, options, rng, name))
