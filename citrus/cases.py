@@ -6,10 +6,10 @@
 __all__ = ['SCALE', 'PRESENT', 'ABSENT', 'CLOSED', 'OPEN', 'NONE', 'NEGATION', 'SKILLS', 'Term', 'parse_terms', 'frequency',
            'parse_diseases', 'family_name', 'Family', 'families', 'World', 'Patient', 'gives_away', 'draw',
            'near_misses', 'rule_out', 'patient', 'lower', 'listing', 'vignette', 'choices', 'question', 'questions',
-           'canonical', 'same_name', 'matches', 'eligible', 'distinct', 'choose_families', 'derange', 'fact_rows',
-           'words', 'Reader', 'Knowledge', 'knowledge_of', 'save_knowledge', 'load_knowledge', 'propose',
-           'answer_question', 'expert', 'expert_model', 'check_split', 'make_sets', 'load_world', 'expert_score',
-           'plot_expert']
+           'canonical', 'same_name', 'names', 'mentions', 'matches', 'eligible', 'distinct', 'choose_families',
+           'derange', 'fact_rows', 'words', 'Reader', 'Knowledge', 'knowledge_of', 'save_knowledge', 'load_knowledge',
+           'propose', 'answer_question', 'expert', 'expert_model', 'check_split', 'make_sets', 'load_world',
+           'expert_score', 'plot_expert']
 
 # %% ../nbs/06_cases.ipynb #90e99d03
 import functools, json, math, random, re, unicodedata
@@ -280,9 +280,17 @@ def same_name(a: str, b: str) -> bool:
     a, b = sorted((canonical(a), canonical(b)), key=len)
     return bool(a) and (a == b or b in (f'{a} disease', f'{a} syndrome', f'{a} disorder'))
 
+def names(question: dict) -> list:
+    "The right answer and its aliases"
+    return [question['answer_text'], *question['aliases']]
+
+def mentions(text: str, question: dict) -> bool:
+    "Whether a text names the right answer or an alias"
+    return any(n.lower() in text.lower() for n in names(question))
+
 def matches(answer: str, question: dict) -> bool:
     "Whether an open answer names what a `question` record asks for, or an alias"
-    return any(same_name(answer, name) for name in (question['answer_text'], *question['aliases']))
+    return any(same_name(answer, name) for name in names(question))
 
 # %% ../nbs/06_cases.ipynb #775b703e
 def eligible(world: World, low: int, longest: int = 40) -> list:
@@ -439,12 +447,12 @@ def expert_model(path) -> Model:   # `knowledge.json` of the stage `cases`
 def check_split(train: list, patients: list, diseases: list, facts: list):
     "Raises `UserError` if a held-out patient or disease is in the training material"
     sets = lambda qs: {frozenset(q['meta']['present']) for q in qs}
-    told = [q['id'] for q in train + patients + diseases if any(n.lower() in q['open_stem'].lower() for n in (q['answer_text'], *q['aliases']))]
+    told = [q['id'] for q in train + patients + diseases if mentions(q['open_stem'], q)]
     if told: raise UserError(f'cases: question {told[0]} names its own answer ({len(told)} do)')
     if sets(train) & sets(patients): raise UserError('cases: a held-out patient has the findings of a training patient')
-    names = {n.lower() for q in diseases for n in (q['answer_text'], *q['aliases'])}
+    held = {n.lower() for q in diseases for n in names(q)}
     text = json.dumps([train, facts], ensure_ascii=False).lower()
-    leaked = [n for n in names if n in text]
+    leaked = [n for n in held if n in text]
     if leaked: raise UserError(f'cases: {len(leaked)} held-out diseases are named in training material')
 
 # %% ../nbs/06_cases.ipynb #59f049ed

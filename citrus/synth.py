@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['REASON', 'REFLECT', 'STOP', 'WRITE', 'TASKS', 'SECOND_VOICE', 'role_prompt', 'tag', 'sections', 'accepted',
            'considered', 'weigh', 'weighed', 'reason_skill', 'fault', 'reflect_skill', 'stop_skill', 'write_skill',
-           'Thread', 'names', 'mentions', 'propose_round', 'reflect_round', 'vote_round', 'think_together',
-           'role_model', 'monologue_fault', 'rewrite', 'stage3_rows', 'funnel', 'reflection_table', 'shuffled_expert',
-           'plot_reflection', 'plot_lengths', 'reply_tokens']
+           'Thread', 'propose_round', 'reflect_round', 'vote_round', 'think_together', 'role_model', 'monologue_fault',
+           'rewrite', 'stage3_rows', 'funnel', 'reflection_table', 'shuffled_expert', 'plot_reflection', 'plot_lengths',
+           'reply_tokens']
 
 # %% ../nbs/30_synth.ipynb #bae2b99e
 import random, re
@@ -19,7 +19,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from .assets import hub, reasoning
-from .cases import SKILLS, Knowledge, derange, expert_model, listing, load_knowledge, lower, matches, propose, save_knowledge
+from .cases import SKILLS, Knowledge, derange, expert_model, listing, load_knowledge, lower, matches, mentions, propose, save_knowledge
 from .chat import SYSTEM, Model, Sampling, ask, chat, parse_reply, target
 from .run import UserError, digest, read_jsonl, save_fig, stage, wilson
 
@@ -139,15 +139,6 @@ class Thread:
     def feedback(self) -> str: return self.steps[-1]['feedback'] if self.steps and self.steps[-1]['rating'] == 0 else ''
     @property
     def done(self) -> bool: return self.votes[-2:] == [1, 1]
-
-# %% ../nbs/30_synth.ipynb #8411580e
-def names(question: dict) -> list:
-    "The right answer and its aliases"
-    return [question['answer_text'], *question['aliases']]
-
-def mentions(text: str, question: dict) -> bool:
-    "Whether a text names the right answer or an alias"
-    return any(n.lower() in text.lower() for n in names(question))
 
 # %% ../nbs/30_synth.ipynb #5ba7fd14
 def propose_round(threads: list, reasoner: Model, sampling: Sampling, candidates: int):
