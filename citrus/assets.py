@@ -9,9 +9,9 @@ __all__ = ['MATHS', 'LANGUAGES', 'ARMS', 'LETTERS', 'MMLU', 'BENCHMARKS', 'EXERC
            'obo_terms', 'definitions_of', 'hpo_definitions', 'encyclopaedia', 'boolq_rows', 'pieces', 'python_docs',
            'mathematics', 'code', 'Arm', 'question', 'medqa', 'medmcqa', 'mmlu', 'sft', 'exercises', 'instructions',
            'conversations', 'dialogues', 'worked', 'reasoning', 'Adapter', 'chat_turns', 'first', 'open_question',
-           'hub_records', 'hub', 'read_gguf', 'fields', 'build_tokenizer', 'save_student', 'convert', 'micro',
-           'from_hub', 'make_student', 'encode_bpe', 'tokenizer_disagreements', 'gguf_tensors', 'rms', 'rotate',
-           'attention', 'gguf_logits', 'check_conversion', 'inventory', 'wheel_rows', 'say']
+           'hub_records', 'hub', 'read_gguf', 'fields', 'build_tokenizer', 'name_tokens', 'settle', 'save_student',
+           'convert', 'micro', 'from_hub', 'make_student', 'encode_bpe', 'tokenizer_disagreements', 'gguf_tensors',
+           'rms', 'rotate', 'attention', 'gguf_logits', 'check_conversion', 'inventory', 'wheel_rows', 'say']
 
 # %% ../nbs/02_assets.ipynb #7eca2cfc
 import fcntl, functools, gzip, hashlib, itertools, json, os, re, shutil, subprocess, sys, tempfile, zipfile
@@ -472,17 +472,32 @@ def build_tokenizer(meta: dict):   # Hugging Face tokenizer
     made.chat_template = meta['tokenizer.chat_template']
     return made
 
-# %% ../nbs/02_assets.ipynb #e0a9a6aa
-def save_student(model, tokenizer, folder: Path):
-    "Write model and tokenizer as a Hugging Face folder in bfloat16; the end of a turn ends generation"
-    import torch
-    for name, value in dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id).items():
-        setattr(model.config, name, value)
-        setattr(model.generation_config, name, value)
-    model.to(torch.bfloat16).save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
+# %% ../nbs/02_assets.ipynb #13f209ff
+def name_tokens(model, tokenizer):   # The model
+    "Tell a model the tokenizer's special tokens; the end of a turn ends generation"
+    for name in ('bos_token_id', 'eos_token_id', 'pad_token_id'):
+        for config in (model.config, model.generation_config): setattr(config, name, getattr(tokenizer, name))
+    return model
 
-# %% ../nbs/02_assets.ipynb #ad3ed18a
+# %% ../nbs/02_assets.ipynb #f6c3e1ce
+def settle(part: Path, folder: Path):
+    "Give a completely written folder its name, once its bytes are on the disk"
+    for p in part.rglob('*'):
+        if p.is_file():
+            with open(p, 'rb') as f: os.fsync(f.fileno())
+    part.rename(folder)
+
+def save_student(model, tokenizer, folder, card: str = ''):
+    "Save a model in bfloat16 with its tokenizer and a model card; the folder appears when it is complete"
+    import torch
+    part = Path(f'{folder}.part')
+    shutil.rmtree(part, ignore_errors=True)
+    model.to(torch.bfloat16).save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    if card: (part / 'README.md').write_text(card, encoding='utf-8')
+    settle(part, Path(folder))
+
+# %% ../nbs/02_assets.ipynb #e8c50baf
 def convert(folder: Path):
     "SmolLM2 from its GGUF file into a Hugging Face folder; takes about 20 seconds"
     import torch
@@ -492,9 +507,9 @@ def convert(folder: Path):
         model = AutoModelForCausalLM.from_pretrained(scratch, gguf_file='student.gguf', dtype=torch.float32)
     del model.config.quantization_config
     model.is_quantized, model.hf_quantizer = False, None
-    save_student(model, tokenizer, folder)
+    save_student(name_tokens(model, tokenizer), tokenizer, folder)
 
-# %% ../nbs/02_assets.ipynb #64e03659
+# %% ../nbs/02_assets.ipynb #b5022c5e
 def micro(folder: Path, seed: int):
     "A random two-layer llama of width 64 with the student's tokenizer"
     import torch
@@ -503,7 +518,8 @@ def micro(folder: Path, seed: int):
     torch.manual_seed(seed)
     config = LlamaConfig(vocab_size=meta['llama.vocab_size'], hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                          max_position_embeddings=meta['llama.context_length'], tie_word_embeddings=True)
-    save_student(LlamaForCausalLM(config), build_tokenizer(meta), folder)
+    tokenizer = build_tokenizer(meta)
+    save_student(name_tokens(LlamaForCausalLM(config), tokenizer), tokenizer, folder)
 
 # %% ../nbs/02_assets.ipynb #c6a340c7
 def from_hub(id: str, revision: str, folder: Path):

@@ -6,7 +6,7 @@
 __all__ = ['CURVES', 'sample_answers', 'pass_at', 'make_pairs', 'survival', 'outcome', 'cpo_simpo', 'encode_pair', 'collate',
            'answer_logp', 'trainer_class', 'train', 'keep', 'unchanged', 'plot_curves']
 
-# %% ../nbs/50_prefer.ipynb #15b9d95d
+# %% ../nbs/50_prefer.ipynb #95daf135
 import json, math, shutil
 from collections import defaultdict
 from pathlib import Path
@@ -15,9 +15,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from .assets import save_student, settle
 from .cases import matches
 from .chat import Sampling, ask, chat, compute_dtype, local_model, parse_reply
-from .mix import load_student, save_student
+from .mix import beside, forget, load_student, resumable
 from .run import UserError, atomic, launch, read_jsonl, save_fig, stage
 from .sft import encode, one_bar
 
@@ -153,15 +154,15 @@ def trainer_class():
             super().log(logs | means, *args, **kw)
     return PreferenceTrainer
 
-# %% ../nbs/50_prefer.ipynb #23a00869
+# %% ../nbs/50_prefer.ipynb #29953c7d
 def train(
     out: str,     # Folder for the model; `<out>.history.jsonl` is written beside it
     base: str,    # Folder of the model to start from
     pairs: str,   # File of `pair` records
-    beta: float, gamma: float, alpha: float, learning_rate: float, global_batch: int, epochs: int, seed: int,
+    beta: float, gamma: float, alpha: float, learning_rate: float, global_batch: int, epochs: int, checkpoint_seconds: float, seed: int,
 ):
     "Train on preference pairs; does nothing if the model is there, and passes the model on unchanged if there are no pairs"
-    if Path(out).exists(): return
+    if Path(out).exists(): return forget(out)
     if not read_jsonl(pairs): return unchanged(base, out)
     import os
     from transformers import AutoTokenizer, TrainingArguments, set_seed
@@ -169,7 +170,7 @@ def train(
     world, tokenizer, cpu = int(os.environ.get('WORLD_SIZE', 1)), AutoTokenizer.from_pretrained(base), not torch.cuda.is_available()
     if global_batch % world: raise UserError(f'prefer.global_batch = {global_batch} does not divide among {world} devices')
     args = TrainingArguments(
-        output_dir=f'{out}.trainer', num_train_epochs=epochs, per_device_train_batch_size=1, gradient_accumulation_steps=global_batch // world, learning_rate=learning_rate,
+        output_dir=str(beside(out, 'checkpoint')), num_train_epochs=epochs, per_device_train_batch_size=1, gradient_accumulation_steps=global_batch // world, learning_rate=learning_rate,
         lr_scheduler_type='cosine', warmup_steps=0.1, adam_beta2=0.95, weight_decay=1e-4, bf16=compute_dtype() == torch.bfloat16, use_cpu=cpu, logging_steps=1, save_strategy='no',
         report_to=[], seed=seed, remove_unused_columns=False, logging_nan_inf_filter=False, disable_tqdm=True)
     data = [encode_pair(p, tokenizer) for p in read_jsonl(pairs, 'pair')]
@@ -177,26 +178,26 @@ def train(
     model.train()
     trainer = trainer_class()(model=model, args=args, train_dataset=data, data_collator=lambda rows: collate(rows, tokenizer.pad_token_id), beta=beta, gamma=gamma, alpha=alpha)
     one_bar(trainer, 'preference training')
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resumable(trainer, out, checkpoint_seconds))
     if trainer.is_world_process_zero(): keep(trainer, tokenizer, out)
 
-# %% ../nbs/50_prefer.ipynb #75feed0b
+# %% ../nbs/50_prefer.ipynb #62003625
 def keep(trainer, tokenizer, out: str):
     "Write the curves beside the model, then the model. Raises `UserError` if a loss was not finite"
     log = [{k: v for k, v in h.items() if k not in ('epoch', 'grad_norm')} for h in trainer.state.log_history if 'loss' in h]
     if any(not math.isfinite(h['loss']) for h in log): raise UserError('prefer: the loss is not finite; lower the learning rate')
     with atomic(f'{out}.history.jsonl') as f: f.writelines(json.dumps(h) + '\n' for h in log)
-    shutil.rmtree(f'{out}.trainer', ignore_errors=True)
     save_student(trainer.model, tokenizer, out)
+    forget(out)
 
 CURVES = 'loss reward_chosen reward_rejected margin accuracy beyond_gamma nll learning_rate step'.split()
 
-# %% ../nbs/50_prefer.ipynb #c40f352a
+# %% ../nbs/50_prefer.ipynb #f2ee3d11
 def unchanged(base: str, out: str):
     "No question had right and wrong answers, so there is nothing to prefer: the model goes on as it is"
     with atomic(f'{out}.history.jsonl'): print('no pairs: the model is passed on unchanged')
-    shutil.copytree(base, f'{out}.part', dirs_exist_ok=True)
-    Path(f'{out}.part').rename(out)
+    shutil.rmtree(f'{out}.part', ignore_errors=True)
+    settle(Path(shutil.copytree(base, f'{out}.part')), Path(out))
 
 # %% ../nbs/50_prefer.ipynb #3feed0a1
 def plot_curves(table: pd.DataFrame):
