@@ -385,12 +385,12 @@ class Knowledge:
         total = math.log(sum(math.exp(s) for s in score.values()))
         return {f: s - total for f, s in sorted(score.items(), key=lambda x: (-x[1], x[0]))}
 
-# %% ../nbs/06_cases.ipynb #b10fe9c4
+# %% ../nbs/06_cases.ipynb #bdaf0563
 def knowledge_of(world: World, names: list, owner: dict = {}) -> Knowledge:
     "What there is to know of some families; with `owner`, of a world in which they own each other's findings"
     theirs = {owner.get(f, f): f for f in names}
     carriers = {t: {theirs[f]: freq for f, freq in c.items() if f in theirs} for t, c in world.carriers.items()}
-    return Knowledge({t: c for t, c in carriers.items() if c}, {t: term.names for t, term in world.terms.items()}, world.version)
+    return Knowledge({t: c for t, c in sorted(carriers.items()) if c}, {t: term.names for t, term in world.terms.items()}, world.version)
 
 def save_knowledge(k: Knowledge, path):
     "Write knowledge as JSON"

@@ -1,0 +1,164 @@
+"""Kill the micro chain at random moments, let it go on, and compare what it ends with to an undisturbed run.
+
+A moment is a time, or a file operation (see stopper/sitecustomize.py): half of each. What is killed, with SIGKILL, is the kernel, the runner, a
+training subprocess, or all of them at once. A killed runner leaves its kernel an orphan; the next run starts at once, while that one still lives.
+Work is counted in what was finished: optimiser steps (the log of each training) and generated replies (rows of the ledger). A step or a batch of
+replies that was in flight at the kill counts as neither."""
+import argparse
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from citrus.run import STAGES, home, root
+
+BIN, TESTS = Path(sys.executable).parent, root() / 'tests'
+RUN = ['--recipe', str(TESTS / 'micro.yml')]
+
+
+def result(path, name):
+    "SHA-256 of a file; of answers, without the seconds that each took"
+    data = path.read_bytes()
+    if name == 'answers.jsonl': data = json.dumps([{k: v for k, v in json.loads(row).items() if k != 'seconds'} for row in data.split(b'\n')[:-1]]).encode()
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass
+class Home:
+    "A `CITRUS_HOME` of its own, on shared wheels"
+    path: Path
+    args: list = field(default_factory=lambda: RUN)
+    at: int = 0               # File operation to stop at, 0 for none
+    kills: list = field(default_factory=list)
+    wall: float = 0.0         # Seconds in which a runner lived
+
+    def __post_init__(self):
+        self.path.mkdir(parents=True)
+        (self.path / 'assets').symlink_to(home() / 'assets')
+        self.count, self.out = self.path / 'count', self.path / 'out.txt'
+
+    def start(self):
+        "Start the runner, in a session of its own"
+        (self.path / 'count.stopped').unlink(missing_ok=True)
+        env = os.environ | dict(CITRUS_HOME=str(self.path), CHAOS_AT=str(self.at), CHAOS_COUNT=str(self.count), PYTHONPATH=os.pathsep.join([str(TESTS / 'stopper'), str(root())]))
+        with open(self.out, 'w') as out: return subprocess.Popen([str(BIN / 'citrus_run'), *self.args], env=env, start_new_session=True, stdout=out, stderr=subprocess.STDOUT)
+
+    def operations(self): return self.count.stat().st_size if self.count.exists() else 0
+
+    def stage(self): return (re.findall(rf'^({"|".join(STAGES)}) +(?:run|unchanged) ', self.out.read_text(), re.M) or ['start'])[-1]
+
+    def files(self):
+        "stage -> {file: hash} of the finished run. Raises `AssertionError` if a folder is not what its manifest says, or something unfinished lies about"
+        store, found = self.path / 'store', {}
+        for stage in STAGES:
+            folder = self.path / 'runs' / 'micro' / stage
+            m = json.loads((folder / 'manifest.json').read_text())
+            assert folder.resolve().name == f'{stage}-{m["key"]}'
+            assert all(hashlib.sha256((folder / n).read_bytes()).hexdigest() == f['sha256'] for n, f in m['files'].items()), f'{stage} is not what its manifest says'
+            found[stage] = dict(key=m['key']) | {n: result(folder / n, n) for n in m['files']}
+        left = [str(p.relative_to(store)) for p in store.rglob('*') if p.name.endswith(('.partial', '.part', '.checkpoint'))]
+        assert not left, f'unfinished: {left}'
+        return found
+
+    def work(self):
+        "(optimiser steps, replies) that were finished, repeated ones included"
+        lines = lambda pattern: sum(p.read_bytes().count(b'\n') for p in self.path.glob(pattern))
+        return lines('store/*/.*.log'), lines('ledger/*.jsonl')
+
+
+def kill(runner, rng):
+    "Kill something of a living run; gives what it was"
+    try: below = psutil.Process(runner.pid).children(recursive=True)
+    except psutil.NoSuchProcess: below = []
+    def named(word):
+        found = []
+        for p in below:
+            try: found += [p] * (word in ' '.join(p.cmdline()))
+            except psutil.NoSuchProcess: pass
+        return found
+    kinds = dict(runner=[runner.pid], all=[runner.pid, *(p.pid for p in below)]) | {k: [p.pid for p in named(w)] for k, w in dict(kernel='ipykernel_launcher', training='citrus_train').items() if named(w)}
+    kind = rng.choice(sorted(kinds))
+    for pid in kinds[kind]:
+        try: os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError: pass
+    for p in [psutil.Process(runner.pid)] * psutil.pid_exists(runner.pid) + below:   # one of them may be stopped before its file operation
+        try: p.resume()
+        except psutil.NoSuchProcess: pass
+    return kind
+
+
+def attempt(here, moment, rng):
+    "Start a run and kill it at a moment: ('time', seconds of all attempts) or ('operation', number), None for never. Whether it came to its end"
+    what, when = moment or ('time', float('inf'))
+    here.at = when if what == 'operation' else 0
+    runner, began = here.start(), time.time()
+    while runner.poll() is None:
+        time.sleep(0.02)
+        stopped = here.path / 'count.stopped'
+        if stopped.exists() or what == 'time' and here.wall + time.time() - began >= when:
+            spot = stopped.read_text() if stopped.exists() else f'{here.wall + time.time() - began:.1f} s'
+            here.kills.append(f'{here.stage()}: {kill(runner, rng)} at {spot}')
+            runner.wait(120)
+            break
+    here.wall += time.time() - began
+    if runner.returncode == 0: return True
+    struck = bool(here.kills) and moment and (what == 'time' and here.wall >= when or stopped.exists())
+    assert struck, f'{here.path}: ended by itself:\n{here.out.read_text()[-2000:]}'
+    return False
+
+
+def disturbed(path, kills, reference, rng):
+    "A run killed up to `kills` times at moments drawn from the seconds and file operations of the undisturbed run"
+    here, n = Home(path, reference.args), rng.randint(1, kills)
+    moments = [rng.choice([('time', f * reference.wall), ('operation', 1 + int(f * reference.operations()))]) for f in sorted(rng.random() for _ in range(n))]
+    done = False
+    while moments and not done:
+        passed = lambda m: m[1] <= (here.wall if m[0] == 'time' else here.operations())
+        moment = moments.pop(0)
+        if not passed(moment): done = attempt(here, moment, rng)
+    if not done: attempt(here, None, rng)
+    return here
+
+
+def compared(here, reference):
+    "'identical', or the files that differ"
+    want, got = reference.files(), here.files()
+    return 'identical' if want == got else ', '.join(f'{s}/{n}' for s in want for n in sorted(want[s].keys() | got[s].keys()) if want[s].get(n) != got[s].get(n))
+
+
+def chaos(folder, runs, kills, seed):
+    "Print a line for each run; whether all ended identically with at most 1.05 times the work"
+    reference = Home(folder / 'undisturbed')
+    attempt(reference, None, None)
+    steps, replies = reference.work()
+    print(f'undisturbed: {steps} steps, {replies} replies, {reference.operations()} file operations, {reference.wall:.0f} s\n', flush=True)
+    same, total, struck = True, [0, 0], 0
+    for i in range(runs):
+        here = disturbed(folder / f'run{i}', kills, reference, random.Random(f'{seed}-{i}'))
+        verdict, work = compared(here, reference), here.work()
+        print(f'run {i + 1:2}  {verdict}  steps {work[0] / steps:.3f}  replies {work[1] / replies:.3f}  {here.wall:.0f} s', *here.kills, sep='\n        ', flush=True)
+        same, total, struck = same and verdict == 'identical', [a + b for a, b in zip(total, work)], struck + len(here.kills)
+        if verdict == 'identical': shutil.rmtree(here.path)
+    ratios = total[0] / runs / steps, total[1] / runs / replies
+    print(f'\n{runs} runs, {struck} kills: {"all identical" if same else "NOT identical"}; steps {ratios[0]:.3f}, replies {ratios[1]:.3f} times those of the undisturbed run')
+    return same and max(ratios) <= 1.05
+
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    for name, default, meaning in (('runs', 20, 'disturbed runs'), ('kills', 5, 'most kills of a run'), ('seed', 0, 'of the moments and of what is killed')):
+        p.add_argument(f'--{name}', type=int, default=default, help=meaning)
+    p.add_argument('--folder', help='an empty folder for the homes (default: a temporary one); those of runs that differ are kept')
+    a = p.parse_args()
+    sys.exit(not chaos(Path(a.folder or tempfile.mkdtemp(prefix='chaos-')), a.runs, a.kills, a.seed))
