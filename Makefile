@@ -21,6 +21,9 @@ lab: .venv/done            ## JupyterLab at the root
 figures: .venv/done        ## figures and outputs of the default run into the repository
 	$(BIN)/citrus_publish default
 
+chaos: .venv/done          ## the micro chain killed at random moments, twenty times: must end identically
+	$(BIN)/python tests/chaos.py --runs 20 --kills 5 --seed 0
+
 control: .venv/done        ## the default run with shuffled diagnoses: must learn nothing true
 	$(BIN)/citrus_run --recipe control
 
@@ -31,4 +34,4 @@ control: .venv/done        ## the default run with shuffled diagnoses: must lear
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
 
-.PHONY: run test lab figures control
+.PHONY: run test lab figures chaos control

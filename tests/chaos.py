@@ -24,7 +24,6 @@ import psutil
 from citrus.run import STAGES, home, root
 
 BIN, TESTS = Path(sys.executable).parent, root() / 'tests'
-RUN = ['--recipe', str(TESTS / 'micro.yml')]
 
 
 def result(path, name):
@@ -38,21 +37,27 @@ def result(path, name):
 class Home:
     "A `CITRUS_HOME` of its own, on shared wheels"
     path: Path
-    args: list = field(default_factory=lambda: RUN)
     at: int = 0               # File operation to stop at, 0 for none
     kills: list = field(default_factory=list)
     wall: float = 0.0         # Seconds in which a runner lived
 
-    def __post_init__(self):
-        self.path.mkdir(parents=True)
-        (self.path / 'assets').symlink_to(home() / 'assets')
-        self.count, self.out = self.path / 'count', self.path / 'out.txt'
+    @classmethod
+    def new(cls, path):
+        path.mkdir(parents=True)
+        (path / 'assets').symlink_to(home() / 'assets')
+        return cls(path)
+
+    @property
+    def count(self): return self.path / 'count'
+
+    @property
+    def out(self): return self.path / 'out.txt'
 
     def start(self):
         "Start the runner, in a session of its own"
         (self.path / 'count.stopped').unlink(missing_ok=True)
         env = os.environ | dict(CITRUS_HOME=str(self.path), CHAOS_AT=str(self.at), CHAOS_COUNT=str(self.count), PYTHONPATH=os.pathsep.join([str(TESTS / 'stopper'), str(root())]))
-        with open(self.out, 'w') as out: return subprocess.Popen([str(BIN / 'citrus_run'), *self.args], env=env, start_new_session=True, stdout=out, stderr=subprocess.STDOUT)
+        with open(self.out, 'w') as out: return subprocess.Popen([str(BIN / 'citrus_run'), '--recipe', str(TESTS / 'micro.yml')], env=env, start_new_session=True, stdout=out, stderr=subprocess.STDOUT)
 
     def operations(self): return self.count.stat().st_size if self.count.exists() else 0
 
@@ -102,26 +107,23 @@ def attempt(here, moment, rng):
     "Start a run and kill it at a moment: ('time', seconds of all attempts) or ('operation', number), None for never. Whether it came to its end"
     what, when = moment or ('time', float('inf'))
     here.at = when if what == 'operation' else 0
-    runner, began = here.start(), time.time()
-    while runner.poll() is None:
+    runner, began, struck = here.start(), time.time(), False
+    while runner.poll() is None and not struck:
         time.sleep(0.02)
-        stopped = here.path / 'count.stopped'
-        if stopped.exists() or what == 'time' and here.wall + time.time() - began >= when:
-            spot = stopped.read_text() if stopped.exists() else f'{here.wall + time.time() - began:.1f} s'
-            here.kills.append(f'{here.stage()}: {kill(runner, rng)} at {spot}')
+        stopped, now = here.path / 'count.stopped', here.wall + time.time() - began
+        struck = stopped.exists() or what == 'time' and now >= when
+        if struck:
+            here.kills.append(f'{here.stage()}: {kill(runner, rng)} at {stopped.read_text() if stopped.exists() else f"{now:.1f} s"}')
             runner.wait(120)
-            break
     here.wall += time.time() - began
-    if runner.returncode == 0: return True
-    struck = bool(here.kills) and moment and (what == 'time' and here.wall >= when or stopped.exists())
-    assert struck, f'{here.path}: ended by itself:\n{here.out.read_text()[-2000:]}'
-    return False
+    assert struck or runner.returncode == 0, f'{here.path}: ended by itself:\n{here.out.read_text()[-2000:]}'
+    return runner.returncode == 0
 
 
-def disturbed(path, kills, reference, rng):
-    "A run killed up to `kills` times at moments drawn from the seconds and file operations of the undisturbed run"
-    here, n = Home(path, reference.args), rng.randint(1, kills)
-    moments = [rng.choice([('time', f * reference.wall), ('operation', 1 + int(f * reference.operations()))]) for f in sorted(rng.random() for _ in range(n))]
+def disturbed(path, kills, seconds, operations, rng):
+    "A run killed `kills` times at most, at moments drawn from the seconds and file operations that an undisturbed run takes"
+    here = Home.new(path)
+    moments = [rng.choice([('time', f * seconds), ('operation', 1 + int(f * operations))]) for f in sorted(rng.random() for _ in range(kills))]
     done = False
     while moments and not done:
         passed = lambda m: m[1] <= (here.wall if m[0] == 'time' else here.operations())
@@ -139,13 +141,14 @@ def compared(here, reference):
 
 def chaos(folder, runs, kills, seed):
     "Print a line for each run; whether all ended identically with at most 1.05 times the work"
-    reference = Home(folder / 'undisturbed')
+    reference = Home.new(folder / 'undisturbed')
     attempt(reference, None, None)
     steps, replies = reference.work()
     print(f'undisturbed: {steps} steps, {replies} replies, {reference.operations()} file operations, {reference.wall:.0f} s\n', flush=True)
     same, total, struck = True, [0, 0], 0
     for i in range(runs):
-        here = disturbed(folder / f'run{i}', kills, reference, random.Random(f'{seed}-{i}'))
+        rng = random.Random(f'{seed}-{i}')
+        here = disturbed(folder / f'run{i}', rng.randint(1, kills), reference.wall, reference.operations(), rng)
         verdict, work = compared(here, reference), here.work()
         print(f'run {i + 1:2}  {verdict}  steps {work[0] / steps:.3f}  replies {work[1] / replies:.3f}  {here.wall:.0f} s', *here.kills, sep='\n        ', flush=True)
         same, total, struck = same and verdict == 'identical', [a + b for a, b in zip(total, work)], struck + len(here.kills)
