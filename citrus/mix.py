@@ -107,7 +107,7 @@ def one_step(model, optimizer, accelerator, batch: list, total: int) -> dict:   
     optimizer.zero_grad()
     return {i: s for i, s in enumerate(accelerator.reduce(sums).tolist()) if s[1]}
 
-# %% ../nbs/20_mix.ipynb #c0b6303b
+# %% ../nbs/20_mix.ipynb #16ad081d
 def beside(out, what: str) -> Path:
     "Hidden companion of a model folder: its `checkpoint`, or its `log`"
     return Path(out).with_name(f'.{Path(out).name.lstrip(".")}.{what}')
@@ -120,7 +120,8 @@ def keep_checkpoint(part: Path, step: int):
     "Give a completely written checkpoint its name; then remove what lies beside it: those before it, and what a kill left"
     kept = part.with_name(f'step-{step:08d}')
     settle(part, kept)
-    for p in set(part.parent.iterdir()) - {kept}: shutil.rmtree(p)
+    for p in part.parent.iterdir():
+        if p != kept and p.is_dir(): shutil.rmtree(p)
 
 def forget(out):
     "Remove the checkpoint of a training whose model is there"

@@ -181,10 +181,10 @@ def train(
     trainer.train(resume_from_checkpoint=resumable(trainer, out, checkpoint_seconds))
     if trainer.is_world_process_zero(): keep(trainer, tokenizer, out)
 
-# %% ../nbs/50_prefer.ipynb #62003625
+# %% ../nbs/50_prefer.ipynb #4dc8c415
 def keep(trainer, tokenizer, out: str):
     "Write the curves beside the model, then the model. Raises `UserError` if a loss was not finite"
-    log = [{k: v for k, v in h.items() if k not in ('epoch', 'grad_norm')} for h in trainer.state.log_history if 'loss' in h]
+    log = [{k: h[k] for k in CURVES} for h in trainer.state.log_history if 'loss' in h]
     if any(not math.isfinite(h['loss']) for h in log): raise UserError('prefer: the loss is not finite; lower the learning rate')
     with atomic(f'{out}.history.jsonl') as f: f.writelines(json.dumps(h) + '\n' for h in log)
     save_student(trainer.model, tokenizer, out)

@@ -71,13 +71,13 @@ def trainer_settings(
         max_length=length, packing=True, packing_strategy='bfd', bf16=compute_dtype() == torch.bfloat16, use_cpu=cpu, gradient_checkpointing=not cpu,
         logging_steps=1, save_strategy='no', report_to=[], seed=seed, logging_nan_inf_filter=False, disable_tqdm=True)
 
-# %% ../nbs/40_sft.ipynb #c496fc3e
+# %% ../nbs/40_sft.ipynb #03fd7a1d
 def one_bar(trainer, title: str):
     "Show the progress of a Trainer as one bar with the loss, instead of a table row for every step"
     from transformers import PrinterCallback, TrainerCallback
 
     class Bar(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kw): self.bar = tqdm(total=state.max_steps, desc=title, disable=not state.is_world_process_zero)
+        def on_train_begin(self, args, state, control, **kw): self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=title, disable=not state.is_world_process_zero)
         def on_step_end(self, args, state, control, **kw): self.bar.update()
         def on_log(self, args, state, control, logs=None, **kw): self.bar.set_postfix({k: f'{v:.3f}' for k, v in logs.items() if k == 'loss'})
         def on_train_end(self, args, state, control, **kw): self.bar.close()
