@@ -164,4 +164,4 @@ if __name__ == '__main__':
         p.add_argument(f'--{name}', type=int, default=default, help=meaning)
     p.add_argument('--folder', help='an empty folder for the homes (default: a temporary one); those of runs that differ are kept')
     a = p.parse_args()
-    sys.exit(not chaos(Path(a.folder or tempfile.mkdtemp(prefix='chaos-')), a.runs, a.kills, a.seed))
+    sys.exit(not chaos(Path(a.folder or tempfile.mkdtemp(prefix='chaos-')).resolve(), a.runs, a.kills, a.seed))
