@@ -365,8 +365,8 @@ class Reader:
                 i += max(n, 1)
         return list(dict.fromkeys(present)), list(dict.fromkeys(absent))
 
-# %% ../nbs/06_cases.ipynb #23032f85
-@dataclass
+# %% ../nbs/06_cases.ipynb #942d4c1d
+@dataclass(eq=False)   # compared and hashed by identity, so that what is worked out with it can be remembered
 class Knowledge:
     "What the expert knows, and nothing of any question: findings by family, and how findings are called"
     carriers: dict   # finding id -> {family: frequency}, general findings included
