@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'REASON', 'REFLECT', 'STOP', 'WRITE', 'REWRITE', 'VERIFY', 'DIRECT', 'TASKS', 'UNFIT', 'ASKING', 'RULES',
-           'DESIGNS', 'SECOND_VOICE', 'FILLER', 'Door', 'converse', 'role_prompt', 'tag', 'Cast', 'role_model',
-           'with_temperature', 'asking', 'unfit', 'rewrite_fault', 'open_ask', 'rewrite_skill', 'open_up', 'openable',
-           'shuffled', 'chosen', 'grade', 'graded', 'kept_easy', 'panel_table', 'sections', 'accepted', 'after',
-           'considered', 'understand', 'fits', 'weigh', 'Chart', 'chart', 'told', 'name_candidates', 'reason_skill',
-           'known_facts', 'wrong', 'advise', 'slip', 'reflect_skill', 'stop_skill', 'by_findings', 'explains',
-           'by_candidates', 'by_rival', 'monologue', 'write_skill', 'verify_skill', 'knowledge_base', 'Corpus',
-           'library', 'corpus_texts', 'Thread', 'propose_step', 'reflect', 'vote', 'think', 'lost', 'leaked',
-           'monologue_fault', 'retell', 'by_rule', 'verify', 'synthesise', 'stage3_rows', 'general_rows', 'design_rows',
-           'funnel', 'invalid', 'difference', 'shares', 'audit', 'shuffled_expert', 'reflect_ways', 'plot_reflection',
-           'direct', 'chains', 'loop', 'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths',
-           'reply_tokens', 'cast_of', 'entered']
+           'DESIGNS', 'SECOND_VOICE', 'FILLER', 'role_prompt', 'tag', 'Cast', 'role_model', 'with_temperature',
+           'Thread', 'asking', 'unfit', 'rewrite_fault', 'open_ask', 'rewrite_skill', 'open_up', 'openable', 'shuffled',
+           'chosen', 'grade', 'graded', 'kept_easy', 'panel_table', 'sections', 'accepted', 'after', 'considered',
+           'understand', 'fits', 'weigh', 'Chart', 'chart', 'told', 'name_candidates', 'reason_skill', 'known_facts',
+           'wrong', 'advise', 'slip', 'reflect_skill', 'stop_skill', 'by_findings', 'explains', 'by_candidates',
+           'by_rival', 'monologue', 'write_skill', 'verify_skill', 'knowledge_base', 'Corpus', 'library',
+           'corpus_texts', 'propose_step', 'reflect', 'vote', 'think', 'lost', 'leaked', 'monologue_fault', 'retell',
+           'by_rule', 'verify', 'synthesise', 'stage3_rows', 'general_rows', 'design_rows', 'funnel', 'invalid',
+           'difference', 'shares', 'audit', 'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains',
+           'loop', 'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens', 'cast_of',
+           'entered']
 
-# %% ../nbs/30_synth.ipynb #16df2f42
+# %% ../nbs/30_synth.ipynb #e63638e2
 import difflib, functools, itertools, math, random, re
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -24,23 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
+from fastcore.basics import patch
 
-# %% ../nbs/30_synth.ipynb #d30776e9
+# %% ../nbs/30_synth.ipynb #47976b96
 from .assets import BENCHMARKS, hub, reasoning
 from .cases import NONE, SKILLS, Knowledge, canonical, derange, expert_model, family_name, listing, load_knowledge, lower, matches, mentions, propose, same_name, save_knowledge, words
-from .chat import SYSTEM, Model, Sampling, ask, chat, local_model, parse_reply, target
+from .chat import SYSTEM, Budget, Model, Sampling, ask, converse, local_model, parse_reply, target
 from .run import UserError, digest, read_jsonl, save_fig, stage, wilson
-
-# %% ../nbs/30_synth.ipynb #e2d8668b
-class Door:
-    async def ask(self, messages, model, sampling, role=''): return chat([messages], model, sampling)[0]
-def converse(talk, items, budget=None, title=''):
-    out = []
-    for i in tqdm(items, desc=title):
-        try: talk(Door(), i).send(None)
-        except StopIteration as e: out.append(e.value)
-    return out
 
 # %% ../nbs/30_synth.ipynb #f4b763c6
 PARTS = 'reasoning expert', 'reflection expert', 'judge of completeness', 'writer', 'rewriter of questions', 'judge of answers'
@@ -105,6 +95,43 @@ def with_temperature(spec: str, usual: float) -> tuple:   # (specification of a 
     named = re.fullmatch(r'(.*)@([\d.]+)', spec)
     return (named[1], float(named[2])) if named else (spec, usual)
 
+# %% ../nbs/30_synth.ipynb #2153350e
+@dataclass
+class Thread:
+    "A question on its way"
+    question: dict                                # `question` record
+    steps: list = field(default_factory=list)     # {role, text, rating, feedback} of every proposal and look-up
+    votes: list = field(default_factory=list)     # 1 or 0 after each accepted step
+    asked: Counter = field(default_factory=Counter)   # (part, text of the prompt) -> times it was sent
+    tokens: int = 0                               # Of all replies
+    leaks: int = 0                                # Feedback that named the answer and was thrown away
+
+    @property
+    def kept(self) -> list: return [s['text'] for s in self.steps if s['rating'] == 1]
+    @property
+    def learned(self) -> list: return [s['text'] for s in self.steps if s['role'] == 'knowledge']
+    @property
+    def feedback(self) -> str:
+        last = next((s for s in reversed(self.steps) if s['role'] == 'reasoning'), None)
+        return last['feedback'] if last and last['rating'] == 0 else ''
+    @property
+    def done(self) -> bool: return self.votes[-2:] == [1, 1]
+    @property
+    def answer(self) -> str: return chart(self.kept).best if self.done else ''
+    @property
+    def calls(self) -> int: return self.asked.total()
+    @property
+    def turns(self) -> int: return sum(n for (part, _), n in self.asked.items() if part == 'reason')
+
+# %% ../nbs/30_synth.ipynb #fe0a813b
+@patch
+async def ask(self: Thread, door, messages: list, model: Model, sampling: Sampling, part: str):   # `Reply`
+    "The reply to a prompt, another one each time it is asked"
+    self.asked[part, messages[-1]['content']] += 1
+    *_, reply = await door.ask(messages, model, replace(sampling, n=self.asked[part, messages[-1]['content']]), role=part)
+    self.tokens += reply.tokens
+    return reply
+
 # %% ../nbs/30_synth.ipynb #10dca249
 def asking(stem: str) -> tuple:   # (text before, the sentence, text after)
     "The sentence of a stem that asks: the last one with a question mark, or else the last one"
@@ -155,14 +182,15 @@ def rewrite_skill(k: Knowledge, messages: list, temperature: float, rng: random.
     before, sentence, after = asking(sections(messages)['Question'])
     return f'<question>{" ".join(p for p in (before, open_ask(sentence), after) if p)}</question>'
 
-# %% ../nbs/30_synth.ipynb #7d35aa20
+# %% ../nbs/30_synth.ipynb #f1effa08
 async def open_up(door, q: dict, cast: Cast) -> tuple:   # (`question` record with its open form, why it has none or '')
     "Have a closed question asked openly, and check that only the way of asking changed (paper, section 3.3.1)"
     if q['open_stem']: return q, ''
     why = unfit(q)
     if why: return q, why
-    for i in range(1 + cast.retries):
-        [reply] = await door.ask(role_prompt(REWRITE, q['stem']), cast.writer, Sampling(temperature=cast.others, seed=cast.seed + i, max_tokens=1024), role='rewrite')
+    t = Thread(q)
+    for _ in range(1 + cast.retries):
+        reply = await t.ask(door, role_prompt(REWRITE, q['stem']), cast.writer, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=1024), 'rewrite')
         text = tag(reply.text, 'question')
         why = rewrite_fault(q, text)
         if not why: return q | dict(open_stem=text), ''
@@ -429,80 +457,50 @@ def corpus_texts(folder) -> list:
     "The medical texts among the arms of the stage `clean`"
     return [d['text'] for p in sorted(Path(folder).glob('arms/*.jsonl')) for d in read_jsonl(p, 'document') if d['domain'] == 'medical']
 
-# %% ../nbs/30_synth.ipynb #74f7ca6c
-@dataclass
-class Thread:
-    "A question on its way through the loop"
-    question: dict                                # `question` record
-    steps: list = field(default_factory=list)     # {role, text, rating, feedback} of every proposal and look-up
-    votes: list = field(default_factory=list)     # 1 or 0 after each accepted step
-    prompts: list = field(default_factory=list)   # What the reasoner was sent
-    calls: int = 0
-    tokens: int = 0                               # Of all replies
-    leaks: int = 0                                # Feedback that named the answer and was thrown away
-
-    @property
-    def kept(self) -> list: return [s['text'] for s in self.steps if s['rating'] == 1]
-    @property
-    def learned(self) -> list: return [s['text'] for s in self.steps if s['role'] == 'knowledge']
-    @property
-    def feedback(self) -> str:
-        last = next((s for s in reversed(self.steps) if s['role'] == 'reasoning'), None)
-        return last['feedback'] if last and last['rating'] == 0 else ''
-    @property
-    def done(self) -> bool: return self.votes[-2:] == [1, 1]
-    @property
-    def conclusion(self) -> str: return after('Conclusion: ', self.kept)
-    def paid(self, reply): self.calls, self.tokens = self.calls + 1, self.tokens + reply.tokens
-
-# %% ../nbs/30_synth.ipynb #9fc21bcb
+# %% ../nbs/30_synth.ipynb #18fe5c9e
 async def propose_step(door, t: Thread, cast: Cast):
     "Ask the reasoner for a step, or for what it wants to know, which is answered at once"
     left = cast.look_ups - len(t.learned) if cast.library else 0
     messages = role_prompt(REASON, t.question['open_stem'], t.kept, feedback=t.feedback, external_knowledge='\n'.join(x.split('\n', 1)[1] for x in t.learned),
                            look_ups_left=str(left) if left > 0 else '', number_of_candidates=str(cast.candidates))
-    t.prompts.append(messages[1]['content'])
-    [reply] = await door.ask(messages, cast.reasoner, Sampling(temperature=cast.temperature, seed=cast.seed + len(t.prompts) - 1, max_tokens=512), role='reason')
-    t.paid(reply)
+    reply = await t.ask(door, messages, cast.reasoner, Sampling(temperature=cast.temperature, seed=cast.seed, max_tokens=512), 'reason')
     step, query = tag(reply.text, 'step'), tag(reply.text, 'ask')
     if step is None and query and left > 0:
         query = ' '.join(query.split())
         t.steps.append(dict(role='knowledge', text=f'{query}\n{cast.library(query)}', rating=None, feedback=''))
     else: t.steps.append(dict(role='reasoning', text=step or '', rating=None if step else 0, feedback='' if step else 'The step could not be read.'))
 
-# %% ../nbs/30_synth.ipynb #7cd4334a
+# %% ../nbs/30_synth.ipynb #1aefa074
 async def reflect(door, t: Thread, cast: Cast):
     "Have the last step rated; without a reflector every step is accepted"
     if cast.reflector is None: return t.steps[-1].update(rating=1)
     messages = role_prompt(REFLECT, t.question['open_stem'], t.kept, proposed_step=t.steps[-1]['text'], reference_diagnosis=t.question['answer_text'] if cast.gold else '')
     rating, advice = None, ''
-    for i in range(1 + cast.retries):
-        [reply] = await door.ask(messages, cast.reflector, Sampling(temperature=cast.others, seed=cast.seed + 1000 * i + len(t.prompts), max_tokens=256), role='reflect')
-        t.paid(reply)
+    for _ in range(1 + cast.retries):
+        reply = await t.ask(door, messages, cast.reflector, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=256), 'reflect')
         rating, advice = tag(reply.text, 'rating'), tag(reply.text, 'feedback') or ''
         leak = cast.gold and mentions(advice, t.question)
         t.leaks += leak
         if rating in ('0', '1') and not leak: break
     t.steps[-1].update(rating=int(rating == '1'), feedback='' if leak else advice)
 
-# %% ../nbs/30_synth.ipynb #61bf2ff2
+# %% ../nbs/30_synth.ipynb #6a25965d
 async def vote(door, t: Thread, cast: Cast):
     "Ask the judge whether to stop; without one, a conclusion ends it"
-    if cast.reflector is None: return t.votes.extend([1, 1] if t.conclusion else [0])
-    [reply] = await door.ask(role_prompt(STOP, t.question['open_stem'], t.kept), cast.reflector, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=64), role='stop')
-    t.paid(reply)
+    if cast.reflector is None: return t.votes.extend([1, 1] if t.steps[-1]['text'].startswith('Conclusion: ') else [0])
+    reply = await t.ask(door, role_prompt(STOP, t.question['open_stem'], t.kept), cast.reflector, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=64), 'stop')
     t.votes.append(int(tag(reply.text, 'stop') == '1'))
 
 async def think(door, q: dict, cast: Cast) -> Thread:
     "The dual-expert loop over a question (paper, section 3.3.2)"
     t = Thread(q)
-    while not t.done and len(t.prompts) < cast.rounds:
+    while not t.done and t.turns < cast.rounds:
         await propose_step(door, t, cast)
         if t.steps[-1]['role'] == 'reasoning' and t.steps[-1]['rating'] is None: await reflect(door, t, cast)
         if t.steps[-1]['rating'] == 1: await vote(door, t, cast)
     return t
 
-# %% ../nbs/30_synth.ipynb #d8e8084b
+# %% ../nbs/30_synth.ipynb #081ac89e
 SECOND_VOICE = re.compile(r'\b(experts?|feedback|reviewers?|reference diagnosis|(?:given|correct|reference|right) answer|as (?:told|advised|suggested)|accepted steps?|you(?:r)?)\b', re.I)
 FILLER = set(words('fits none them with that this explains known candidates conclusion finding findings which most both neither'))
 
@@ -513,9 +511,9 @@ def lost(step: str, think: str) -> bool:
 
 def leaked(t: Thread) -> bool:
     "Whether a prompt of the reasoner named the answer though neither the reasoner nor the knowledge base had"
-    return any(mentions(p, t.question) for p in t.prompts) and not mentions(' '.join(s['text'] for s in t.steps), t.question)
+    return any(mentions(text, t.question) for part, text in t.asked if part == 'reason') and not mentions(' '.join(s['text'] for s in t.steps), t.question)
 
-# %% ../nbs/30_synth.ipynb #1e49ec59
+# %% ../nbs/30_synth.ipynb #713a43b1
 def monologue_fault(text: str, t: Thread, length: tuple) -> str:   # '' if nothing is wrong
     "Why a monologue is not fit for training"
     think, answer, problem = parse_reply(text)
@@ -528,15 +526,14 @@ def monologue_fault(text: str, t: Thread, length: tuple) -> str:   # '' if nothi
 async def retell(door, t: Thread, cast: Cast) -> tuple:   # (the reply, what is wrong with it or '')
     "Have a thread retold as a monologue; one that fails a check is asked for again, with the reason (paper, section 3.3.3)"
     why = ''
-    for i in range(1 + cast.retries):
+    for _ in range(1 + cast.retries):
         messages = role_prompt(WRITE, t.question['open_stem'], t.kept, form=DESIGNS[cast.design][0], what_was_wrong=why)
-        [reply] = await door.ask(messages, cast.writer, Sampling(temperature=cast.others, seed=cast.seed + i, max_tokens=2048), role='write')
-        t.paid(reply)
+        reply = await t.ask(door, messages, cast.writer, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=2048), 'write')
         why = monologue_fault(reply.text, t, cast.length)
         if not why: break
     return reply.text, why
 
-# %% ../nbs/30_synth.ipynb #2a3f3866
+# %% ../nbs/30_synth.ipynb #55c37eab
 def by_rule(answer: str, q: dict, others: list) -> bool | None:   # None where rules cannot tell
     "Whether an answer is right: the name, an alias, or a subtype of the family; wrong if it is another known name"
     if matches(answer, q) or matches(family_name(answer), q): return True
@@ -548,8 +545,7 @@ async def verify(door, t: Thread, answer: str, cast: Cast) -> dict:   # {by, rig
     right = by_rule(answer, t.question, others)
     if right is not None: return dict(by='rule', right=right, said='')
     messages = role_prompt(VERIFY, t.question['open_stem'], given_answer=answer, reference_diagnosis=t.question['answer_text'])
-    [reply] = await door.ask(messages, cast.writer, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=64), role='verify')
-    t.paid(reply)
+    reply = await t.ask(door, messages, cast.writer, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=64), 'verify')
     return dict(by='judge', right=tag(reply.text, 'same') == '1', said=reply.text)
 
 # %% ../nbs/30_synth.ipynb #ae84b6de
@@ -613,7 +609,7 @@ def difference(first, second, draws: int = 10_000, seed: int = 0) -> tuple:   # 
     p = min(1.0, 2 * sum(math.comb(up + down, i) for i in range(min(up, down) + 1)) / 2 ** (up + down))
     return float(d.mean()), float(low), float(high), p
 
-# %% ../nbs/30_synth.ipynb #b77d1c90
+# %% ../nbs/30_synth.ipynb #a5c1d2b5
 def shares(name: str, hits: list, against: list = None, seed: int = 0) -> dict:   # hits: yes or no, question by question
     "A share with its 95 % Wilson interval, and its paired difference from another one"
     low, high = wilson(sum(hits), len(hits))
@@ -622,7 +618,7 @@ def shares(name: str, hits: list, against: list = None, seed: int = 0) -> dict: 
 
 def audit(k: Knowledge, ways: dict, seed: int) -> pd.DataFrame:   # ways: name -> `Thread`s, the first one being compared with
     "Right conclusions and invalid accepted steps of several ways through the same questions"
-    right = {name: [matches(t.conclusion, t.question) for t in ts] for name, ts in ways.items()}
+    right = {name: [matches(t.answer, t.question) for t in ts] for name, ts in ways.items()}
     bad = {name: [invalid(k, t) for t in ts] for name, ts in ways.items()}
     first = next(iter(ways))
     return pd.DataFrame([dict(reflection=name, n=len(ts), **shares('right', right[name], right[first], seed), **shares('invalid', [b > 0 for b in bad[name]], [b > 0 for b in bad[first]], seed),
@@ -655,7 +651,7 @@ def plot_reflection(table: pd.DataFrame):   # As `audit` gives it
     fig.suptitle(f'Who reflects: training patients, n = {table.n.iloc[0]}')
     return fig
 
-# %% ../nbs/30_synth.ipynb #a97fca27
+# %% ../nbs/30_synth.ipynb #849c556b
 async def direct(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers, tokens)
     "Answers without a visible thought"
     messages = [dict(role='system', content=DIRECT), *ask(q, 'open')[1:]]
@@ -665,12 +661,12 @@ async def direct(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers
 async def chains(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers, tokens)
     "Answers after the loop with nobody reflecting, each sample with seeds of its own"
     threads = [await think(door, q, replace(cast, reflector=None, seed=cast.seed + 100 * i)) for i in range(samples)]
-    return [t.conclusion for t in threads], sum(t.tokens for t in threads)
+    return [t.answer for t in threads], sum(t.tokens for t in threads)
 
 async def loop(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers, tokens)
     "The answer after the loop with reflection that does not know it"
     t = await think(door, q, replace(cast, gold=False, others=cast.temperature))
-    return [t.conclusion], t.tokens
+    return [t.answer], t.tokens
 
 # %% ../nbs/30_synth.ipynb #f1c0743a
 def most_frequent(answers: list) -> str:
