@@ -9,11 +9,11 @@ __all__ = ['SYSTEM', 'BACKENDS', 'SESSION', 'ask', 'target', 'Parsed', 'between'
            'pick', 'Rows', 'start', 'step', 'go_on', 'uniforms', 'decode', 'batches', 'stop_ids', 'transformers',
            'Endpoint', 'Servers', 'retry_after', 'message_text', 'read_answer', 'attempt', 'post', 'openai', 'vllm']
 
-# %% ../nbs/04_chat.ipynb #3ba65617
+# %% ../nbs/04_chat.ipynb #a34e2ce8
 import asyncio, email.utils, fcntl, functools, hashlib, inspect, json, os, queue, random, re, sys, threading, time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -302,7 +302,7 @@ def refuse(self: Door, r: Request, error: Exception):
         r.answer.set_exception(error)
         r.answer.exception()   # somebody has looked, even if its conversation is cancelled before it does
 
-# %% ../nbs/04_chat.ipynb #f60efd29
+# %% ../nbs/04_chat.ipynb #ca80aa3b
 @patch
 def nudge(self: Door):
     "See soon what can be handed on"
@@ -313,6 +313,7 @@ def nudge(self: Door):
 def pump(self: Door):
     "Hand on requests: to a server at once, to a batch back-end if it is idle and all conversations wait"
     self.nudged = False
+    if self.over: return
     for name, group in sorted(self.queues.items(), key=lambda item: -len(item[1])):
         r = group[0]
         at_once = inspect.isasyncgenfunction(BACKENDS[r.model.backend])
@@ -395,16 +396,17 @@ def served(self: Door):
     self.idle.set()
     self.nudge()
 
-# %% ../nbs/04_chat.ipynb #be0ab961
+# %% ../nbs/04_chat.ipynb #cc4b83a3
 @patch
 async def run(self: Door, talk, items: list, bar) -> list:
     "Hold a conversation about each item; the first error ends them all"
     async def one(item):
-        try: return await talk(self, item)
+        try: result = await talk(self, item)
         finally:
             self.talking -= 1
             self.nudge()
-            bar.update()
+        bar.update()
+        return result
     self.loop, self.task, self.talking = asyncio.get_running_loop(), asyncio.current_task(), len(items)
     SESSION.set({})
     tasks = [self.loop.create_task(one(item)) for item in items]
@@ -422,7 +424,8 @@ async def run(self: Door, talk, items: list, bar) -> list:
 def hang_up(self: Door):
     "End all conversations; for another thread"
     self.over = True
-    if self.loop:
+    if not self.loop: return
+    with suppress(RuntimeError):   # the loop has closed meanwhile
         self.loop.call_soon_threadsafe(self.idle.set)
         self.loop.call_soon_threadsafe(self.task.cancel)
 
@@ -718,15 +721,14 @@ async def post(
         pause *= 2
     raise UserError(f'{e.url}: no reply ({said}); check that the server is up, and the model name and key')
 
-# %% ../nbs/04_chat.ipynb #21c5d1fb
+# %% ../nbs/04_chat.ipynb #5dcee6b7
 async def openai(model: Model, sampling: Sampling, prompts: list):
     "Back-end: OpenAI-compatible servers. Options: `key`; of each server `connections`, `rate` (requests a second), `rest`; of each request `tries`, `pause`, `timeout` (seconds)"
     o = model.options
-    servers = SESSION.get().setdefault(repr(model), None) or Servers(model)
-    SESSION.get()[repr(model)] = servers
+    if repr(model) not in (kept := SESSION.get()): kept[repr(model)] = Servers(model)
     for at, (messages, index) in enumerate(prompts):
         body = dict(model=model.revision or model.name, messages=messages, temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens, seed=reply_seed(sampling, messages, index)) | model.flags
-        yield at, await post(servers, body, o.get('tries', 8), o.get('pause', 1.0), o.get('timeout', 600))
+        yield at, await post(kept[repr(model)], body, o.get('tries', 8), o.get('pause', 1.0), o.get('timeout', 600))
 
 BACKENDS['openai'] = openai
 
