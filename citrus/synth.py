@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'REASON', 'REFLECT', 'STOP', 'WRITE', 'REWRITE', 'VERIFY', 'DIRECT', 'TASKS', 'UNFIT', 'ASKING', 'RULES',
-           'DESIGNS', 'SECOND_VOICE', 'FILLER', 'role_prompt', 'tag', 'Cast', 'role_model', 'with_temperature',
-           'Thread', 'asking', 'unfit', 'rewrite_fault', 'open_ask', 'rewrite_skill', 'open_up', 'openable', 'shuffled',
-           'chosen', 'grade', 'graded', 'kept_easy', 'panel_table', 'sections', 'accepted', 'after', 'considered',
-           'understand', 'fits', 'weigh', 'Chart', 'chart', 'told', 'name_candidates', 'reason_skill', 'known_facts',
-           'wrong', 'advise', 'slip', 'reflect_skill', 'stop_skill', 'by_findings', 'explains', 'by_candidates',
-           'by_rival', 'monologue', 'write_skill', 'verify_skill', 'knowledge_base', 'Corpus', 'library',
-           'corpus_texts', 'propose_step', 'reflect', 'vote', 'think', 'lost', 'leaked', 'monologue_fault', 'retell',
-           'by_rule', 'verify', 'synthesise', 'stage3_rows', 'general_rows', 'design_rows', 'funnel', 'invalid',
-           'difference', 'shares', 'audit', 'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains',
-           'loop', 'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens', 'cast_of',
-           'entered']
+           'DESIGNS', 'SECOND_VOICE', 'FILLER', 'WAYS', 'NOBODY', 'BLIND', 'AWARE', 'SHUFFLED', 'PAIRS', 'role_prompt',
+           'tag', 'Cast', 'role_model', 'with_temperature', 'Thread', 'asking', 'unfit', 'rewrite_fault', 'open_ask',
+           'rewrite_skill', 'open_up', 'openable', 'shuffled', 'chosen', 'grade', 'graded', 'kept_easy', 'panel_table',
+           'sections', 'accepted', 'after', 'considered', 'understand', 'fits', 'weigh', 'Chart', 'chart', 'told',
+           'name_candidates', 'reason_skill', 'known_facts', 'wrong', 'advise', 'slip', 'reflect_skill', 'stop_skill',
+           'by_findings', 'explains', 'by_candidates', 'by_rival', 'monologue', 'write_skill', 'verify_skill',
+           'knowledge_base', 'Corpus', 'library', 'corpus_texts', 'propose_step', 'reflect', 'vote', 'think', 'lost',
+           'leaked', 'monologue_fault', 'retell', 'by_rule', 'verify', 'synthesise', 'stage3_rows', 'general_rows',
+           'design_rows', 'funnel', 'invalid', 'difference', 'shares', 'judged', 'audit', 'contrasts',
+           'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop', 'most_frequent',
+           'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens', 'cast_of', 'entered']
 
 # %% ../nbs/30_synth.ipynb #e63638e2
 import difflib, functools, itertools, math, random, re
@@ -63,7 +63,7 @@ def tag(text: str, name: str) -> str | None:   # Content, or None unless the tag
     found = re.findall(rf'<{name}>(.*?)</{name}>', text, re.S)
     return found[0].strip() if len(found) == 1 else None
 
-# %% ../nbs/30_synth.ipynb #b0535b3f
+# %% ../nbs/30_synth.ipynb #997ff553
 @dataclass(frozen=True)
 class Cast:
     "Who plays which part, and by which rules"
@@ -71,7 +71,7 @@ class Cast:
     reflector: Model | None      # Reflects and judges; None accepts every step and stops at a conclusion
     writer: Model | None = None  # Retells, rewrites and verifies
     library: object = None       # Question -> answer, for a reasoner that asks; None where there is none
-    temperature: float = 4.0     # Of the reasoner
+    temperature: float = 6.0     # Of the reasoner
     others: float = 1.0          # Temperature of the others
     gold: bool = True            # Whether the reflection expert knows the answer
     candidates: int = 2
@@ -609,22 +609,28 @@ def difference(first, second, draws: int = 10_000, seed: int = 0) -> tuple:   # 
     p = min(1.0, 2 * sum(math.comb(up + down, i) for i in range(min(up, down) + 1)) / 2 ** (up + down))
     return float(d.mean()), float(low), float(high), p
 
-# %% ../nbs/30_synth.ipynb #a5c1d2b5
-def shares(name: str, hits: list, against: list = None, seed: int = 0) -> dict:   # hits: yes or no, question by question
-    "A share with its 95 % Wilson interval, and its paired difference from another one"
+# %% ../nbs/30_synth.ipynb #77352a3d
+def shares(name: str, hits: list) -> dict:   # hits: yes or no, question by question
+    "A share with its 95 % Wilson interval"
     low, high = wilson(sum(hits), len(hits))
-    own = {name: sum(hits) / len(hits), f'{name}_low': low, f'{name}_high': high}
-    return own if against is None else own | dict(zip((f'{name}_{x}' for x in ('difference', 'difference_low', 'difference_high', 'p')), difference(hits, against, seed=seed)))
+    return {name: sum(hits) / len(hits), f'{name}_low': low, f'{name}_high': high}
 
-def audit(k: Knowledge, ways: dict, seed: int) -> pd.DataFrame:   # ways: name -> `Thread`s, the first one being compared with
+def judged(k: Knowledge, ways: dict) -> dict:   # ways: name -> `Thread`s about the same questions
+    "For each way, question by question: whether the answer is right, and how many invalid steps were accepted"
+    return {name: ([matches(t.answer, t.question) for t in ts], [invalid(k, t) for t in ts]) for name, ts in ways.items()}
+
+# %% ../nbs/30_synth.ipynb #aeed20f8
+def audit(k: Knowledge, ways: dict) -> pd.DataFrame:   # As for `judged`
     "Right conclusions and invalid accepted steps of several ways through the same questions"
-    right = {name: [matches(t.answer, t.question) for t in ts] for name, ts in ways.items()}
-    bad = {name: [invalid(k, t) for t in ts] for name, ts in ways.items()}
-    first = next(iter(ways))
-    return pd.DataFrame([dict(reflection=name, n=len(ts), **shares('right', right[name], right[first], seed), **shares('invalid', [b > 0 for b in bad[name]], [b > 0 for b in bad[first]], seed),
-                              invalid_steps=sum(bad[name]), accepted_steps=sum(len(t.kept) for t in ts), refused_steps=sum(s['rating'] == 0 for t in ts for s in t.steps), calls=sum(t.calls for t in ts)) for name, ts in ways.items()])
+    return pd.DataFrame([dict(reflection=name, n=len(ways[name]), **shares('right', right), **shares('invalid', [b > 0 for b in bad]), invalid_steps=sum(bad), accepted_steps=sum(len(t.kept) for t in ways[name]),
+                              refused_steps=sum(s['rating'] == 0 for t in ways[name] for s in t.steps), calls=sum(t.calls for t in ways[name])) for name, (right, bad) in judged(k, ways).items()])
 
-# %% ../nbs/30_synth.ipynb #eefdc27f
+def contrasts(k: Knowledge, ways: dict, pairs: list, seed: int) -> pd.DataFrame:   # pairs: (name, name) of each claim
+    "Paired differences between ways: questions with a right conclusion, and with an invalid accepted step"
+    made = {name: dict(right=right, invalid=[b > 0 for b in bad]) for name, (right, bad) in judged(k, ways).items()}
+    return pd.DataFrame([dict(zip(('first', 'second', 'what', 'n', 'difference', 'low', 'high', 'p'), (a, b, what, len(ways[a]), *difference(made[a][what], made[b][what], seed=seed)))) for a, b in pairs for what in ('right', 'invalid')])
+
+# %% ../nbs/30_synth.ipynb #17894efd
 def shuffled_expert(knowledge, folder, seed: int) -> Model:
     "The control: an expert who believes of each disease what is true of another"
     k = load_knowledge(knowledge)
@@ -633,10 +639,12 @@ def shuffled_expert(knowledge, folder, seed: int) -> Model:
     save_knowledge(wrong, folder / '.shuffled.json')
     return expert_model(folder / '.shuffled.json')
 
+WAYS = NOBODY, BLIND, AWARE, SHUFFLED = 'none', 'without the answer', 'knows the answer', 'control: shuffled knowledge'
+PAIRS = (BLIND, NOBODY), (AWARE, NOBODY), (AWARE, BLIND), (SHUFFLED, NOBODY), (SHUFFLED, BLIND)
+
 def reflect_ways(qs: list, cast: Cast, knowledge, folder) -> dict:   # name -> `Thread`s
     "The same questions without reflection, with it, with the answer, and with shuffled knowledge"
-    ways = {'none': replace(cast, reflector=None), 'without the answer': replace(cast, gold=False), 'knows the answer': replace(cast, gold=True),
-            'control: shuffled knowledge': replace(cast, reflector=shuffled_expert(knowledge, folder, cast.seed), gold=False)}
+    ways = dict(zip(WAYS, (replace(cast, reflector=None), replace(cast, gold=False), replace(cast, gold=True), replace(cast, reflector=shuffled_expert(knowledge, folder, cast.seed), gold=False))))
     return {name: converse(lambda door, q: think(door, q, way), qs, title=f'reflection: {name}') for name, way in ways.items()}
 
 # %% ../nbs/30_synth.ipynb #0f16d332
