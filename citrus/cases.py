@@ -600,7 +600,7 @@ def fact_rows(
 # %% ../nbs/06_cases.ipynb #ec2eccc4
 CEILING, MENTIONED, DENIED = 0.9, 0.1, 0.5   # highest frequency that is believed; rho; delta
 
-@dataclass
+@dataclass(eq=False)   # compared and hashed by identity, so that what is worked out with it can be remembered
 class Knowledge:
     "What the expert knows, and nothing of any question: findings by family, and how findings are called"
     carriers: dict   # finding id -> {family: frequency}, general findings included
@@ -678,8 +678,8 @@ def knowledge_of(world: World, names: list, owner: dict = {}) -> Knowledge:
     theirs = {owner.get(f, f): f for f in names}
     carriers = {t: {theirs[f]: freq for f, freq in c.items() if f in theirs} for t, c in world.carriers.items()}
     findings = {t: term for t, term in world.terms.items() if FINDING in world.ancestors(t)}
-    return Knowledge({t: c for t, c in carriers.items() if c}, {t: term.names for t, term in findings.items()}, world.version,
-                     {t: term.parents for t, term in findings.items() if t != FINDING}, {t: len(c) / len(world.families) for t, c in world.carriers.items()})
+    return Knowledge({t: c for t, c in sorted(carriers.items()) if c}, {t: term.names for t, term in findings.items()}, world.version,
+                     {t: term.parents for t, term in findings.items() if t != FINDING}, {t: len(c) / len(world.families) for t, c in sorted(world.carriers.items())})
 
 def save_knowledge(k: Knowledge, path):
     "Write knowledge as JSON"

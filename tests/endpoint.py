@@ -1,0 +1,105 @@
+"""A server of the OpenAI protocol that answers at once or late, and misbehaves as it is told to; its counts are at `/stats`.
+
+python tests/endpoint.py --port 0 --latency 0.05 --rate429 0.02 --knowledge PATH    (prints its base URL)
+"""
+import argparse
+import asyncio
+import hashlib
+import json
+import random
+import time
+
+SHARES = dict(rate429='busy: 429 with Retry-After', rate500='broken: 500', hang='never answers', garbage='answers with something that is not JSON',
+              disconnect='closes the connection in the middle of the answer')
+
+
+def echo(body): return body['messages'][-1]['content']
+
+
+def expert(path):
+    "Answers of the knowledge expert, as the back-end gives them"
+    from citrus.cases import expert_model
+    from citrus.chat import BACKENDS, Sampling
+    model = expert_model(path)
+
+    def answer(body):
+        sampling = Sampling(temperature=body['temperature'], top_p=body['top_p'], max_tokens=body['max_tokens'], seed=body['seed'])
+        return next(reply for _, reply in BACKENDS['expert'](model, sampling, [(body['messages'], 0)])).text
+    return answer
+
+
+class Endpoint:
+    def __init__(self, latency=0.0, spread=0.0, retry_after=0.1, seed=0, answer=echo, **shares):
+        self.latency, self.spread, self.retry_after, self.answer, self.shares = latency, spread, retry_after, answer, shares
+        self.random, self.answered, self.busy, self.area, self.moved = random.Random(seed), set(), 0, 0.0, time.monotonic()
+        self.stats = dict(requests=0, answered=0, repeated=0, most=0, at_once=0.0) | dict.fromkeys(SHARES, 0)
+
+    def move(self, by):
+        "One more or one less under way"
+        now = time.monotonic()
+        self.area, self.moved, self.busy = self.area + self.busy * (now - self.moved), now, self.busy + by
+        self.stats['most'] = max(self.stats['most'], self.busy)
+        self.stats['at_once'] = self.area   # request-seconds under way; divided by the time of a run: how full the server was
+
+    def mishap(self):
+        u = self.random.random()
+        for name, share in self.shares.items():
+            if u < share: return name
+            u -= share
+
+    async def complete(self, raw):   # (status, headers, body)
+        self.stats['requests'] += 1
+        what = self.mishap()
+        if what: self.stats[what] += 1
+        if what == 'rate429': return 429, f'Retry-After: {self.retry_after}\r\n', b'{"error": "slow down"}'
+        if what == 'rate500': return 500, '', b'oh'
+        if what == 'hang': await asyncio.sleep(3600)
+        await asyncio.sleep(self.latency * self.random.uniform(1 - self.spread, 1 + self.spread))
+        if what == 'garbage': return 200, '', b'<html>Welcome</html>'
+        body = json.loads(raw)
+        text, name = self.answer(body), hashlib.sha256(raw).hexdigest()
+        said = dict(choices=[dict(message=dict(role='assistant', content=text), finish_reason='stop')], usage=dict(completion_tokens=len(text.split()), prompt_tokens=len(raw) // 4))
+        if what == 'disconnect': return 200, '', None
+        self.stats['answered'] += 1
+        self.stats['repeated'] += name in self.answered
+        self.answered.add(name)
+        return 200, '', json.dumps(said).encode()
+
+    async def client(self, reader, writer):
+        try:
+            while line := await reader.readline():
+                headers = {}
+                while (h := await reader.readline()) not in (b'\r\n', b''): headers[h.split(b':')[0].lower()] = h.split(b':', 1)[1].strip()
+                raw = await reader.readexactly(int(headers.get(b'content-length', 0)))
+                if line.split()[1] == b'/stats': status, extra, body = 200, '', json.dumps(self.stats).encode()
+                else:
+                    self.move(1)
+                    try: status, extra, body = await self.complete(raw)
+                    finally: self.move(-1)
+                writer.write(f'HTTP/1.1 {status} x\r\n{extra}Content-Type: application/json\r\nContent-Length: {99 if body is None else len(body)}\r\n\r\n'.encode() + (body or b'{"choi'))
+                await writer.drain()
+                if body is None: break
+        except (ConnectionError, asyncio.IncompleteReadError): pass
+        finally: writer.close()
+
+    async def serve(self, port, started=lambda url: print(url, flush=True)):
+        server = await asyncio.start_server(self.client, '127.0.0.1', port, backlog=1024, limit=1 << 24)
+        started(f'http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1')
+        async with server: await server.serve_forever()
+
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--port', type=int, default=0)
+    p.add_argument('--latency', type=float, default=0.0, help='seconds before an answer')
+    p.add_argument('--spread', type=float, default=0.0, help='share by which the latency varies')
+    p.add_argument('--retry-after', type=float, default=0.1, help='seconds that a 429 asks for')
+    p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--knowledge', default='', help='knowledge.json of the stage `cases`: the expert answers instead of an echo')
+    for name, doc in SHARES.items(): p.add_argument(f'--{name}', type=float, default=0.0, help=f'share of requests: {doc}')
+    args = vars(p.parse_args())
+    port, path = args.pop('port'), args.pop('knowledge')
+    if path:
+        import citrus.synth   # noqa: F401  its skills
+        args['answer'] = expert(path)
+    asyncio.run(Endpoint(**args).serve(port))
