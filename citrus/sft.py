@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CARD', 'encode', 'encode_rows', 'count_tokens', 'trainer_settings', 'one_bar', 'count_on', 'train', 'keep',
-           'decontaminate', 'hub_rows', 'sample', 'answer_only_rows', 'stage_rows', 'train_stages', 'histories',
-           'plot_losses']
+           'decontaminate', 'hub_rows', 'sample', 'bare_rows', 'fill', 'answer_only_rows', 'stage_rows', 'train_stages',
+           'histories', 'plot_losses']
 
 # %% ../nbs/40_sft.ipynb #ae052b27
 import json, random
@@ -145,7 +145,22 @@ def sample(rows: list, n: int, seed: int) -> list:
     "A seeded sample in a seeded order"
     return random.Random(digest(['sft', seed])).sample(rows, min(n, len(rows)))
 
-# %% ../nbs/40_sft.ipynb #cf6db211
+# %% ../nbs/40_sft.ipynb #0bb065ab
+def bare_rows(questions: list) -> list:   # `sft` records
+    "Questions with their answer and no reasoning"
+    return [dict(id=f'bare-{q["id"]}', stage=3, source='answer_only', messages=[*ask(q, 'open'), dict(role='assistant', content=target('', q['answer_text']))]) for q in questions]
+
+def fill(rows: list, tokens: int, folder) -> list:   # `sft` records; the last one goes over
+    "Rows in their order, from the first again if need be, until they hold a number of tokens under a model's tokenizer. Raises `UserError` without rows"
+    if not rows: raise UserError('sft: there are no rows to fill the tokens with')
+    sizes, kept = [count_tokens([r], folder) for r in rows], []
+    while tokens > 0:
+        i, again = len(kept) % len(rows), len(kept) // len(rows)
+        kept.append(rows[i] | dict(id=f'{rows[i]["id"]}-{again}'))
+        tokens -= sizes[i]
+    return kept
+
+# %% ../nbs/40_sft.ipynb #129ab28f
 def answer_only_rows(
     questions: list,   # `question` records, in the order they are used
     general: list,     # `sft` records that stage 3 has beside the medical ones
@@ -154,13 +169,8 @@ def answer_only_rows(
     seed: int,
 ) -> list:             # `sft` records with as many tokens as asked for, the last row over
     "The control of stage 3: the same general rows, and bare answers until the tokens are used up"
-    rows = [dict(id=f'bare-{q["id"]}', stage=3, source='answer_only', messages=[*ask(q, 'open'), dict(role='assistant', content=target('', q['answer_text']))]) for q in questions]
-    left, kept = tokens - count_tokens(general, folder), []
-    for i, r in enumerate(rows * (1 + tokens // max(1, count_tokens(rows, folder)))):
-        if left <= 0: break
-        kept.append(r | dict(id=f'{r["id"]}-{i // len(rows)}'))
-        left -= count_tokens([r], folder)
-    return sample(kept + general, len(kept) + len(general), seed)
+    rows = fill(bare_rows(questions), tokens - count_tokens(general, folder), folder) + general
+    return sample(rows, len(rows), seed)
 
 # %% ../nbs/40_sft.ipynb #5df5ac50
 def stage_rows(s, index: Index) -> tuple:   # ({stage name: `sft` records}, rows removed as contaminated)
