@@ -82,8 +82,8 @@ class Home:
         return lines('store/*/.*.log'), lines('ledger/*.jsonl')
 
 
-def kill(runner, rng):
-    "Kill something of a living run; gives what it was"
+def kill(runner, choose):
+    "Kill something of a living run: what `choose` takes from the list of what there is; gives what it was"
     try: below = psutil.Process(runner.pid).children(recursive=True)
     except psutil.NoSuchProcess: below = []
     def named(word):
@@ -93,7 +93,7 @@ def kill(runner, rng):
             except psutil.NoSuchProcess: pass
         return found
     kinds = dict(runner=[runner.pid], all=[runner.pid, *(p.pid for p in below)]) | {k: [p.pid for p in named(w)] for k, w in dict(kernel='ipykernel_launcher', training='citrus_train').items() if named(w)}
-    kind = rng.choice(sorted(kinds))
+    kind = choose(sorted(kinds))
     for pid in kinds[kind]:
         try: os.kill(pid, signal.SIGKILL)
         except ProcessLookupError: pass
@@ -113,7 +113,7 @@ def attempt(here, moment, rng):
         stopped, now = here.path / 'count.stopped', here.wall + time.time() - began
         struck = stopped.exists() or what == 'time' and now >= when
         if struck:
-            here.kills.append(f'{here.stage()}: {kill(runner, rng)} at {stopped.read_text() if stopped.exists() else f"{now:.1f} s"}')
+            here.kills.append(f'{here.stage()}: {kill(runner, rng.choice)} at {stopped.read_text() if stopped.exists() else f"{now:.1f} s"}')
             runner.wait(120)
     here.wall += time.time() - began
     assert struck or runner.returncode == 0, f'{here.path}: ended by itself:\n{here.out.read_text()[-2000:]}'
