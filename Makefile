@@ -24,6 +24,9 @@ figures: .venv/done        ## figures and outputs of the default run into the re
 control: .venv/done        ## the default run with shuffled diagnoses: must learn nothing true
 	$(BIN)/citrus_run --recipe control
 
+kill-synth: .venv/done     ## 2,000 questions behind a server that misbehaves, killed ten times: 10 minutes
+	$(BIN)/python tests/kill_synth.py
+
 .venv/done: settings.ini setup.py constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt pip setuptools wheel
@@ -31,4 +34,4 @@ control: .venv/done        ## the default run with shuffled diagnoses: must lear
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
 
-.PHONY: run test lab figures control
+.PHONY: run test lab figures control kill-synth

@@ -14,7 +14,7 @@ __all__ = ['PARTS', 'REASON', 'REFLECT', 'STOP', 'WRITE', 'REWRITE', 'VERIFY', '
            'leaked', 'monologue_fault', 'retell', 'by_rule', 'verify', 'synthesise', 'stage3_rows', 'general_rows',
            'design_rows', 'funnel', 'invalid', 'difference', 'shares', 'judged', 'audit', 'contrasts',
            'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop', 'most_frequent',
-           'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens', 'cast_of', 'entered']
+           'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens', 'cast_of', 'barred', 'entered']
 
 # %% ../nbs/30_synth.ipynb #e63638e2
 import difflib, functools, itertools, math, random, re
@@ -26,10 +26,11 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-# %% ../nbs/30_synth.ipynb #47976b96
+# %% ../nbs/30_synth.ipynb #14bfaa69
 from .assets import BENCHMARKS, hub, reasoning
 from .cases import NONE, SKILLS, Knowledge, canonical, derange, expert_model, family_name, listing, load_knowledge, lower, matches, mentions, propose, same_name, save_knowledge, words
 from .chat import SYSTEM, Budget, Model, Sampling, ask, converse, local_model, parse_reply, target
+from .clean import build_index, overlaps
 from .run import UserError, digest, read_jsonl, save_fig, stage, wilson
 
 # %% ../nbs/30_synth.ipynb #f4b763c6
@@ -139,7 +140,7 @@ def asking(stem: str) -> tuple:   # (text before, the sentence, text after)
     at = next((i for i in reversed(range(len(said))) if said[i].endswith('?')), len(said) - 1)
     return ' '.join(said[:at]), said[at], ' '.join(said[at + 1:])
 
-# %% ../nbs/30_synth.ipynb #7b033e9c
+# %% ../nbs/30_synth.ipynb #c1b6d538
 UNFIT = {   # reason -> (what it is looked for in, pattern)
     'asks for an exception': ('ask', r'\bexcept\b|\bnot\b|n\'t\b|\bleast (?:likely|probable|common|appropriate)|\bfalse\b|\bincorrect\b|\buntrue\b|\bwrong\b|\bunlikely\b'),
     'asks which statement is true': ('ask', r'\b(?:true|correct)\b(?! (?:diagnosis|order|sequence))|\bstatements?\b|\ball of the following\b'),
@@ -151,7 +152,7 @@ def unfit(q: dict) -> str:   # '' if nothing is wrong
     key = next((o['text'] for o in q['options'] if o['label'] == q['answer']), q['answer_text'])
     where = dict(ask=asking(q['stem'])[1], stem=q['stem'], key=key)
     why = next((reason for reason, (part, pattern) in UNFIT.items() if re.search(pattern, where[part], re.I)), '')
-    return why or ('names its own answer' if mentions(q['stem'], q) else '')
+    return why or ('names its own answer' if mentions(q['stem'], q) else 'is in a benchmark' if q['meta'].get('benchmark') else '')
 
 # %% ../nbs/30_synth.ipynb #b61c3e3d
 ASKING = set(words('which what who where when why how of the following these options below one is are was were would be do does did has have a an it that'))
@@ -182,10 +183,10 @@ def rewrite_skill(k: Knowledge, messages: list, temperature: float, rng: random.
     before, sentence, after = asking(sections(messages)['Question'])
     return f'<question>{" ".join(p for p in (before, open_ask(sentence), after) if p)}</question>'
 
-# %% ../nbs/30_synth.ipynb #f1effa08
+# %% ../nbs/30_synth.ipynb #256c5032
 async def open_up(door, q: dict, cast: Cast) -> tuple:   # (`question` record with its open form, why it has none or '')
     "Have a closed question asked openly, and check that only the way of asking changed (paper, section 3.3.1)"
-    if q['open_stem']: return q, ''
+    if q['open_stem']: return q, 'is in a benchmark' if q['meta'].get('benchmark') else ''
     why = unfit(q)
     if why: return q, why
     t = Thread(q)
@@ -333,13 +334,13 @@ def known_facts(named: dict) -> str:
     "The first step: what is known"
     return f'Known: {listing([lower(n) for n in named.values()]) if named else "nothing"}.'
 
-# %% ../nbs/30_synth.ipynb #07cc18af
+# %% ../nbs/30_synth.ipynb #93978db3
 def wrong(k: Knowledge, step: str, steps: list, named: dict, reference: str) -> bool:   # reference: '' where it is not known
     "Whether a step is false, given what was accepted before it"
     kind, _, said = step.partition(': ')
     listed, by = considered(steps), {name: k.carriers.get(t, {}) for t, name in named.items()}
     if kind == 'Known': return step != known_facts(named)
-    if kind == 'Candidates': return reference not in considered([step]) if reference else max(sum(fits(c, f, n) for n, c in by.items()) for f in considered([step])) < len(by) - 1
+    if kind == 'Candidates': return reference not in considered([step]) if reference else max((sum(fits(c, f, n) for n, c in by.items()) for f in considered([step])), default=0) < len(by) - 1
     if kind == 'Conclusion' and reference: return said.rstrip('.') != reference
     if kind == 'Conclusion': return not listed or sum(said.rstrip('.') in c for c in chart(steps).fits.values()) < max(sum(f in c for c in chart(steps).fits.values()) for f in listed)
     name = step.partition(' fits ')[0]
@@ -457,11 +458,11 @@ def corpus_texts(folder) -> list:
     "The medical texts among the arms of the stage `clean`"
     return [d['text'] for p in sorted(Path(folder).glob('arms/*.jsonl')) for d in read_jsonl(p, 'document') if d['domain'] == 'medical']
 
-# %% ../nbs/30_synth.ipynb #18fe5c9e
+# %% ../nbs/30_synth.ipynb #874b6f11
 async def propose_step(door, t: Thread, cast: Cast):
     "Ask the reasoner for a step, or for what it wants to know, which is answered at once"
     left = cast.look_ups - len(t.learned) if cast.library else 0
-    messages = role_prompt(REASON, t.question['open_stem'], t.kept, feedback=t.feedback, external_knowledge='\n'.join(x.split('\n', 1)[1] for x in t.learned),
+    messages = role_prompt(REASON, t.question['open_stem'], t.kept, feedback=t.feedback, external_knowledge='\n'.join(f'Q: {x}' for x in t.learned),
                            look_ups_left=str(left) if left > 0 else '', number_of_candidates=str(cast.candidates))
     reply = await t.ask(door, messages, cast.reasoner, Sampling(temperature=cast.temperature, seed=cast.seed, max_tokens=512), 'reason')
     step, query = tag(reply.text, 'step'), tag(reply.text, 'ask')
@@ -727,7 +728,7 @@ def reply_tokens(rows: list, folder) -> list:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return [len(tokenizer(r['messages'][-1]['content'])['input_ids']) for r in rows]
 
-# %% ../nbs/30_synth.ipynb #7d73bccd
+# %% ../nbs/30_synth.ipynb #06807caa
 def cast_of(p: dict, clean, knowledge) -> Cast:   # Parameters of the stage, folders and files it reads
     "Who plays which part in this run"
     play = lambda spec: role_model(spec, knowledge)
@@ -735,8 +736,14 @@ def cast_of(p: dict, clean, knowledge) -> Cast:   # Parameters of the stage, fol
     if p['design'] not in DESIGNS: raise UserError(f'synth.design = {p["design"]!r}: one of {", ".join(DESIGNS)}')
     return Cast(play(p['reasoner']), play(p['reflector']), play(p['reflector']), library(knowledge, lambda: corpus_texts(clean)), length=tuple(p['length']), **rules)
 
+def barred(qs: list) -> list:   # The same records; `meta.benchmark` of those that overlap with a benchmark names it
+    "Find the questions of a foreign set that are in a benchmark; the cases were kept apart when they were made"
+    found = overlaps([q['stem'] for q in qs], build_index({name: load() for name, load in BENCHMARKS.items()}), share=0.5)
+    names = dict(zip(found.text, found.benchmark))
+    return [q | dict(meta=q['meta'] | dict(benchmark=names[i])) if i in names else q for i, q in enumerate(qs)]
+
 def entered(cases: list, p: dict) -> list:   # `question` records
     "The questions that enter. Raises `UserError` if fewer were made than are asked for"
-    if p['closed_hub']: return list(itertools.islice(hub('question', p['closed_hub']), p['questions']))
+    if p['closed_hub']: return barred(list(itertools.islice(hub('question', p['closed_hub']), p['questions'])))
     if p['questions'] > len(cases): raise UserError(f'synth.questions = {p["questions"]}: the stage cases made {len(cases)}; raise cases.train')
     return cases[:p['questions']]
