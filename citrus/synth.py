@@ -12,9 +12,10 @@ __all__ = ['PARTS', 'REASON', 'REFLECT', 'STOP', 'WRITE', 'REWRITE', 'VERIFY', '
            'by_findings', 'explains', 'by_candidates', 'by_rival', 'monologue', 'write_skill', 'verify_skill',
            'knowledge_base', 'Corpus', 'library', 'corpus_texts', 'propose_step', 'reflect', 'vote', 'think', 'lost',
            'leaked', 'monologue_fault', 'retell', 'by_rule', 'verify', 'synthesise', 'stage3_rows', 'general_rows',
-           'design_rows', 'funnel', 'invalid', 'difference', 'shares', 'judged', 'audit', 'contrasts',
-           'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop', 'most_frequent',
-           'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens', 'cast_of', 'barred', 'entered']
+           'design_rows', 'funnel', 'misjudged', 'difference', 'shares', 'judged', 'audit', 'contrasts',
+           'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop', 'direct_skill',
+           'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens', 'cast_of', 'barred',
+           'entered']
 
 # %% ../nbs/30_synth.ipynb #e63638e2
 import difflib, functools, itertools, math, random, re
@@ -594,11 +595,16 @@ def funnel(entered: list, whys: list, selected: int, traces: list) -> pd.DataFra
     table = pd.DataFrame([('enter', '', 0), *losses], columns=['step', 'lost because', 'lost'])
     return table.assign(left=len(entered) - table.lost.cumsum())
 
-# %% ../nbs/30_synth.ipynb #db143f9b
-def invalid(k: Knowledge, t: Thread) -> int:
-    "Accepted steps that are false by the annotations and the answer"
-    named = understand(k, t.question['open_stem'])[0]
-    return sum(wrong(k, step, t.kept[:i], named, t.question['answer_text']) for i, step in enumerate(t.kept))
+# %% ../nbs/30_synth.ipynb #d5ac2ca5
+def misjudged(k: Knowledge, t: Thread) -> tuple:   # (false steps that were accepted, true steps that were refused)
+    "The steps of a thread that were judged wrongly, by the annotations and the answer"
+    named, kept, found = understand(k, t.question['open_stem'])[0], [], [0, 0]
+    for s in t.steps:
+        if s['role'] != 'reasoning': continue
+        bad = not s['text'] or wrong(k, s['text'], kept, named, t.question['answer_text'])
+        found[1 - s['rating']] += bad == bool(s['rating'])
+        kept += [s['text']] * s['rating']
+    return tuple(found)
 
 # %% ../nbs/30_synth.ipynb #0ccd8704
 def difference(first, second, draws: int = 10_000, seed: int = 0) -> tuple:   # first, second: yes or no, question by question, of shape (n,)
@@ -610,34 +616,34 @@ def difference(first, second, draws: int = 10_000, seed: int = 0) -> tuple:   # 
     p = min(1.0, 2 * sum(math.comb(up + down, i) for i in range(min(up, down) + 1)) / 2 ** (up + down))
     return float(d.mean()), float(low), float(high), p
 
-# %% ../nbs/30_synth.ipynb #77352a3d
+# %% ../nbs/30_synth.ipynb #583eeb6d
 def shares(name: str, hits: list) -> dict:   # hits: yes or no, question by question
     "A share with its 95 % Wilson interval"
     low, high = wilson(sum(hits), len(hits))
     return {name: sum(hits) / len(hits), f'{name}_low': low, f'{name}_high': high}
 
 def judged(k: Knowledge, ways: dict) -> dict:   # ways: name -> `Thread`s about the same questions
-    "For each way, question by question: whether the answer is right, and how many invalid steps were accepted"
-    return {name: ([matches(t.answer, t.question) for t in ts], [invalid(k, t) for t in ts]) for name, ts in ways.items()}
+    "For each way, question by question: whether the answer is right, how many false steps were accepted, how many true ones refused"
+    return {name: ([matches(t.answer, t.question) for t in ts], *zip(*(misjudged(k, t) for t in ts))) for name, ts in ways.items()}
 
-# %% ../nbs/30_synth.ipynb #aeed20f8
+# %% ../nbs/30_synth.ipynb #5d61cf64
 def audit(k: Knowledge, ways: dict) -> pd.DataFrame:   # As for `judged`
     "Right conclusions and invalid accepted steps of several ways through the same questions"
-    return pd.DataFrame([dict(reflection=name, n=len(ways[name]), **shares('right', right), **shares('invalid', [b > 0 for b in bad]), invalid_steps=sum(bad), accepted_steps=sum(len(t.kept) for t in ways[name]),
-                              refused_steps=sum(s['rating'] == 0 for t in ways[name] for s in t.steps), calls=sum(t.calls for t in ways[name])) for name, (right, bad) in judged(k, ways).items()])
+    count = lambda name, rating: sum(s['rating'] == rating for t in ways[name] for s in t.steps)
+    return pd.DataFrame([dict(reflection=name, n=len(ways[name]), **shares('right', right), **shares('invalid', [b > 0 for b in bad]), accepted=count(name, 1), accepted_false=sum(bad),
+                              refused=count(name, 0), refused_true=sum(good), calls=sum(t.calls for t in ways[name])) for name, (right, bad, good) in judged(k, ways).items()])
 
 def contrasts(k: Knowledge, ways: dict, pairs: list, seed: int) -> pd.DataFrame:   # pairs: (name, name) of each claim
     "Paired differences between ways: questions with a right conclusion, and with an invalid accepted step"
-    made = {name: dict(right=right, invalid=[b > 0 for b in bad]) for name, (right, bad) in judged(k, ways).items()}
+    made = {name: dict(right=right, invalid=[b > 0 for b in bad]) for name, (right, bad, _) in judged(k, ways).items()}
     return pd.DataFrame([dict(zip(('first', 'second', 'what', 'n', 'difference', 'low', 'high', 'p'), (a, b, what, len(ways[a]), *difference(made[a][what], made[b][what], seed=seed)))) for a, b in pairs for what in ('right', 'invalid')])
 
-# %% ../nbs/30_synth.ipynb #17894efd
+# %% ../nbs/30_synth.ipynb #6b02b286
 def shuffled_expert(knowledge, folder, seed: int) -> Model:
     "The control: an expert who believes of each disease what is true of another"
     k = load_knowledge(knowledge)
     owner = derange(k.families, seed)
-    wrong = Knowledge({t: {owner[f]: freq for f, freq in c.items()} for t, c in k.carriers.items()}, k.names, k.version)
-    save_knowledge(wrong, folder / '.shuffled.json')
+    save_knowledge(replace(k, carriers={t: {owner[f]: freq for f, freq in c.items()} for t, c in k.carriers.items()}), folder / '.shuffled.json')
     return expert_model(folder / '.shuffled.json')
 
 WAYS = NOBODY, BLIND, AWARE, SHUFFLED = 'none', 'without the answer', 'knows the answer', 'control: shuffled knowledge'
@@ -676,6 +682,13 @@ async def loop(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers, 
     "The answer after the loop with reflection that does not know it"
     t = await think(door, q, replace(cast, gold=False, others=cast.temperature))
     return [t.answer], t.tokens
+
+# %% ../nbs/30_synth.ipynb #7a20a2c5
+def direct_skill(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
+    "The knowledge expert's answer without a thought"
+    return target('', propose(understand(k, messages[-1]['content'])[1], temperature, rng)[0])
+
+SKILLS[DIRECT] = direct_skill
 
 # %% ../nbs/30_synth.ipynb #f1c0743a
 def most_frequent(answers: list) -> str:

@@ -19,14 +19,14 @@ import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).parent
-WELL = dict(latency=0.1, spread=0.5)
+WELL = dict(spread=0.5)
 ILL = WELL | dict(rate429=0.01, rate500=0.005, hang=0.0005, garbage=0.001, disconnect=0.001)
 
 
-def server(knowledge, port=0, **how):
+def server(knowledge, **how):
     "A loopback endpoint in a process of its own: (process, base URL)"
     flags = [str(x) for k, v in how.items() for x in (f'--{k}', v)]
-    p = subprocess.Popen([sys.executable, str(HERE / 'endpoint.py'), '--port', str(port), '--knowledge', str(knowledge), *flags], stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, str(HERE / 'endpoint.py'), '--knowledge', str(knowledge), *flags], stdout=subprocess.PIPE, text=True)
     return p, p.stdout.readline().strip()
 
 
@@ -82,17 +82,17 @@ def finished(process):
     return json.loads(out.strip().split('\n')[-1])
 
 
-def compare(questions, knowledge, kills, connections=32, plain=0, seed=0):
+def compare(questions, knowledge, kills, connections=32, latency=0.1, plain=0, seed=0):
     "Both runs: what was lost, doubled, changed, repeated, and how fast the undisturbed one was"
     with tempfile.TemporaryDirectory() as tmp:
         tmp, rng = Path(tmp), random.Random(seed)
-        calm, url = server(knowledge, **WELL)
+        calm, url = server(knowledge, latency=latency, **WELL)
         try:
             arguments = dict(questions=str(questions), knowledge=str(knowledge), connections=connections)
             made = finished(start(arguments | dict(url=url, out=str(tmp / 'calm.jsonl')), tmp / 'calm'))
             rate = saturate(url, connections, plain) if plain else None
         finally: calm.kill()
-        wild, url = server(knowledge, **ILL)
+        wild, url = server(knowledge, latency=latency, **ILL)
         try:
             arguments |= dict(url=url, out=str(tmp / 'wild.jsonl'))
             done = 0

@@ -222,6 +222,6 @@ def test_killed_three_times_gives_the_same_traces(micro, store, tmp_path):
     from citrus.run import write_jsonl
     cases = store / 'runs' / 'micro' / 'cases'
     write_jsonl(tmp_path / 'questions.jsonl', rows(store, 'cases', 'train.jsonl', 'question')[:30], 'question')
-    found = compare(tmp_path / 'questions.jsonl', cases / 'knowledge.json', 3, connections=4)
+    found = compare(tmp_path / 'questions.jsonl', cases / 'knowledge.json', 3, connections=4, latency=0.02)
     assert found['identical'] and found['traces'] > 5 and not found['lost'] and not found['doubled'], found
     assert found['kills'] >= 1 and found['repeated'] < 0.05, found
