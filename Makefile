@@ -27,6 +27,9 @@ chaos: .venv/done          ## the micro chain killed at random moments, twenty t
 control: .venv/done        ## the default run with shuffled diagnoses: must learn nothing true
 	$(BIN)/citrus_run --recipe control
 
+kill-synth: .venv/done     ## 2,000 questions behind a server that misbehaves, killed ten times: 10 minutes
+	$(BIN)/python tests/kill_synth.py
+
 .venv/done: settings.ini setup.py constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt pip setuptools wheel
@@ -34,4 +37,4 @@ control: .venv/done        ## the default run with shuffled diagnoses: must lear
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
 
-.PHONY: run test lab figures chaos control
+.PHONY: run test lab figures chaos control kill-synth

@@ -597,7 +597,7 @@ def fact_rows(
                     disease=[dict(role='system', content=SYSTEM)] + turns(f'Which disease has {listing(some)}?', target('', name)))
         for way, messages in both.items(): yield dict(id=f'fact-{digest([name, way, i])}', stage=1, source='hpo_facts', messages=messages)
 
-# %% ../nbs/06_cases.ipynb #ec2eccc4
+# %% ../nbs/06_cases.ipynb #ea65abb2
 CEILING, MENTIONED, DENIED = 0.9, 0.1, 0.5   # highest frequency that is believed; rho; delta
 
 @dataclass(eq=False)   # compared and hashed by identity, so that what is worked out with it can be remembered

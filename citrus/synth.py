@@ -12,9 +12,10 @@ __all__ = ['PARTS', 'REASON', 'REFLECT', 'STOP', 'WRITE', 'REWRITE', 'VERIFY', '
            'by_findings', 'explains', 'by_candidates', 'by_rival', 'monologue', 'write_skill', 'verify_skill',
            'knowledge_base', 'Corpus', 'library', 'corpus_texts', 'propose_step', 'reflect', 'vote', 'think', 'lost',
            'leaked', 'monologue_fault', 'retell', 'by_rule', 'verify', 'synthesise', 'stage3_rows', 'general_rows',
-           'design_rows', 'funnel', 'invalid', 'difference', 'shares', 'judged', 'audit', 'contrasts',
-           'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop', 'most_frequent',
-           'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens', 'cast_of', 'entered']
+           'design_rows', 'funnel', 'misjudged', 'difference', 'shares', 'judged', 'audit', 'contrasts',
+           'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop', 'direct_skill',
+           'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens', 'cast_of', 'barred',
+           'entered']
 
 # %% ../nbs/30_synth.ipynb #e63638e2
 import difflib, functools, itertools, math, random, re
@@ -26,10 +27,11 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-# %% ../nbs/30_synth.ipynb #47976b96
+# %% ../nbs/30_synth.ipynb #14bfaa69
 from .assets import BENCHMARKS, hub, reasoning
 from .cases import NONE, SKILLS, Knowledge, canonical, derange, expert_model, family_name, listing, load_knowledge, lower, matches, mentions, propose, same_name, save_knowledge, words
 from .chat import SYSTEM, Budget, Model, Sampling, ask, converse, local_model, parse_reply, target
+from .clean import build_index, overlaps
 from .run import UserError, digest, read_jsonl, save_fig, stage, wilson
 
 # %% ../nbs/30_synth.ipynb #f4b763c6
@@ -139,7 +141,7 @@ def asking(stem: str) -> tuple:   # (text before, the sentence, text after)
     at = next((i for i in reversed(range(len(said))) if said[i].endswith('?')), len(said) - 1)
     return ' '.join(said[:at]), said[at], ' '.join(said[at + 1:])
 
-# %% ../nbs/30_synth.ipynb #7b033e9c
+# %% ../nbs/30_synth.ipynb #c1b6d538
 UNFIT = {   # reason -> (what it is looked for in, pattern)
     'asks for an exception': ('ask', r'\bexcept\b|\bnot\b|n\'t\b|\bleast (?:likely|probable|common|appropriate)|\bfalse\b|\bincorrect\b|\buntrue\b|\bwrong\b|\bunlikely\b'),
     'asks which statement is true': ('ask', r'\b(?:true|correct)\b(?! (?:diagnosis|order|sequence))|\bstatements?\b|\ball of the following\b'),
@@ -151,7 +153,7 @@ def unfit(q: dict) -> str:   # '' if nothing is wrong
     key = next((o['text'] for o in q['options'] if o['label'] == q['answer']), q['answer_text'])
     where = dict(ask=asking(q['stem'])[1], stem=q['stem'], key=key)
     why = next((reason for reason, (part, pattern) in UNFIT.items() if re.search(pattern, where[part], re.I)), '')
-    return why or ('names its own answer' if mentions(q['stem'], q) else '')
+    return why or ('names its own answer' if mentions(q['stem'], q) else 'is in a benchmark' if q['meta'].get('benchmark') else '')
 
 # %% ../nbs/30_synth.ipynb #b61c3e3d
 ASKING = set(words('which what who where when why how of the following these options below one is are was were would be do does did has have a an it that'))
@@ -182,10 +184,10 @@ def rewrite_skill(k: Knowledge, messages: list, temperature: float, rng: random.
     before, sentence, after = asking(sections(messages)['Question'])
     return f'<question>{" ".join(p for p in (before, open_ask(sentence), after) if p)}</question>'
 
-# %% ../nbs/30_synth.ipynb #f1effa08
+# %% ../nbs/30_synth.ipynb #256c5032
 async def open_up(door, q: dict, cast: Cast) -> tuple:   # (`question` record with its open form, why it has none or '')
     "Have a closed question asked openly, and check that only the way of asking changed (paper, section 3.3.1)"
-    if q['open_stem']: return q, ''
+    if q['open_stem']: return q, 'is in a benchmark' if q['meta'].get('benchmark') else ''
     why = unfit(q)
     if why: return q, why
     t = Thread(q)
@@ -333,13 +335,13 @@ def known_facts(named: dict) -> str:
     "The first step: what is known"
     return f'Known: {listing([lower(n) for n in named.values()]) if named else "nothing"}.'
 
-# %% ../nbs/30_synth.ipynb #07cc18af
+# %% ../nbs/30_synth.ipynb #93978db3
 def wrong(k: Knowledge, step: str, steps: list, named: dict, reference: str) -> bool:   # reference: '' where it is not known
     "Whether a step is false, given what was accepted before it"
     kind, _, said = step.partition(': ')
     listed, by = considered(steps), {name: k.carriers.get(t, {}) for t, name in named.items()}
     if kind == 'Known': return step != known_facts(named)
-    if kind == 'Candidates': return reference not in considered([step]) if reference else max(sum(fits(c, f, n) for n, c in by.items()) for f in considered([step])) < len(by) - 1
+    if kind == 'Candidates': return reference not in considered([step]) if reference else max((sum(fits(c, f, n) for n, c in by.items()) for f in considered([step])), default=0) < len(by) - 1
     if kind == 'Conclusion' and reference: return said.rstrip('.') != reference
     if kind == 'Conclusion': return not listed or sum(said.rstrip('.') in c for c in chart(steps).fits.values()) < max(sum(f in c for c in chart(steps).fits.values()) for f in listed)
     name = step.partition(' fits ')[0]
@@ -457,11 +459,11 @@ def corpus_texts(folder) -> list:
     "The medical texts among the arms of the stage `clean`"
     return [d['text'] for p in sorted(Path(folder).glob('arms/*.jsonl')) for d in read_jsonl(p, 'document') if d['domain'] == 'medical']
 
-# %% ../nbs/30_synth.ipynb #18fe5c9e
+# %% ../nbs/30_synth.ipynb #874b6f11
 async def propose_step(door, t: Thread, cast: Cast):
     "Ask the reasoner for a step, or for what it wants to know, which is answered at once"
     left = cast.look_ups - len(t.learned) if cast.library else 0
-    messages = role_prompt(REASON, t.question['open_stem'], t.kept, feedback=t.feedback, external_knowledge='\n'.join(x.split('\n', 1)[1] for x in t.learned),
+    messages = role_prompt(REASON, t.question['open_stem'], t.kept, feedback=t.feedback, external_knowledge='\n'.join(f'Q: {x}' for x in t.learned),
                            look_ups_left=str(left) if left > 0 else '', number_of_candidates=str(cast.candidates))
     reply = await t.ask(door, messages, cast.reasoner, Sampling(temperature=cast.temperature, seed=cast.seed, max_tokens=512), 'reason')
     step, query = tag(reply.text, 'step'), tag(reply.text, 'ask')
@@ -593,11 +595,16 @@ def funnel(entered: list, whys: list, selected: int, traces: list) -> pd.DataFra
     table = pd.DataFrame([('enter', '', 0), *losses], columns=['step', 'lost because', 'lost'])
     return table.assign(left=len(entered) - table.lost.cumsum())
 
-# %% ../nbs/30_synth.ipynb #db143f9b
-def invalid(k: Knowledge, t: Thread) -> int:
-    "Accepted steps that are false by the annotations and the answer"
-    named = understand(k, t.question['open_stem'])[0]
-    return sum(wrong(k, step, t.kept[:i], named, t.question['answer_text']) for i, step in enumerate(t.kept))
+# %% ../nbs/30_synth.ipynb #d5ac2ca5
+def misjudged(k: Knowledge, t: Thread) -> tuple:   # (false steps that were accepted, true steps that were refused)
+    "The steps of a thread that were judged wrongly, by the annotations and the answer"
+    named, kept, found = understand(k, t.question['open_stem'])[0], [], [0, 0]
+    for s in t.steps:
+        if s['role'] != 'reasoning': continue
+        bad = not s['text'] or wrong(k, s['text'], kept, named, t.question['answer_text'])
+        found[1 - s['rating']] += bad == bool(s['rating'])
+        kept += [s['text']] * s['rating']
+    return tuple(found)
 
 # %% ../nbs/30_synth.ipynb #0ccd8704
 def difference(first, second, draws: int = 10_000, seed: int = 0) -> tuple:   # first, second: yes or no, question by question, of shape (n,)
@@ -609,34 +616,34 @@ def difference(first, second, draws: int = 10_000, seed: int = 0) -> tuple:   # 
     p = min(1.0, 2 * sum(math.comb(up + down, i) for i in range(min(up, down) + 1)) / 2 ** (up + down))
     return float(d.mean()), float(low), float(high), p
 
-# %% ../nbs/30_synth.ipynb #77352a3d
+# %% ../nbs/30_synth.ipynb #583eeb6d
 def shares(name: str, hits: list) -> dict:   # hits: yes or no, question by question
     "A share with its 95 % Wilson interval"
     low, high = wilson(sum(hits), len(hits))
     return {name: sum(hits) / len(hits), f'{name}_low': low, f'{name}_high': high}
 
 def judged(k: Knowledge, ways: dict) -> dict:   # ways: name -> `Thread`s about the same questions
-    "For each way, question by question: whether the answer is right, and how many invalid steps were accepted"
-    return {name: ([matches(t.answer, t.question) for t in ts], [invalid(k, t) for t in ts]) for name, ts in ways.items()}
+    "For each way, question by question: whether the answer is right, how many false steps were accepted, how many true ones refused"
+    return {name: ([matches(t.answer, t.question) for t in ts], *zip(*(misjudged(k, t) for t in ts))) for name, ts in ways.items()}
 
-# %% ../nbs/30_synth.ipynb #aeed20f8
+# %% ../nbs/30_synth.ipynb #5d61cf64
 def audit(k: Knowledge, ways: dict) -> pd.DataFrame:   # As for `judged`
     "Right conclusions and invalid accepted steps of several ways through the same questions"
-    return pd.DataFrame([dict(reflection=name, n=len(ways[name]), **shares('right', right), **shares('invalid', [b > 0 for b in bad]), invalid_steps=sum(bad), accepted_steps=sum(len(t.kept) for t in ways[name]),
-                              refused_steps=sum(s['rating'] == 0 for t in ways[name] for s in t.steps), calls=sum(t.calls for t in ways[name])) for name, (right, bad) in judged(k, ways).items()])
+    count = lambda name, rating: sum(s['rating'] == rating for t in ways[name] for s in t.steps)
+    return pd.DataFrame([dict(reflection=name, n=len(ways[name]), **shares('right', right), **shares('invalid', [b > 0 for b in bad]), accepted=count(name, 1), accepted_false=sum(bad),
+                              refused=count(name, 0), refused_true=sum(good), calls=sum(t.calls for t in ways[name])) for name, (right, bad, good) in judged(k, ways).items()])
 
 def contrasts(k: Knowledge, ways: dict, pairs: list, seed: int) -> pd.DataFrame:   # pairs: (name, name) of each claim
     "Paired differences between ways: questions with a right conclusion, and with an invalid accepted step"
-    made = {name: dict(right=right, invalid=[b > 0 for b in bad]) for name, (right, bad) in judged(k, ways).items()}
+    made = {name: dict(right=right, invalid=[b > 0 for b in bad]) for name, (right, bad, _) in judged(k, ways).items()}
     return pd.DataFrame([dict(zip(('first', 'second', 'what', 'n', 'difference', 'low', 'high', 'p'), (a, b, what, len(ways[a]), *difference(made[a][what], made[b][what], seed=seed)))) for a, b in pairs for what in ('right', 'invalid')])
 
-# %% ../nbs/30_synth.ipynb #17894efd
+# %% ../nbs/30_synth.ipynb #6b02b286
 def shuffled_expert(knowledge, folder, seed: int) -> Model:
     "The control: an expert who believes of each disease what is true of another"
     k = load_knowledge(knowledge)
     owner = derange(k.families, seed)
-    wrong = Knowledge({t: {owner[f]: freq for f, freq in c.items()} for t, c in k.carriers.items()}, k.names, k.version)
-    save_knowledge(wrong, folder / '.shuffled.json')
+    save_knowledge(replace(k, carriers={t: {owner[f]: freq for f, freq in c.items()} for t, c in k.carriers.items()}), folder / '.shuffled.json')
     return expert_model(folder / '.shuffled.json')
 
 WAYS = NOBODY, BLIND, AWARE, SHUFFLED = 'none', 'without the answer', 'knows the answer', 'control: shuffled knowledge'
@@ -675,6 +682,13 @@ async def loop(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers, 
     "The answer after the loop with reflection that does not know it"
     t = await think(door, q, replace(cast, gold=False, others=cast.temperature))
     return [t.answer], t.tokens
+
+# %% ../nbs/30_synth.ipynb #7a20a2c5
+def direct_skill(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
+    "The knowledge expert's answer without a thought"
+    return target('', propose(understand(k, messages[-1]['content'])[1], temperature, rng)[0])
+
+SKILLS[DIRECT] = direct_skill
 
 # %% ../nbs/30_synth.ipynb #f1c0743a
 def most_frequent(answers: list) -> str:
@@ -727,7 +741,7 @@ def reply_tokens(rows: list, folder) -> list:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return [len(tokenizer(r['messages'][-1]['content'])['input_ids']) for r in rows]
 
-# %% ../nbs/30_synth.ipynb #7d73bccd
+# %% ../nbs/30_synth.ipynb #06807caa
 def cast_of(p: dict, clean, knowledge) -> Cast:   # Parameters of the stage, folders and files it reads
     "Who plays which part in this run"
     play = lambda spec: role_model(spec, knowledge)
@@ -735,8 +749,14 @@ def cast_of(p: dict, clean, knowledge) -> Cast:   # Parameters of the stage, fol
     if p['design'] not in DESIGNS: raise UserError(f'synth.design = {p["design"]!r}: one of {", ".join(DESIGNS)}')
     return Cast(play(p['reasoner']), play(p['reflector']), play(p['reflector']), library(knowledge, lambda: corpus_texts(clean)), length=tuple(p['length']), **rules)
 
+def barred(qs: list) -> list:   # The same records; `meta.benchmark` of those that overlap with a benchmark names it
+    "Find the questions of a foreign set that are in a benchmark; the cases were kept apart when they were made"
+    found = overlaps([q['stem'] for q in qs], build_index({name: load() for name, load in BENCHMARKS.items()}), share=0.5)
+    names = dict(zip(found.text, found.benchmark))
+    return [q | dict(meta=q['meta'] | dict(benchmark=names[i])) if i in names else q for i, q in enumerate(qs)]
+
 def entered(cases: list, p: dict) -> list:   # `question` records
     "The questions that enter. Raises `UserError` if fewer were made than are asked for"
-    if p['closed_hub']: return list(itertools.islice(hub('question', p['closed_hub']), p['questions']))
+    if p['closed_hub']: return barred(list(itertools.islice(hub('question', p['closed_hub']), p['questions'])))
     if p['questions'] > len(cases): raise UserError(f'synth.questions = {p["questions"]}: the stage cases made {len(cases)}; raise cases.train')
     return cases[:p['questions']]

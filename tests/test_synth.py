@@ -1,0 +1,227 @@
+"Synthesis: what a reasoner is sent, hostile replies, kills."
+import asyncio
+import random
+
+import pytest
+from kill_synth import compare
+
+from citrus.cases import Knowledge, mentions
+from citrus.chat import Model, Reply
+from citrus.run import UserError, read_jsonl
+from citrus.synth import (DESIGNS, REASON, REFLECT, STOP, WRITE, Cast, Thread, accepted, asking, by_rule, chart, chosen, design_rows, knowledge_base, library, monologue, openable, reason_skill,
+                          reflect_skill, rewrite_fault, sections, stop_skill, synthesise, tag, think, unfit, verify, write_skill)
+
+TOY = Knowledge(dict(f1={'Alder': .9, 'Birch': .9}, f2={'Alder': .9}, f3={'Birch': .9}), dict(f1=['Fever'], f2=['Rash'], f3=['Cough']), 'test')
+CASE = dict(id='q', source='test', split='train', stem='', open_stem='A patient has fever and rash. There is no cough.', options=[dict(label='A', text='Alder'), dict(label='B', text='Birch')], answer='A',
+            answer_text='Alder', aliases=['Alder type 1'], context=None, difficulty=None, meta={})
+SKILLS = {REASON: reason_skill, REFLECT: reflect_skill, STOP: stop_skill, WRITE: write_skill}
+TOY_CAST = Cast(*[Model('toy', 'toy')] * 3)
+
+
+def rows(store, stage, file, kind):
+    return read_jsonl(store / 'runs' / 'micro' / stage / file, kind)
+
+
+class Door:
+    "The toy expert behind a door; a function of (part, text) may say something else"
+    def __init__(self, instead=lambda part, text, index: None): self.instead, self.seen = instead, []
+
+    async def ask(self, messages, model, sampling, role=''):
+        self.seen.append((role, messages[-1]['content']))
+        def say(i):
+            other = self.instead(role, messages[-1]['content'], i)
+            return SKILLS[messages[0]['content']](TOY, messages, 0.0, random.Random(i)) if other is None else other
+        return [Reply(say(i), 1, 'stop', 0.0) for i in range(sampling.n)]
+
+
+def run(coroutine): return asyncio.run(coroutine)
+
+
+# --- no leak ---------------------------------------------------------------------------------------------------------
+
+def test_no_reasoner_prompt_holds_the_answer(micro, store):
+    """Reads every prompt in the ledger that was sent to a reasoning expert. An answer or alias may be in it in two places only: in an accepted step, which must then be, word for word,
+    what a reasoner said of that question; and in external knowledge, which must be what the library says again to the same words, knowing of no question"""
+    train = {q['open_stem']: q for q in rows(store, 'cases', 'train.jsonl', 'question')}
+    tell = library(store / 'runs' / 'micro' / 'cases' / 'knowledge.json', lambda: [])
+    sent = [r for path in (store / 'ledger').rglob('*.jsonl') for r in read_jsonl(path) if r.get('messages', [{}])[0].get('content') == REASON]
+    parts = [sections(r['messages']) for r in sent]
+    said = {(p['Question'], tag(r['text'], 'step')) for p, r in zip(parts, sent)}
+    for part in parts:
+        q = train[part['Question'].strip()]
+        assert set(part) <= {'Question', 'Accepted steps', 'Feedback', 'External knowledge', 'Look ups left', 'Number of candidates', 'Task'}
+        assert not any(mentions(text, q) for title, text in part.items() if title not in ('Accepted steps', 'External knowledge'))
+        assert all((part['Question'], step) in said for step in accepted(part.get('Accepted steps', '')))
+        for told in part.get('External knowledge', '').split('Q: ')[1:]:
+            query, _, answer = told.strip().partition('\n')
+            assert tell(query) == answer
+    assert len(sent) > 200 and any('External knowledge' in p for p in parts) and any('Feedback' in p for p in parts)
+
+
+@pytest.mark.parametrize('says', ['It is Alder.', 'Think of alder TYPE 1', 'ALDER'])
+def test_feedback_that_tells_is_thrown_away(says):
+    door = Door(lambda part, text, i: f'<rating>0</rating><feedback>{says}</feedback>' if part == 'reflect' else None)
+    t = run(think(door, CASE, Cast(*[Model('toy', 'toy')] * 3, rounds=5)))
+    assert t.leaks == 5 * 3 and not t.kept and all(s['feedback'] == '' for s in t.steps)
+    assert not any(mentions(text, CASE) for part, text in door.seen if part == 'reason')
+
+
+def test_feedback_without_the_answer_may_name_a_disease():
+    door = Door(lambda part, text, i: '<rating>0</rating><feedback>Alder does not fit.</feedback>' if part == 'reflect' else None)
+    t = run(think(door, CASE, Cast(*[Model('toy', 'toy')] * 3, gold=False, rounds=3)))
+    assert t.leaks == 0 and 'Reference diagnosis' not in ''.join(text for _, text in door.seen)
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+def test_the_reasoner_sees_steps_and_last_feedback():
+    "A refused step leaves, its feedback stays for one turn"
+    refused = []
+    def instead(part, text, i):
+        if part == 'reflect' and 'Proposed step:\nRash' in text and not refused: return refused.append(1) or '<rating>0</rating><feedback>Look at the skin.</feedback>'
+    door = Door(instead)
+    t = run(think(door, CASE, TOY_CAST))
+    prompts = [sections([dict(content=text)]) for part, text in door.seen if part == 'reason']
+    told = [i for i, p in enumerate(prompts) if p.get('Feedback') == 'Look at the skin.']
+    assert len(told) == 1 and accepted(prompts[told[0]]['Accepted steps'])[-1].startswith('Fever fits') and t.answer == 'Alder'
+    assert [s['rating'] for s in t.steps].count(0) == 1 and len(t.kept) == len(t.steps) - 1
+
+
+def test_the_loop_ends_on_two_votes_in_a_row_or_at_the_cap():
+    votes = iter([1, 0, 1, 1])
+    t = run(think(Door(lambda part, text, i: f'<stop>{next(votes)}</stop>' if part == 'stop' else None), CASE, TOY_CAST))
+    assert t.votes == [1, 0, 1, 1] and t.done
+    never = run(think(Door(lambda part, text, i: '<stop>10</stop>' if part == 'stop' else None), CASE, Cast(*[Model('toy', 'toy')] * 3, rounds=7)))
+    assert never.turns == 7 and not never.done and never.answer == ''
+
+
+@pytest.mark.parametrize('reply', ['', 'Known: fever.', '<step>a</step><step>b</step>', '<step></step>', '<step>unclosed', '<ask>What?</ask>'])
+def test_unreadable_steps_are_refused_and_asked_for_again(reply):
+    "The second time the prompt comes it gets its second sample; there is no library, so nothing can be looked up"
+    t = run(think(Door(lambda part, text, i: reply if part == 'reason' and i < 2 and 'Accepted' not in text else None), CASE, TOY_CAST))
+    assert t.done and [s['rating'] for s in t.steps[:2]] == [0, 0] and t.answer == 'Alder'
+
+
+def test_look_ups_are_steps_and_are_limited():
+    from dataclasses import replace
+    cast = replace(TOY_CAST, library=lambda query: knowledge_base(TOY, query), look_ups=2, rounds=6)
+    door = Door(lambda part, text, i: '<ask>Who has\na rash?</ask>' if part == 'reason' else None)
+    t = run(think(door, CASE, cast))
+    assert [s['role'] for s in t.steps] == ['knowledge'] * 2 + ['reasoning'] * 4 and t.steps[0]['text'] == 'Who has a rash?\nRash: Alder (90 %).'
+    assert all(s['rating'] == 0 for s in t.steps[2:]) and 'External knowledge:\nQ: Who has a rash?\nRash: Alder (90 %).' in door.seen[-1][1]
+
+
+def test_no_reasons_no_trace():
+    t, trace = run(synthesise(Door(lambda part, text, i: 'no' if part == 'reason' else None), CASE, TOY_CAST))
+    assert trace['outcome'] == 'no end within the rounds' and not t.kept and not trace['verified']
+
+
+def test_the_writer_is_asked_again_with_the_reason_and_then_given_up():
+    door = Door(lambda part, text, i: '<think>As told, it is Alder.</think><answer>Alder</answer>' if part == 'write' else None)
+    _, trace = run(synthesise(door, CASE, TOY_CAST))
+    writes = [text for part, text in door.seen if part == 'write']
+    assert trace['outcome'] == 'a second voice' and len(writes) == 3 and 'What was wrong:\na second voice' in writes[1]
+
+
+@pytest.mark.parametrize('answer, right, by', [('Alder', True, 'rule'), ('ALDER TYPE 1.', True, 'rule'), ('Birch', False, 'rule'), ('', False, 'rule'), ('Alder, I think', True, 'judge'), ('Alder or Birch', False, 'judge')])
+def test_answers_are_verified_by_rule_then_by_a_judge(answer, right, by):
+    from citrus.synth import VERIFY, verify_skill
+    SKILLS[VERIFY] = verify_skill
+    door = Door()
+    verdict = run(verify(door, Thread(CASE), answer, TOY_CAST))
+    assert (verdict['right'], verdict['by']) == (right, by) and bool(door.seen) == (by == 'judge')
+
+
+def test_empty_and_tiny_questions_do_not_break_the_expert():
+    for stem in ('What is it?', 'Known: x.\n\nFeedback:\n1. Candidates: ; .'):
+        t = run(think(Door(), CASE | dict(open_stem=stem), Cast(*[Model('toy', 'toy')] * 3, rounds=6)))
+        assert t.turns <= 6
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('stem, why', [
+    ('Which of the following is NOT a cause of fever?', 'asks for an exception'), ('All of the following cause fever except:', 'asks for an exception'), ('Which drug doesn\'t cause a rash?', 'asks for an exception'),
+    ('Which of the following statements about gout is true?', 'asks which statement is true'), ('What is the diagnosis? Choose one of the options.', 'speaks of its options'),
+    ('He has not slept. Which of the following is the most likely diagnosis?', ''), ('What is Zinc used for?', 'names its own answer')])
+def test_what_cannot_be_opened(stem, why):
+    assert unfit(CASE | dict(stem=stem, answer_text='Zinc', aliases=[], options=[])) == why
+
+
+@pytest.mark.parametrize('key', ['Both A and B', 'A and C', 'All of the above', 'None of the above', 'a, b', 'Neither of these'])
+def test_two_answer_keys_cannot_be_opened(key):
+    assert unfit(CASE | dict(stem='What is it?', options=[dict(label='A', text=key)], aliases=[], answer_text='x')) == 'two answers'
+
+
+@pytest.mark.parametrize('text', ['', None, 'A boy is ill. What is it?', 'A boy of 4 is ill. What is the likely cause?', 'A boy of 5 is ill. What is the most likely cause: Iron?', 'A boy of 4 is ill and has a fever. What is the most likely cause?',
+                                  'What is the most likely cause? A boy of 4 is ill, is he not?', 'A boy of 4 is ill. What is the most likely cause, Iron or Zinc?', 'A boy of 4 is ill. The most likely cause'])
+def test_a_rewriter_may_change_the_asking_only(text):
+    q = CASE | dict(stem='A boy of 4 is ill. Which of these is the most likely cause?', options=[dict(label='A', text='Iron'), dict(label='B', text='Zinc')])
+    assert rewrite_fault(q, text)
+    assert rewrite_fault(q, 'A boy of 4 is ill. What is the most likely cause?') == ''
+
+
+def test_opening_is_made_for_cases_as_they_were_built(micro, store):
+    from citrus.synth import open_ask
+    for q in rows(store, 'cases', 'train.jsonl', 'question'):
+        before, ask, after = asking(q['stem'])
+        assert ' '.join(p for p in (before, open_ask(ask), after) if p) == q['open_stem'] and rewrite_fault(q, q['open_stem']) == ''
+
+
+def test_most_exam_questions_of_a_benchmark_can_be_opened():
+    from citrus.assets import BENCHMARKS
+    t = openable(dict(medqa=BENCHMARKS['medqa']()[:300]))
+    assert t.questions.sum() == 300 and t[t.outcome == 'open'].questions.item() > 200
+
+
+def test_foreign_questions_that_are_in_a_benchmark_do_not_enter(monkeypatch):
+    "The test questions of MedQA, as if they came from the hub, and one that nobody asked before"
+    from citrus import synth
+    from citrus.assets import BENCHMARKS
+    new = CASE | dict(stem='Zubrowka of the left mandible came and went with the tides of the moon for a man who sold bells. What is it?')
+    monkeypatch.setattr(synth, 'hub', lambda kind, id: iter([new, *BENCHMARKS['medqa']()[:40]]))
+    made = synth.entered([], dict(closed_hub='x', questions=41))
+    assert [bool(q['meta'].get('benchmark')) for q in made] == [False] + [True] * 40
+    assert all(run(synth.open_up(None, q | dict(open_stem=stem), TOY_CAST))[1] for q in made[1:] for stem in (q['stem'], None))
+
+
+def test_a_letter_in_a_word_is_no_choice():
+    options = [dict(label=l, text=t) for l, t in zip('ABCDE', ('Zinc', 'ACE inhibitor', 'E. coli', 'Vitamin D', 'None of the above'))]
+    assert [chosen(a, options) for a in ('ACE inhibitor', 'E. coli', 'Vitamin D', 'D', 'b) ', 'F', 'Alas', 'A or B')] == ['B', 'E', 'D', 'D', None, None, None, None]
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+def test_every_design_tells_the_same_traces(micro, store):
+    traces, qs = rows(store, 'synth', 'traces.jsonl', 'trace'), {q['id']: q for q in rows(store, 'synth', 'questions.jsonl', 'question')}
+    made = {d: design_rows(traces, qs, d) for d in DESIGNS}
+    assert all(len({r['id'] for r in rs}) == len(traces) for rs in made.values())
+    prompts = [{str(r['messages'][:-1]) for r in rs} for rs in made.values()]
+    assert prompts[0] == prompts[1] == prompts[2]
+    for t in traces:
+        c = chart([s['text'] for s in t['steps'] if s['rating'] == 1])
+        for d in DESIGNS:
+            text = monologue([s['text'] for s in t['steps'] if s['rating'] == 1], d)
+            assert text.endswith(f'So I decide for {c.best}.') and all(n.lower().removeprefix('no ') in text.lower() for n in c.fits)
+    with pytest.raises(UserError, match='language of the knowledge expert'): design_rows([traces[0] | dict(steps=[dict(role='reasoning', text='Hm.', rating=1, feedback='')])], qs, 'rival')
+    with pytest.raises(UserError, match='one of findings'): monologue([], 'nonsense')
+
+
+def test_nothing_is_dropped_without_a_reason(micro, store):
+    kept, rejected = rows(store, 'synth', 'traces.jsonl', 'trace'), rows(store, 'synth', 'rejected.jsonl', None)
+    assert all(t['verified'] and not t['leaked'] and t['outcome'] == 'kept' for t in kept) and all(r['reason'] for r in rejected)
+    import pandas as pd
+    table = pd.read_csv(store / 'runs' / 'micro' / 'synth' / 'funnel.csv')
+    assert table.left.iloc[0] == 12 and table.left.iloc[-1] == len(kept)
+
+
+# --- kills -----------------------------------------------------------------------------------------------------------
+
+def test_killed_three_times_gives_the_same_traces(micro, store, tmp_path):
+    "Thirty questions behind a server that misbehaves; the whole of it, with 2,000 and ten kills, is `make kill-synth`"
+    from citrus.run import write_jsonl
+    cases = store / 'runs' / 'micro' / 'cases'
+    write_jsonl(tmp_path / 'questions.jsonl', rows(store, 'cases', 'train.jsonl', 'question')[:30], 'question')
+    found = compare(tmp_path / 'questions.jsonl', cases / 'knowledge.json', 3, connections=4, latency=0.02)
+    assert found['identical'] and found['traces'] > 5 and not found['lost'] and not found['doubled'], found
+    assert found['kills'] >= 1 and found['repeated'] < 0.05, found
