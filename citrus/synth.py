@@ -10,12 +10,12 @@ __all__ = ['PARTS', 'REASON', 'REFLECT', 'STOP', 'WRITE', 'REWRITE', 'VERIFY', '
            'sections', 'accepted', 'after', 'considered', 'understand', 'fits', 'weigh', 'Chart', 'chart', 'told',
            'name_candidates', 'reason_skill', 'known_facts', 'wrong', 'advise', 'slip', 'reflect_skill', 'stop_skill',
            'by_findings', 'explains', 'by_candidates', 'by_rival', 'monologue', 'write_skill', 'verify_skill',
-           'knowledge_base', 'special', 'Corpus', 'library', 'corpus_texts', 'propose_step', 'reflect', 'vote', 'think',
-           'lost', 'leaked', 'monologue_fault', 'retell', 'by_rule', 'verify', 'synthesise', 'stage3_rows',
-           'general_rows', 'design_rows', 'funnel', 'misjudged', 'difference', 'shares', 'judged', 'audit', 'contrasts',
-           'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop', 'direct_skill',
-           'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens', 'cast_of', 'barred',
-           'entered']
+           'knowledge_base', 'special', 'Corpus', 'library', 'corpus_texts', 'look_up_table', 'propose_step', 'reflect',
+           'vote', 'think', 'lost', 'leaked', 'monologue_fault', 'retell', 'by_rule', 'verify', 'synthesise',
+           'stage3_rows', 'general_rows', 'design_rows', 'funnel', 'misjudged', 'difference', 'shares', 'judged',
+           'audit', 'contrasts', 'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop',
+           'direct_skill', 'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens',
+           'cast_of', 'barred', 'entered']
 
 # %% ../nbs/30_synth.ipynb #e63638e2
 import difflib, functools, itertools, math, random, re
@@ -464,6 +464,12 @@ def library(knowledge, texts) -> object:   # Question -> answer
 def corpus_texts(folder) -> list:
     "The medical texts among the arms of the stage `clean`"
     return [d['text'] for p in sorted(Path(folder).glob('arms/*.jsonl')) for d in read_jsonl(p, 'document') if d['domain'] == 'medical']
+
+# %% ../nbs/30_synth.ipynb #ca7bee57
+def look_up_table(qs: list, sources: dict) -> pd.DataFrame:   # sources: name -> (question -> answer)
+    "How often each source of external knowledge names the answer of a question that it is shown, with 95 % Wilson intervals"
+    hits = {name: sum(mentions(tell(q['open_stem']), q) for q in qs) for name, tell in sources.items()}
+    return pd.DataFrame([dict(source=name, n=len(qs), names_it=h, share=h / len(qs), low=wilson(h, len(qs))[0], high=wilson(h, len(qs))[1]) for name, h in hits.items()])
 
 # %% ../nbs/30_synth.ipynb #874b6f11
 async def propose_step(door, t: Thread, cast: Cast):
