@@ -10,12 +10,12 @@ __all__ = ['PARTS', 'REASON', 'REFLECT', 'STOP', 'WRITE', 'REWRITE', 'VERIFY', '
            'sections', 'accepted', 'after', 'considered', 'understand', 'fits', 'weigh', 'Chart', 'chart', 'told',
            'name_candidates', 'reason_skill', 'known_facts', 'wrong', 'advise', 'slip', 'reflect_skill', 'stop_skill',
            'by_findings', 'explains', 'by_candidates', 'by_rival', 'monologue', 'write_skill', 'verify_skill',
-           'knowledge_base', 'Corpus', 'library', 'corpus_texts', 'propose_step', 'reflect', 'vote', 'think', 'lost',
-           'leaked', 'monologue_fault', 'retell', 'by_rule', 'verify', 'synthesise', 'stage3_rows', 'general_rows',
-           'design_rows', 'funnel', 'misjudged', 'difference', 'shares', 'judged', 'audit', 'contrasts',
-           'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop', 'direct_skill',
-           'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens', 'cast_of', 'barred',
-           'entered']
+           'knowledge_base', 'special', 'Corpus', 'library', 'corpus_texts', 'look_up_table', 'propose_step', 'reflect',
+           'vote', 'think', 'lost', 'leaked', 'monologue_fault', 'retell', 'by_rule', 'verify', 'synthesise',
+           'stage3_rows', 'general_rows', 'design_rows', 'funnel', 'misjudged', 'difference', 'shares', 'judged',
+           'audit', 'contrasts', 'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop',
+           'direct_skill', 'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens',
+           'cast_of', 'barred', 'entered']
 
 # %% ../nbs/30_synth.ipynb #e63638e2
 import difflib, functools, itertools, math, random, re
@@ -419,7 +419,7 @@ def verify_skill(k: Knowledge, messages: list, temperature: float, rng: random.R
 
 SKILLS.update({REASON: reason_skill, REFLECT: reflect_skill, STOP: stop_skill, WRITE: write_skill, REWRITE: rewrite_skill, VERIFY: verify_skill})
 
-# %% ../nbs/30_synth.ipynb #6a07b72f
+# %% ../nbs/30_synth.ipynb #254c4900
 def knowledge_base(k: Knowledge, query: str, most: int = 12) -> str:   # '' if nothing in the query is known
     "Which families have the findings of a query, most frequent first; only those that the query names, if it names any. For a family alone, its findings"
     named = [f for f in k.families if f.lower() in query.lower()]
@@ -427,7 +427,13 @@ def knowledge_base(k: Knowledge, query: str, most: int = 12) -> str:   # '' if n
     present, absent = k.reader(query)
     share = lambda pairs: ', '.join(f'{n} ({100 * p:.0f} %)' for n, p in sorted(pairs, key=lambda x: (-x[1], x[0]))[:most]) or 'none'
     lines = [f'{k.names[t][0]}: {share([(f, p) for f, p in k.carriers.get(t, {}).items() if not named or f in named])}.' for t in present + absent]
-    return '\n'.join(lines or [f'{f}: {share([(k.names[t][0], c[f]) for t, c in k.carriers.items() if f in c])}.' for f in named])
+    return '\n'.join(lines or [f'{f}: {share([(k.names[t][0], p) for t, p in special(k, f).items()])}.' for f in named])
+
+def special(k: Knowledge, family: str) -> dict:   # finding id -> share of patients
+    "The findings of a family, without those that another one implies"
+    own = {t: c[family] for t, c in k.carriers.items() if family in c}
+    implied = {a for t in own for a in k.lineage(t) if a != t}
+    return {t: p for t, p in own.items() if t not in implied}
 
 # %% ../nbs/30_synth.ipynb #0c91cbda
 class Corpus:
@@ -458,6 +464,12 @@ def library(knowledge, texts) -> object:   # Question -> answer
 def corpus_texts(folder) -> list:
     "The medical texts among the arms of the stage `clean`"
     return [d['text'] for p in sorted(Path(folder).glob('arms/*.jsonl')) for d in read_jsonl(p, 'document') if d['domain'] == 'medical']
+
+# %% ../nbs/30_synth.ipynb #ca7bee57
+def look_up_table(qs: list, sources: dict) -> pd.DataFrame:   # sources: name -> (question -> answer)
+    "How often each source of external knowledge names the answer of a question that it is shown, with 95 % Wilson intervals"
+    hits = {name: sum(mentions(tell(q['open_stem']), q) for q in qs) for name, tell in sources.items()}
+    return pd.DataFrame([dict(source=name, n=len(qs), names_it=h, share=h / len(qs), low=wilson(h, len(qs))[0], high=wilson(h, len(qs))[1]) for name, h in hits.items()])
 
 # %% ../nbs/30_synth.ipynb #874b6f11
 async def propose_step(door, t: Thread, cast: Cast):

@@ -218,10 +218,20 @@ def test_nothing_is_dropped_without_a_reason(micro, store):
 # --- kills -----------------------------------------------------------------------------------------------------------
 
 def test_killed_three_times_gives_the_same_traces(micro, store, tmp_path):
-    "Thirty questions behind a server that misbehaves; the whole of it, with 2,000 and ten kills, is `make kill-synth`"
+    "Twenty questions behind a server that misbehaves; the whole of it, with 2,000 and ten kills, is `make kill-synth`"
     from citrus.run import write_jsonl
     cases = store / 'runs' / 'micro' / 'cases'
-    write_jsonl(tmp_path / 'questions.jsonl', rows(store, 'cases', 'train.jsonl', 'question')[:30], 'question')
+    write_jsonl(tmp_path / 'questions.jsonl', rows(store, 'cases', 'train.jsonl', 'question')[:20], 'question')
     found = compare(tmp_path / 'questions.jsonl', cases / 'knowledge.json', 3, connections=4, latency=0.02)
     assert found['identical'] and found['traces'] > 5 and not found['lost'] and not found['doubled'], found
     assert found['kills'] >= 1 and found['repeated'] < 0.05, found
+
+
+def test_a_language_model_can_take_every_part(micro, store):
+    "The micro model talks nonsense: its steps are refused, nothing breaks, and the cap ends it"
+    from citrus.chat import converse
+    from citrus.synth import role_model
+    model = role_model(f'transformers:{(store / "runs" / "micro" / "assets" / "student").resolve()}', None)
+    asked = rows(store, 'cases', 'train.jsonl', 'question')[:2]
+    traces = [trace for _, trace in converse(lambda door, q: synthesise(door, q, Cast(model, model, model, rounds=2)), asked)]
+    assert [t['outcome'] for t in traces] == ['no end within the rounds'] * 2 and all(len(t['steps']) == 2 and not any(s['rating'] for s in t['steps']) for t in traces)
