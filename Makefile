@@ -22,7 +22,7 @@ figures: .venv/done        ## figures and outputs of the default run into the re
 	$(BIN)/citrus_publish default
 
 chaos: .venv/done          ## the micro chain killed at random moments, twenty times: must end identically
-	$(BIN)/python tests/chaos.py --runs 20 --kills 5 --seed 0
+	$(BIN)/python tests/chaos.py --runs 20 --kills 5 --seed 0 --jobs 2
 
 control: .venv/done        ## the default run with shuffled diagnoses: must learn nothing true
 	$(BIN)/citrus_run --recipe control

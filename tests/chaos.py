@@ -1,6 +1,6 @@
 """Kill the micro chain at random moments, let it go on, and compare what it ends with to an undisturbed run.
 
-A moment is a time, or a file operation (see stopper/sitecustomize.py): half of each. What is killed, with SIGKILL, is the kernel, the runner, a
+A moment is a time, or a file operation (see stopper/sitecustomize.py): as many of each. What is killed, with SIGKILL, is the kernel, the runner, a
 training subprocess, or all of them at once. A killed runner leaves its kernel an orphan; the next run starts at once, while that one still lives.
 Work is counted in what was finished: optimiser steps (the log of each training) and generated replies (rows of the ledger). A step or a batch of
 replies that was in flight at the kill counts as neither."""
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,29 +140,32 @@ def compared(here, reference):
     return ', '.join([f'{s}/{n}' for s in want for n in sorted(want[s].keys() | got[s].keys()) if want[s].get(n) != got[s].get(n)] + here.unfinished()) or 'identical'
 
 
-def chaos(folder, runs, kills, seed):
-    "Print a line for each run; whether all ended identically with at most 1.05 times the work"
+def chaos(folder, runs, kills, seed, jobs):
+    "Print what became of each run; whether all ended identically with at most 1.05 times the work"
+    if jobs > 1: os.environ['OMP_NUM_THREADS'] = '1'
     reference = Home.new(folder / 'undisturbed')
     attempt(reference, None, None)
-    steps, replies = reference.work()
-    print(f'undisturbed: {steps} steps, {replies} replies, {reference.operations()} file operations, {reference.wall:.0f} s\n', flush=True)
-    same, total, struck = True, [0, 0], 0
-    for i in range(runs):
+    units, total, verdicts, struck = reference.work(), [0, 0], [], 0
+    print(f'undisturbed: {units[0]} steps, {units[1]} replies, {reference.operations()} file operations, {reference.wall:.0f} s\n', flush=True)
+
+    def one(i):
         rng = random.Random(f'{seed}-{i}')
-        here = disturbed(folder / f'run{i}', rng.randint(1, kills), reference.wall, reference.operations(), rng)
-        verdict, work = compared(here, reference), here.work()
-        print(f'run {i + 1:2}  {verdict}  steps {work[0] / steps:.3f}  replies {work[1] / replies:.3f}  {here.wall:.0f} s', *here.kills, sep='\n        ', flush=True)
-        same, total, struck = same and verdict == 'identical', [a + b for a, b in zip(total, work)], struck + len(here.kills)
-        if verdict == 'identical': shutil.rmtree(here.path)
-    ratios = total[0] / runs / steps, total[1] / runs / replies
-    print(f'\n{runs} runs, {struck} kills: {"all identical" if same else "NOT identical"}; steps {ratios[0]:.3f}, replies {ratios[1]:.3f} times those of the undisturbed run')
-    return same and max(ratios) <= 1.05
+        return disturbed(folder / f'run{i + 1}', rng.randint(1, kills), reference.wall, reference.operations(), rng)
+    with ThreadPoolExecutor(jobs) as pool:
+        for i, here in enumerate(pool.map(one, range(runs))):
+            verdict, work = compared(here, reference), here.work()
+            print(f'run {i + 1:2}  {verdict}  steps {work[0] / units[0]:.3f}  replies {work[1] / units[1]:.3f}  {here.wall:.0f} s', *here.kills, sep='\n        ', flush=True)
+            verdicts, total, struck = verdicts + [verdict], [a + b for a, b in zip(total, work)], struck + len(here.kills)
+            if verdict == 'identical': shutil.rmtree(here.path)
+    ratios = [t / runs / u for t, u in zip(total, units)]
+    print(f'\n{runs} runs, {struck} kills: {verdicts.count("identical")} identical; steps {ratios[0]:.3f}, replies {ratios[1]:.3f} times those of the undisturbed run')
+    return set(verdicts) == {'identical'} and max(ratios) <= 1.05
 
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    for name, default, meaning in (('runs', 20, 'disturbed runs'), ('kills', 5, 'most kills of a run'), ('seed', 0, 'of the moments and of what is killed')):
+    for name, default, meaning in (('runs', 20, 'disturbed runs'), ('kills', 5, 'most kills of a run'), ('seed', 0, 'of the moments and of what is killed'), ('jobs', 1, 'runs at a time')):
         p.add_argument(f'--{name}', type=int, default=default, help=meaning)
-    p.add_argument('--folder', help='an empty folder for the homes (default: a temporary one); those of runs that differ are kept')
+    p.add_argument('--folder', help='where the homes are made (default: a temporary folder); those of runs that differ are kept')
     a = p.parse_args()
-    sys.exit(not chaos(Path(a.folder or tempfile.mkdtemp(prefix='chaos-')).resolve(), a.runs, a.kills, a.seed))
+    sys.exit(not chaos(Path(a.folder or tempfile.mkdtemp(prefix='chaos-')).resolve(), a.runs, a.kills, a.seed, a.jobs))
