@@ -284,7 +284,7 @@ class Door:
             await asyncio.wait([r.answer for r in lacking])
         return [r.answer.result() for r in found]
 
-# %% ../nbs/04_chat.ipynb #16937af4
+# %% ../nbs/04_chat.ipynb #26888c4a
 @patch
 def find(self: Door, r: Request) -> Request:
     "Look a request up in the ledger and among those under way, else queue it"
@@ -300,6 +300,7 @@ def find(self: Door, r: Request) -> Request:
         self.queues[name, r.sampling].append(r)
     return r
 
+# %% ../nbs/04_chat.ipynb #24c53ed6
 @patch
 def settle(self: Door, r: Request, cached: bool):
     "Give a request its reply from the ledger"
