@@ -7,7 +7,8 @@ __all__ = ['SYSTEM', 'BACKENDS', 'SESSION', 'ask', 'target', 'Parsed', 'between'
            'local_model', 'identity', 'reply_key', 'reply_seed', 'Ledger', 'Budget', 'ledger_path', 'open_ledger',
            'Request', 'Door', 'converse', 'chat', 'attend', 'use_attend', 'compute_dtype', 'load_local', 'render',
            'pick', 'Rows', 'start', 'step', 'go_on', 'uniforms', 'decode', 'batches', 'stop_ids', 'transformers',
-           'Endpoint', 'Servers', 'retry_after', 'message_text', 'read_answer', 'attempt', 'post', 'openai', 'vllm']
+           'Endpoint', 'Servers', 'retry_after', 'message_text', 'read_answer', 'attempt', 'post', 'openai',
+           'vllm_engine', 'vllm', 'deterministic']
 
 # %% ../nbs/04_chat.ipynb #a34e2ce8
 import asyncio, email.utils, fcntl, functools, hashlib, inspect, json, os, queue, random, re, sys, threading, time
@@ -219,9 +220,9 @@ class Budget:
     def table(self) -> list:   # A row for each role and model
         return [dict(role=role, model=model) | row for (role, model), row in self.spent.items()]
 
-# %% ../nbs/04_chat.ipynb #ef533680
+# %% ../nbs/04_chat.ipynb #70a03b03
 BACKENDS = {}   # name -> back-end; later notebooks add their own
-SESSION = ContextVar('session')   # What back-ends keep open until the conversations end: name -> object with `aclose`
+SESSION = ContextVar('session')   # What back-ends keep open until the conversations end: name -> object with `close`
 
 # %% ../nbs/04_chat.ipynb #13070ce9
 def ledger_path(model: Model) -> Path:
@@ -396,7 +397,7 @@ def served(self: Door):
     self.idle.set()
     self.nudge()
 
-# %% ../nbs/04_chat.ipynb #cc4b83a3
+# %% ../nbs/04_chat.ipynb #9885c4a3
 @patch
 async def run(self: Door, talk, items: list, bar) -> list:
     "Hold a conversation about each item; the first error ends them all"
@@ -418,7 +419,7 @@ async def run(self: Door, talk, items: list, bar) -> list:
         await self.idle.wait()
         self.write()
         self.budget.held = [0, 0]
-        for kept in SESSION.get().values(): await kept.aclose()
+        for kept in SESSION.get().values(): await kept.close()
 
 @patch
 def hang_up(self: Door):
@@ -637,16 +638,16 @@ class Endpoint:
     turn: float = 0.0   # When its rate limit lets the next request go
     shut: float = 0.0   # Left out until then; 0 while it answers
 
-# %% ../nbs/04_chat.ipynb #7b3ea686
+# %% ../nbs/04_chat.ipynb #b94f5788
 class Servers:
     "The servers of a model, and who may talk to which"
     def __init__(self, model: Model):
-        import httpx
+        import aiohttp
         o = model.options
         self.all, self.change = [Endpoint(u.rstrip('/')) for u in model.path.split()], asyncio.Condition()
         self.limit, self.gap, self.rest = o.get('connections', 64), 1 / o['rate'] if 'rate' in o else 0.0, o.get('rest', 10.0)
         key = os.environ.get(o.get('key', 'OPENAI_API_KEY'), '')
-        self.client = httpx.AsyncClient(headers={'Authorization': f'Bearer {key}'} if key else {}, limits=httpx.Limits(max_connections=None, max_keepalive_connections=None), timeout=None)
+        self.client = aiohttp.ClientSession(headers={'Authorization': f'Bearer {key}'} if key else {}, connector=aiohttp.TCPConnector(limit=0), trust_env=True)
 
     def best(self) -> Endpoint | None:
         "The least busy of those that answer; of all if none does"
@@ -654,7 +655,7 @@ class Servers:
         fit = [e for e in self.all if e.shut <= now] or self.all
         return min((e for e in fit if e.busy < self.limit), key=lambda e: e.busy, default=None)
 
-    async def aclose(self): await self.client.aclose()
+    async def close(self): await self.client.close()
 
 @patch
 @asynccontextmanager
@@ -671,15 +672,15 @@ async def lease(self: Servers):
         e.busy -= 1
         async with self.change: self.change.notify(2)   # two, so that a server that is back fills up
 
-# %% ../nbs/04_chat.ipynb #884a9794
+# %% ../nbs/04_chat.ipynb #f87d8cc9
 def retry_after(headers) -> float:   # Seconds, 0 if the server does not say
     "The pause a server asks for, given in seconds or as a date"
-    said = headers.get('retry-after', '')
+    said = headers.get('Retry-After', '')
     try: return max(0.0, float(said))
     except ValueError: date = email.utils.parsedate_tz(said)
     return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else 0.0
 
-# %% ../nbs/04_chat.ipynb #1f890527
+# %% ../nbs/04_chat.ipynb #e6467fac
 def message_text(message: dict) -> str:
     "What a message says. Raises `TypeError` if that is not text"
     content, thought = (message.get('content') or message.get('refusal') or ''), (message.get('reasoning_content') or message.get('reasoning') or '')
@@ -688,22 +689,22 @@ def message_text(message: dict) -> str:
     return (f'<think>{thought}</think>\n{content}' if thought else content).encode('utf-8', 'replace').decode()   # half a surrogate pair is no text
 
 def read_answer(said: dict, seconds: float) -> Reply:
-    "A server's answer as a reply. Raises `ValueError`, `KeyError`, `TypeError`, `IndexError` or `AttributeError` if it is rubbish"
+    "A server's answer as a reply. Raises `KeyError`, `TypeError`, `IndexError` or `AttributeError` if it is rubbish"
     choice, usage = said['choices'][0], said.get('usage') or {}
     tokens, prompt_tokens = (n if isinstance(n, int) else 0 for n in (usage.get('completion_tokens'), usage.get('prompt_tokens')))
     return Reply(message_text(choice['message']), tokens, str(choice.get('finish_reason') or 'stop'), seconds, prompt_tokens=prompt_tokens)
 
-# %% ../nbs/04_chat.ipynb #d38dfaaa
+# %% ../nbs/04_chat.ipynb #95e977c8
 async def attempt(client, url: str, body: dict, timeout: float) -> tuple:   # (`Reply` or None, what went wrong, HTTP status or 0, seconds to wait)
     "Send one request once"
-    import httpx
+    import aiohttp
     began = time.time()
     try:
-        async with asyncio.timeout(timeout): r = await client.post(f'{url}/chat/completions', json=body)
-    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as e: return None, type(e).__name__, 0, 0.0
-    if not r.is_success: return None, f'{r.status_code} {r.text[:200]!r}', r.status_code, retry_after(r.headers)
-    try: return read_answer(r.json(), time.time() - began), '', r.status_code, 0.0
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e: return None, f'rubbish, {type(e).__name__}: {r.text[:200]!r}', 500, 0.0
+        async with client.post(f'{url}/chat/completions', json=body, timeout=aiohttp.ClientTimeout(timeout)) as r: raw = await r.read()
+    except (aiohttp.ClientError, TimeoutError) as e: return None, type(e).__name__, 0, 0.0
+    if not r.ok: return None, f'{r.status} {raw[:200]!r}', r.status, retry_after(r.headers)
+    try: return read_answer(json.loads(raw), time.time() - began), '', r.status, 0.0
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e: return None, f'rubbish, {type(e).__name__}: {raw[:200]!r}', 500, 0.0
 
 async def post(
     servers: Servers, body: dict,
@@ -721,13 +722,13 @@ async def post(
         pause *= 2
     raise UserError(f'{e.url}: no reply ({said}); check that the server is up, and the model name and key')
 
-# %% ../nbs/04_chat.ipynb #5dcee6b7
+# %% ../nbs/04_chat.ipynb #02b5936f
 async def openai(model: Model, sampling: Sampling, prompts: list):
     "Back-end: OpenAI-compatible servers. Options: `key`; of each server `connections`, `rate` (requests a second), `rest`; of each request `tries`, `pause`, `timeout` (seconds)"
     o = model.options
     if repr(model) not in (kept := SESSION.get()): kept[repr(model)] = Servers(model)
     for at, (messages, index) in enumerate(prompts):
-        body = dict(model=model.revision or model.name, messages=messages, temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens, seed=reply_seed(sampling, messages, index)) | model.flags
+        body = dict(model=model.revision or model.name, messages=messages, temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens, seed=reply_seed(sampling, messages, index)) | {k: v for k, v in model.flags.items() if k != 'batch_invariant'}
         yield at, await post(kept[repr(model)], body, o.get('tries', 8), o.get('pause', 1.0), o.get('timeout', 600))
 
 BACKENDS['openai'] = openai
@@ -735,19 +736,34 @@ BACKENDS['openai'] = openai
 # %% ../nbs/04_chat.ipynb #b0e441d9
 _engines = {}
 
-# %% ../nbs/04_chat.ipynb #5e8fe1e9
-def vllm(model: Model, sampling: Sampling, prompts: list):
-    "Back-end: vLLM's offline engine. Options: `share` (requests handed over at once), `engine` (arguments of `vllm.LLM`)"
-    from vllm import LLM, SamplingParams
-    if model.path not in _engines:
+# %% ../nbs/04_chat.ipynb #49f51608
+def vllm_engine(model: Model):   # `vllm.LLM`
+    "vLLM with a model, kept until another one is asked for"
+    if model.flags.get('batch_invariant'): os.environ['VLLM_BATCH_INVARIANT'] = '1'   # read when vLLM is imported
+    from vllm import LLM
+    if repr(model) not in _engines:
         _engines.clear()
-        _engines[model.path] = LLM(model.path, enable_prefix_caching=True, seed=0, **model.options.get('engine', {}))
-    share = model.options.get('share', 2048)
-    for at in range(0, len(prompts), share):
-        part, began = prompts[at:at + share], time.time()
-        how = [SamplingParams(n=1, temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens, seed=reply_seed(sampling, *p)) for p in part]
-        for i, out in enumerate(_engines[model.path].chat([messages for messages, _ in part], how, use_tqdm=False)):
-            said = out.outputs[0]
-            yield at + i, Reply(said.text, len(said.token_ids), 'length' if said.finish_reason == 'length' else 'stop', (time.time() - began) / len(part))
+        _engines[repr(model)] = LLM(model.path, enable_prefix_caching=True, seed=0, **model.options | {k: v for k, v in model.flags.items() if k != 'batch_invariant'})
+    return _engines[repr(model)]
+
+def vllm(model: Model, sampling: Sampling, prompts: list):
+    "Back-end: vLLM's offline engine. Options and flags: arguments of `vllm.LLM`"
+    llm = vllm_engine(model)
+    from vllm import SamplingParams
+    how = [SamplingParams(temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens, seed=reply_seed(sampling, *p)) for p in prompts]
+    places, began = {id: at for at, id in enumerate(llm.enqueue_chat([messages for messages, _ in prompts], how, use_tqdm=False))}, time.time()
+    try:
+        while places:
+            ended = [out for out in llm.llm_engine.step() if out.finished]
+            for out in ended:
+                said = out.outputs[0]
+                yield places.pop(out.request_id), Reply(said.text, len(said.token_ids), said.finish_reason, (time.time() - began) / len(ended), prompt_tokens=len(out.prompt_token_ids))
+            if ended: began = time.time()
+    finally: llm.llm_engine.abort_request(list(places))
 
 BACKENDS['vllm'] = vllm
+
+# %% ../nbs/04_chat.ipynb #bf532805
+def deterministic(model: Model) -> bool:
+    "Whether a request gets the same reply in whatever company it is sent"
+    return model.backend == 'expert' or bool(model.flags.get('batch_invariant')) or model.backend == 'transformers' and model.options.get('batch') == 1

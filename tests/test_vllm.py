@@ -1,0 +1,101 @@
+"The door against real vLLM on the CPU: an offline engine and a server. `make test-vllm` runs this in an environment of its own"
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+pytest.importorskip('vllm', reason='vLLM is not in this environment: run `make test-vllm`')
+
+from citrus.chat import Budget, Model, Sampling, chat, converse, deterministic, local_model   # noqa: E402
+
+MESSAGES = [[dict(role='user', content=f'Name {n} organs of the human body.')] for n in ('two', 'three', 'four', 'five')]
+DRAWN = Sampling(temperature=0.8, max_tokens=24, n=3, seed=1)
+
+
+@pytest.fixture(scope='module')
+def student(store, tmp_path_factory):
+    "The real student in bfloat16"
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from citrus.assets import make_student
+    here = tmp_path_factory.mktemp('models')
+    full = make_student('smollm2', '', 0, here / 'full')
+    AutoModelForCausalLM.from_pretrained(full, dtype=torch.bfloat16).save_pretrained(here / 'student')
+    AutoTokenizer.from_pretrained(full).save_pretrained(here / 'student')
+    return here / 'student'
+
+
+@pytest.fixture(autouse=True)
+def own_ledger(tmp_path, monkeypatch): monkeypatch.setenv('CITRUS_HOME', str(tmp_path))
+
+
+@pytest.fixture(scope='module')
+def server(student, tmp_path_factory):
+    "vLLM's own server of the student; gives its base URL"
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    log = tmp_path_factory.mktemp('server') / 'log.txt'
+    command = [sys.executable, '-m', 'vllm.entrypoints.openai.api_server', '--model', str(student), '--served-model-name', 'student', '--host', '127.0.0.1', '--port', str(port),
+               '--enforce-eager', '--max-model-len', '2048']
+    with open(log, 'w') as out: process = subprocess.Popen(command, env=os.environ | dict(VLLM_CPU_KVCACHE_SPACE='2', VLLM_NO_USAGE_STATS='1'), stdout=out, stderr=subprocess.STDOUT)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, log.read_text()[-3000:]
+            try: urllib.request.urlopen(f'http://127.0.0.1:{port}/health', timeout=5)
+            except OSError: time.sleep(0.5)
+            else: break
+        else: pytest.fail('no answer in five minutes: ' + log.read_text()[-3000:])
+        yield f'http://127.0.0.1:{port}/v1'
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+async def consult(door, messages):
+    "Two turns: the second one quotes the first"
+    first, = await door.ask(messages, consult.model, Sampling(temperature=0.8, max_tokens=24, seed=2), role='first')
+    again = [*messages, dict(role='assistant', content=first.text), dict(role='user', content='Which of these is the largest?')]
+    return first, (await door.ask(again, consult.model, Sampling(max_tokens=16), role='second'))[0]
+
+
+def sensible(replies):
+    text = ' '.join(r.text.lower() for r in replies)
+    assert sum(organ in text for organ in ('heart', 'brain', 'lung', 'liver', 'kidney')) >= 2, text
+
+
+def test_server(server):
+    model, budget = Model('student', 'openai', server, 'student'), Budget()
+    replies = chat(MESSAGES, model, DRAWN, role='sample', budget=budget)
+    assert [len(row) for row in replies] == [3] * 4 and len({r.text for r in replies[0]}) == 3
+    sensible(r for row in replies for r in row)
+    assert all(0 < r.tokens <= 24 and r.prompt_tokens > 20 and r.finish in ('stop', 'length') for row in replies for r in row)
+    assert all(r.cached for row in chat(MESSAGES, model, DRAWN) for r in row)
+    consult.model = model
+    turns = converse(consult, MESSAGES, budget)
+    assert all(first.text and second.text for first, second in turns)
+    assert {row['role']: row['calls'] for row in budget.table()} == dict(sample=12, first=4, second=4)
+    assert not deterministic(model)
+
+
+def test_server_refuses_what_is_wrong(server):
+    from citrus.run import UserError
+    with pytest.raises(UserError, match='404'): chat(MESSAGES, Model('x', 'openai', server, 'no-such-model'), Sampling())
+
+
+def test_offline(student, monkeypatch):
+    monkeypatch.setenv('VLLM_CPU_KVCACHE_SPACE', '2')
+    model = local_model('student', student, 'vllm', enforce_eager=True, max_model_len=2048)
+    replies = chat(MESSAGES, model, DRAWN)
+    assert [len(row) for row in replies] == [3] * 4 and len({r.text for r in replies[0]}) == 3
+    sensible(r for row in replies for r in row)
+    assert all(0 < r.tokens <= 24 and r.prompt_tokens > 20 and r.finish in ('stop', 'length') for row in replies for r in row)
+    consult.model = model
+    turns = converse(consult, MESSAGES)
+    assert all(first.text and second.text for first, second in turns)
+    runaway = chat([[dict(role='user', content='Count: one, two, three')]] + MESSAGES, model, Sampling(max_tokens=64, temperature=1.0))
+    assert [len(row) for row in runaway] == [1] * 5
