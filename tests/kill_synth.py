@@ -58,14 +58,16 @@ def work(questions, knowledge, url, connections, out):
 
 def saturate(url, connections, n):
     "Replies a second that a plain client gets who keeps as many connections busy"
-    import httpx
+    import aiohttp
 
-    async def client(todo, c):
-        for i in todo: (await c.post(f'{url}/chat/completions', json=dict(messages=[dict(role='system', content=''), dict(role='user', content=f'Question {i}')], temperature=0, top_p=1, max_tokens=9, seed=i))).raise_for_status()
+    async def client(todo, http):
+        for i in todo:
+            body = dict(messages=[dict(role='system', content=''), dict(role='user', content=f'Question {i}')], temperature=0, top_p=1, max_tokens=9, seed=i)
+            async with http.post(f'{url}/chat/completions', json=body, raise_for_status=True) as r: await r.read()
 
     async def everyone():
         todo = iter(range(n))
-        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None, max_keepalive_connections=None)) as c: await asyncio.gather(*(client(todo, c) for _ in range(connections)))
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http: await asyncio.gather(*(client(todo, http) for _ in range(connections)))
     began = time.time()
     asyncio.run(everyone())
     return n / (time.time() - began)
