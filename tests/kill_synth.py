@@ -129,6 +129,6 @@ if __name__ == '__main__':
             known, _ = choose_families(world, 16, 1, 0, 5, 8)
             save_knowledge(knowledge_of(world, known), Path(tmp) / 'knowledge.json')
             write_jsonl(Path(tmp) / 'questions.jsonl', questions(world, 'train', known, args.questions, 0, 5, 8, 4)[0], 'question')
-            found = compare(Path(tmp) / 'questions.jsonl', Path(tmp) / 'knowledge.json', args.kills, plain=6400)
+            found = compare(Path(tmp) / 'questions.jsonl', Path(tmp) / 'knowledge.json', args.kills, connections=48, latency=0.2, plain=4800)
         print(json.dumps(found, indent=1))
         assert found['kills'] == args.kills and found['identical'] and not found['lost'] and not found['doubled'] and found['repeated'] <= 0.01 and found['rate'] >= 0.9 * found['plain']
