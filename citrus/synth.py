@@ -12,10 +12,10 @@ __all__ = ['PARTS', 'REASON', 'REFLECT', 'STOP', 'WRITE', 'REWRITE', 'VERIFY', '
            'by_findings', 'explains', 'by_candidates', 'by_rival', 'monologue', 'write_skill', 'verify_skill',
            'knowledge_base', 'special', 'Corpus', 'library', 'corpus_texts', 'look_up_table', 'propose_step', 'reflect',
            'vote', 'think', 'lost', 'leaked', 'monologue_fault', 'retell', 'by_rule', 'verify', 'synthesise',
-           'stage3_rows', 'general_rows', 'design_rows', 'funnel', 'misjudged', 'difference', 'shares', 'judged',
-           'audit', 'contrasts', 'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop',
-           'direct_skill', 'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens',
-           'cast_of', 'barred', 'entered']
+           'stage3_rows', 'general_rows', 'design_rows', 'sort_out', 'funnel', 'misjudged', 'difference', 'shares',
+           'judged', 'audit', 'contrasts', 'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains',
+           'loop', 'direct_skill', 'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths',
+           'reply_tokens', 'cast_of', 'panel_of', 'barred', 'entered']
 
 # %% ../nbs/30_synth.ipynb #e63638e2
 import difflib, functools, itertools, math, random, re
@@ -235,10 +235,9 @@ async def grade(door, q: dict, graders: list, seed: int) -> list:   # One bool f
         votes.append(chosen(answer, seen['options']) == seen['answer'] if q['options'] else matches(answer, q))
     return votes
 
-# %% ../nbs/30_synth.ipynb #eff802be
+# %% ../nbs/30_synth.ipynb #adbd2852
 def graded(qs: list, votes: list, rule: str) -> list:   # `question` records with their difficulty
-    "Questions with the label that the graders' votes give them; none where nobody graded. Raises `UserError` for an unknown rule"
-    if rule not in RULES: raise UserError(f'synth.difficulty = {rule!r}: one of {", ".join(RULES)}')
+    "Questions with the label that the graders' votes give them; none where nobody graded"
     return [q | dict(difficulty=('easy' if RULES[rule](v) else 'hard') if v else None) for q, v in zip(qs, votes, strict=True)]
 
 def kept_easy(q: dict, share: float, seed: int) -> bool:
@@ -598,6 +597,12 @@ def design_rows(
     if foreign: raise UserError(f'{foreign}: not in the language of the knowledge expert; run synth with design={design!r} instead')
     return stage3_rows([t | dict(id=f'{t["id"]}-{design}', think=monologue(steps, design)) for t, steps in zip(traces, kept)], questions, [], 0.0, 0)
 
+# %% ../nbs/30_synth.ipynb #3875d359
+def sort_out(traces: list, opened: list) -> tuple:   # (kept `trace` records, rejected records with their reason)
+    "What is kept, and what is not: traces that failed, and questions that could not be opened"
+    return ([t for t in traces if t['outcome'] == 'kept'],
+            [t | dict(reason=t['outcome']) for t in traces if t['outcome'] != 'kept'] + [dict(id=f'question-{q["id"]}', question_id=q['id'], reason=why) for q, why in opened if why])
+
 # %% ../nbs/30_synth.ipynb #6d469137
 def funnel(entered: list, whys: list, selected: int, traces: list) -> pd.DataFrame:
     "Where questions were lost: `entered` records, why each could not be opened, how many were selected by difficulty, the traces"
@@ -753,7 +758,7 @@ def reply_tokens(rows: list, folder) -> list:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return [len(tokenizer(r['messages'][-1]['content'])['input_ids']) for r in rows]
 
-# %% ../nbs/30_synth.ipynb #06807caa
+# %% ../nbs/30_synth.ipynb #8b1b2511
 def cast_of(p: dict, clean, knowledge) -> Cast:   # Parameters of the stage, folders and files it reads
     "Who plays which part in this run"
     play = lambda spec: role_model(spec, knowledge)
@@ -761,6 +766,12 @@ def cast_of(p: dict, clean, knowledge) -> Cast:   # Parameters of the stage, fol
     if p['design'] not in DESIGNS: raise UserError(f'synth.design = {p["design"]!r}: one of {", ".join(DESIGNS)}')
     return Cast(play(p['reasoner']), play(p['reflector']), play(p['reflector']), library(knowledge, lambda: corpus_texts(clean)), length=tuple(p['length']), **rules)
 
+def panel_of(p: dict, knowledge) -> list:   # (model, temperature) of each grader
+    "Who grades in this run. Raises `UserError` for an unknown rule"
+    if p['difficulty'] not in RULES: raise UserError(f'synth.difficulty = {p["difficulty"]!r}: one of {", ".join(RULES)}')
+    return [(role_model(spec, knowledge), temperature) for spec, temperature in (with_temperature(g, p['others']) for g in p['graders'])]
+
+# %% ../nbs/30_synth.ipynb #36b4a099
 def barred(qs: list) -> list:   # The same records; `meta.benchmark` of those that overlap with a benchmark names it
     "Find the questions of a foreign set that are in a benchmark; the cases were kept apart when they were made"
     found = overlaps([q['stem'] for q in qs], build_index({name: load() for name, load in BENCHMARKS.items()}), share=0.5)

@@ -232,6 +232,6 @@ def test_a_language_model_can_take_every_part(micro, store):
     from citrus.chat import converse
     from citrus.synth import role_model
     model = role_model(f'transformers:{(store / "runs" / "micro" / "assets" / "student").resolve()}', None)
-    asked = rows(store, 'cases', 'train.jsonl', 'question')[:2]
-    traces = [trace for _, trace in converse(lambda door, q: synthesise(door, q, Cast(model, model, model, rounds=2)), asked)]
-    assert [t['outcome'] for t in traces] == ['no end within the rounds'] * 2 and all(len(t['steps']) == 2 and not any(s['rating'] for s in t['steps']) for t in traces)
+    asked = rows(store, 'cases', 'train.jsonl', 'question')[:1]
+    traces = [trace for _, trace in converse(lambda door, q: synthesise(door, q, Cast(model, model, model, rounds=1)), asked)]
+    assert [t['outcome'] for t in traces] == ['no end within the rounds'] and [s['rating'] for s in traces[0]['steps']] == [0]
