@@ -418,7 +418,7 @@ def verify_skill(k: Knowledge, messages: list, temperature: float, rng: random.R
 
 SKILLS.update({REASON: reason_skill, REFLECT: reflect_skill, STOP: stop_skill, WRITE: write_skill, REWRITE: rewrite_skill, VERIFY: verify_skill})
 
-# %% ../nbs/30_synth.ipynb #254c4900
+# %% ../nbs/30_synth.ipynb #047e9aea
 def knowledge_base(k: Knowledge, query: str, most: int = 12) -> str:   # '' if nothing in the query is known
     "Which families have the findings of a query, most frequent first; only those that the query names, if it names any. For a family alone, its findings"
     named = [f for f in k.families if f.lower() in query.lower()]
@@ -430,7 +430,7 @@ def knowledge_base(k: Knowledge, query: str, most: int = 12) -> str:   # '' if n
 
 def special(k: Knowledge, family: str) -> dict:   # finding id -> share of patients
     "The findings of a family, without those that another one implies"
-    own = {t: c[family] for t, c in k.carriers.items() if family in c}
+    own = {t: c[family] for t, c in k.carriers.items() if family in c and t in k.names}
     implied = {a for t in own for a in k.lineage(t) if a != t}
     return {t: p for t, p in own.items() if t not in implied}
 

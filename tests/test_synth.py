@@ -138,6 +138,16 @@ def test_empty_and_tiny_questions_do_not_break_the_expert():
         assert t.turns <= 6
 
 
+def test_the_knowledge_base_answers_whatever_it_is_asked(micro, store):
+    "Every family, every finding, nonsense; on the real ontology, whose root has no name"
+    from citrus.cases import load_knowledge
+    k = load_knowledge(store / 'runs' / 'micro' / 'cases' / 'knowledge.json')
+    assert all(knowledge_base(k, f'What does {f} look like?') for f in k.families)
+    assert knowledge_base(k, 'Zzz?') == '' and knowledge_base(k, '') == ''
+    for t in list(k.carriers)[:300]:
+        if t in k.names: knowledge_base(k, f'Which of {"; ".join(k.families[:2])} have {k.names[t][0]}?')
+
+
 # --- opening ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('stem, why', [
