@@ -8,7 +8,7 @@ import threading
 
 AT, COUNT, HOME = int(os.environ['CHAOS_AT']), os.environ['CHAOS_COUNT'], os.environ['CITRUS_HOME']
 WRITES = os.O_WRONLY | os.O_RDWR
-CHANGES = {'os.rename', 'os.remove', 'os.rmdir', 'os.mkdir', 'os.symlink', 'os.link', 'os.truncate', 'shutil.rmtree', 'shutil.copyfile'}
+CHANGES = {'os.rename', 'os.remove', 'os.rmdir', 'os.symlink', 'os.link', 'os.truncate', 'shutil.rmtree', 'shutil.copyfile'}
 busy = threading.local()
 
 
