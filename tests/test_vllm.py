@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 
 import pytest
 
@@ -41,7 +42,7 @@ def server(student, tmp_path_factory):
         port = s.getsockname()[1]
     log = tmp_path_factory.mktemp('server') / 'log.txt'
     command = [sys.executable, '-m', 'vllm.entrypoints.openai.api_server', '--model', str(student), '--served-model-name', 'student', '--host', '127.0.0.1', '--port', str(port),
-               '--enforce-eager', '--max-model-len', '2048']
+               '--enforce-eager', '--max-model-len', '4096']
     with open(log, 'w') as out: process = subprocess.Popen(command, env=os.environ | dict(VLLM_CPU_KVCACHE_SPACE='2', VLLM_NO_USAGE_STATS='1'), stdout=out, stderr=subprocess.STDOUT)
     try:
         for _ in range(600):
@@ -99,3 +100,29 @@ def test_offline(student, monkeypatch):
     assert all(first.text and second.text for first, second in turns)
     runaway = chat([[dict(role='user', content='Count: one, two, three')]] + MESSAGES, model, Sampling(max_tokens=64, temperature=1.0))
     assert [len(row) for row in runaway] == [1] * 5
+
+
+CLOSED = dict(id='q1', source='test', split='train', stem='A 30-year-old woman has a butterfly rash, joint pain and protein in her urine. Which of the following is the most likely diagnosis?', open_stem='',
+              options=[dict(label='A', text='Systemic lupus erythematosus'), dict(label='B', text='Rosacea'), dict(label='C', text='Gout')], answer='A',
+              answer_text='Systemic lupus erythematosus', aliases=['Lupus'], context=None, difficulty=None, meta={})
+STEPS = ['Known: butterfly rash, joint pain, protein in the urine.', 'Candidates: Systemic lupus erythematosus; Rosacea.', 'Conclusion: Systemic lupus erythematosus.']
+
+
+def test_synthesis_through_the_server(server):
+    "Question rewriting, the loop of two experts and the monologue, played by a real model that is too small for them: every reply is asked for, read and judged"
+    from citrus.synth import Cast, Thread, open_up, retell, synthesise
+    model, budget = Model('student', 'openai', server, 'student'), Budget()
+    cast = Cast(model, model, model, temperature=0.8, others=0.7, rounds=2, retries=1)
+
+    async def work(door, seed):
+        opened, why = await open_up(door, CLOSED, replace(cast, seed=seed))
+        thread, trace = await synthesise(door, CLOSED | dict(open_stem=opened['open_stem'] or CLOSED['stem']), replace(cast, seed=seed))
+        steps = [dict(role='reasoning', text=s, rating=1, feedback='') for s in STEPS]
+        told, fault = await retell(door, Thread(CLOSED | dict(open_stem=CLOSED['stem']), steps=steps, votes=[1, 1]), replace(cast, seed=seed))
+        return why, trace, told, fault
+    made = converse(work, range(3), budget)
+    spent = {row['role']: row for row in budget.table()}
+    assert {'rewrite', 'reason', 'write'} <= set(spent) and all(row['tokens'] and row['prompt_tokens'] for row in spent.values())
+    assert all(trace['outcome'] and 1 <= len([s for s in trace['steps'] if s['role'] == 'reasoning']) <= 2 and told for _, trace, told, _ in made)
+    again = Budget()
+    assert converse(work, range(3), again) == made and not any(row['new'] for row in again.table())

@@ -1,0 +1,274 @@
+"The door: hostile servers, kills, interrupts, running loops, budgets, one ledger for many"
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from citrus.chat import BACKENDS, Budget, Ledger, Model, Reply, Sampling, chat, converse, deterministic, ledger_path, open_ledger, parse_reply, reply_key
+from citrus.run import UserError
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def own_ledger(tmp_path, monkeypatch): monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'home'))
+
+
+@pytest.fixture
+def endpoint():
+    "Starts servers of `endpoint.py` with the given options; gives their base URLs"
+    started = []
+
+    def start(**options):
+        command = [sys.executable, str(HERE / 'endpoint.py'), *(str(a) for k, v in options.items() for a in (f'--{k.replace("_", "-")}', v))]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return started[-1].stdout.readline().strip()
+    yield start
+    for p in started:
+        p.kill()
+        p.wait()
+
+
+def stats(url): return json.load(urllib.request.urlopen(url.replace('/v1', '/stats')))
+def user(text): return [dict(role='user', content=text)]
+def rows(model): return [json.loads(line) for line in ledger_path(model).read_bytes().split(b'\n')[:-1]]
+
+
+async def three_turns(door, item):
+    text = item
+    for turn in range(3): text = (await door.ask(user(f'{text} {turn}'), three_turns.model, Sampling(), role=f'turn {turn}'))[0].text
+    return text
+
+
+# --- servers ---------------------------------------------------------------------------------------------------------
+
+def test_a_server_with_every_mishap(endpoint):
+    url = endpoint(latency=0.01, rate429=0.05, rate500=0.05, garbage=0.05, disconnect=0.05, hang=0.02)
+    three_turns.model = Model('bad', 'openai', url, 'm', dict(connections=16, pause=0.01, timeout=0.5, rest=0.05, tries=12))
+    assert converse(three_turns, [f'w{i}' for i in range(100)]) == [f'w{i} 0 1 2' for i in range(100)]
+    said = stats(url)
+    assert all(said[k] for k in ('rate429', 'rate500', 'garbage', 'disconnect', 'hang')) and said['most'] <= 17, said
+    assert said['answered'] == 300 and not said['repeated']
+    assert len(rows(three_turns.model)) == 300
+
+
+def test_a_dead_server_is_left_out_and_taken_back(endpoint):
+    good, late = endpoint(latency=0.02), endpoint()
+    port = late.split(':')[2].split('/')[0]
+    stopped = endpoint.__closure__[0].cell_contents[-1]
+    stopped.kill()
+    stopped.wait()
+    model = Model('two', 'openai', f'{good} {late}', 'm', dict(connections=4, pause=0.01, rest=0.2))
+    assert [r.text for r, in chat([user(f'a{i}') for i in range(40)], model, Sampling())] == [f'a{i}' for i in range(40)]
+    assert stats(good)['requests'] == 40
+    endpoint(port=port, latency=0.02)
+    chat([user(f'b{i}') for i in range(200)], model, Sampling())
+    assert stats(late)['requests'] > 20 and stats(good)['requests'] + stats(late)['requests'] == 240
+
+
+def test_a_server_that_returns_in_mid_run(endpoint):
+    "One request at a time tries the dead server; when it answers, it gets its share"
+    good, late = endpoint(latency=0.05), endpoint()
+    port = late.split(':')[2].split('/')[0]
+    stopped = endpoint.__closure__[0].cell_contents[-1]
+    stopped.kill()
+    stopped.wait()
+    model = Model('two', 'openai', f'{good} {late}', 'm', dict(connections=2, pause=0.01, rest=0.2))
+
+    async def talk(door, i):
+        if i == 20: await asyncio.to_thread(endpoint, port=port, latency=0.05)
+        return (await door.ask(user(f'c{i}'), model, Sampling()))[0].text
+    assert converse(talk, range(150)) == [f'c{i}' for i in range(150)]
+    assert stats(late)['requests'] > 10
+
+
+def test_rate_limit(endpoint):
+    url, began = endpoint(), time.time()
+    chat([user(f'{i}') for i in range(11)], Model('slow', 'openai', url, 'm', dict(rate=20)), Sampling())
+    assert time.time() - began >= 0.5
+
+
+def test_retry_after_is_kept(endpoint):
+    url, began = endpoint(rate429=1.0, retry_after=0.4), time.time()
+    with pytest.raises(UserError, match='429'): chat([user('x')], Model('busy', 'openai', url, 'm', dict(tries=3, pause=0.01)), Sampling())
+    assert time.time() - began >= 0.8 and stats(url)['rate429'] == 3
+
+
+def test_what_a_thinking_server_sends_is_read(endpoint):
+    from citrus.chat import read_answer
+    made = lambda finish='stop', usage=None, **message: read_answer(dict(choices=[dict(message=message, finish_reason=finish)], usage=usage), 0.1)
+    assert parse_reply(made(reasoning_content='Hm.', content='<answer>Goat</answer>').text) == ('Hm.', 'Goat', '')
+    assert parse_reply(made(reasoning='Hm.', content='<think>Hm.</think><answer>Goat</answer>').text).problem == 'doubled'
+    assert parse_reply(made('length', reasoning_content='Hm', content=None).text).problem == 'no answer'
+    called = made('tool_calls', content=None, tool_calls=[dict(function=dict(name='f'))])
+    assert (called.finish, parse_reply(called.text).problem) == ('tool_calls', 'empty')
+    assert made(content='x', usage=dict(completion_tokens=float('nan'), prompt_tokens=7)).tokens == 0
+    made(content='\ud800').text.encode()
+    for bad in ({}, dict(choices=[]), dict(choices=[dict(message=dict(content=3))]), dict(error='no'), [], None, 'text'):
+        with pytest.raises((ValueError, KeyError, TypeError, IndexError, AttributeError)): read_answer(bad, 0.1)
+
+
+def test_ten_megabytes(endpoint):
+    text = '<think>' + 'a ' * 5_000_000 + '</think><answer>b</answer>'
+    (reply,), = chat([user(text)], Model('big', 'openai', endpoint(), 'm'), Sampling())
+    assert parse_reply(reply.text) == (text[7:-26].strip(), 'b', '')
+
+
+def test_keeps_up_with_a_plain_client(endpoint, capsys):
+    "Measured, and held to half of it only: this machine may be busy"
+    import aiohttp
+    url, n = endpoint(latency=0.2, spread=0.5), 400
+
+    async def plain():
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=32)) as client:
+            async def one(i):
+                async with client.post(f'{url}/chat/completions', json=dict(messages=user(f'plain {i}'))) as r: await r.json()
+            await asyncio.gather(*map(one, range(n)))
+    began = time.time()
+    asyncio.run(plain())
+    bare, began = time.time() - began, time.time()
+    chat([user(f'door {i}') for i in range(n)], Model('m', 'openai', url, 'm', dict(connections=32)), Sampling())
+    with capsys.disabled(): print(f'\nplain client {n / bare:.0f} replies/s, door {n / (time.time() - began):.0f}, n = {n}, 32 at once')
+    assert time.time() - began < 2 * bare
+
+
+# --- kills and interrupts --------------------------------------------------------------------------------------------
+
+WORK = """
+import sys
+sys.path.insert(0, {here!r})
+from test_chat import three_turns, converse, Model
+three_turns.model = Model('m', 'openai', {url!r}, 'm', dict(connections=8, pause=0.05))
+print(converse(three_turns, [f'w{{i}}' for i in range(60)]))
+"""
+
+
+def test_killed_and_interrupted_runs_go_on(endpoint, tmp_path):
+    url = endpoint(latency=0.03, spread=0.9)
+    work = [sys.executable, '-c', WORK.format(here=str(HERE), url=url)]
+    for at, how in enumerate((signal.SIGKILL, signal.SIGINT, signal.SIGKILL)):
+        p = subprocess.Popen(work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        began = time.time()
+        while stats(url)['answered'] < 30 * (at + 1) and time.time() - began < 60: time.sleep(0.01)
+        p.send_signal(how)
+        assert p.wait(20) != 0
+    done = subprocess.run(work, capture_output=True, text=True)
+    assert done.stdout.strip() == str([f'w{i} 0 1 2' for i in range(60)]), done.stderr[-2000:]
+    said, keys = stats(url), Counter(r['key'] for r in rows(Model('m', 'openai', url, 'm')))
+    assert len(keys) == 180 and set(keys.values()) == {1}
+    assert said['repeated'] <= 3 * 8, said   # only what was under way
+
+
+def test_an_error_keeps_what_was_said(endpoint):
+    model = Model('m', 'openai', endpoint(latency=0.02, spread=0.5), 'm')
+
+    async def talk(door, i):
+        first, = await door.ask(user(f'{i}'), model, Sampling())
+        if i == 7: raise ValueError('seven')
+        return (await door.ask(user(f'{first.text} again'), model, Sampling()))[0].text
+    with pytest.raises(ValueError, match='seven'): converse(talk, range(16))
+    kept = len(rows(model))
+    assert 0 < kept < 32
+    assert sum(r.cached for r, in chat([user(f'{i}') for i in range(16)], model, Sampling())) + sum(' again' in r['text'] for r in rows(model)[:kept]) == kept
+
+
+def test_an_error_of_a_back_end(monkeypatch):
+    def broken(model, sampling, prompts):
+        yield 0, Reply('one', 1, 'stop', 0.0)
+        raise MemoryError('no room')
+
+    def lazy(model, sampling, prompts): yield 0, Reply('one', 1, 'stop', 0.0)
+    monkeypatch.setitem(BACKENDS, 'broken', broken)
+    monkeypatch.setitem(BACKENDS, 'lazy', lazy)
+    with pytest.raises(MemoryError): chat([user('a'), user('b')], Model('b', 'broken'), Sampling())
+    assert [r['text'] for r in rows(Model('b', 'broken'))] == ['one']
+    with pytest.raises(UserError, match='left 1 of 2 prompts unanswered'): chat([user('a'), user('b')], Model('l', 'lazy'), Sampling())
+
+
+# --- conversations ---------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def echo(monkeypatch):
+    "A batch back-end that notes the size of its batches"
+    sizes = []
+
+    def back_end(model, sampling, prompts):
+        sizes.append(len(prompts))
+        for at in reversed(range(len(prompts))): yield at, Reply(prompts[at][0][-1]['content'], 3, 'stop', 0.0)
+    monkeypatch.setitem(BACKENDS, 'echo', back_end)
+    return sizes
+
+
+def test_inside_a_running_loop(echo):
+    three_turns.model = Model('e', 'echo')
+    async def notebook(): return converse(three_turns, ['a', 'b'])
+    assert asyncio.run(notebook()) == ['a 0 1 2', 'b 0 1 2'] and echo == [2, 2, 2]
+
+
+def test_a_conversation_may_ask_several_at_once(echo, endpoint):
+    models = Model('e', 'echo'), Model('m', 'openai', endpoint(latency=0.01), 'm')
+
+    async def talk(door, i):
+        for turn in range(3): said = await asyncio.gather(*(door.ask(user(f'{i} {turn}'), m, Sampling()) for m in models))
+        return [r.text for r, in said]
+    assert converse(talk, range(5)) == [[f'{i} 2'] * 2 for i in range(5)]
+    assert sum(echo) == 15
+
+
+def test_the_same_question_of_many_is_asked_once(echo):
+    async def talk(door, _): return (await door.ask(user('same'), Model('e', 'echo'), Sampling(n=2)))[1].text
+    assert converse(talk, range(50)) == ['same'] * 50 and echo == [2]
+
+
+def test_budget_in_tokens_is_never_overdrawn(echo):
+    three_turns.model = Model('e', 'echo')
+    small = Budget(tokens=20)
+    with pytest.raises(UserError, match='budget of 20 tokens is spent'):
+        converse(lambda door, i: door.ask(user(f'{i}'), Model('e', 'echo'), Sampling(max_tokens=5)), range(20), small)
+    assert small.table()[0]['tokens'] == 18 and small.table()[0]['calls'] == 6
+    with pytest.raises(UserError): chat([user('0')], Model('e', 'echo'), Sampling(max_tokens=21), budget=Budget(tokens=20))
+
+
+def test_budget_counts_what_the_ledger_holds(endpoint):
+    url = endpoint(latency=0.01, spread=0.9)
+    three_turns.model = Model('m', 'openai', url, 'm')
+    for _ in range(3):
+        with pytest.raises(UserError, match='the budget of 20 replies is spent'): converse(three_turns, [f'w{i}' for i in range(10)], Budget(calls=20))
+        assert stats(url)['answered'] == 20
+    assert converse(three_turns, [f'w{i}' for i in range(10)], Budget(calls=30)) == [f'w{i} 0 1 2' for i in range(10)]
+    assert stats(url)['answered'] == 30
+
+
+# --- the ledger ------------------------------------------------------------------------------------------------------
+
+def test_two_processes_get_the_same_words(endpoint):
+    url = endpoint(latency=0.02)
+    work = [subprocess.Popen([sys.executable, '-c', WORK.format(here=str(HERE), url=url)], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert len({p.communicate()[0] for p in work}) == 1
+    keys = [r['key'] for r in rows(Model('m', 'openai', url, 'm'))]
+    assert len(keys) == len(set(keys)) == 180
+
+
+def test_a_damaged_line_is_named_and_removed(tmp_path):
+    path = tmp_path / 'ledger.jsonl'
+    Ledger(path).add([dict(key='a', text='1'), dict(key='b', text='2')])
+    path.write_bytes(path.read_bytes().replace(b'"text": "1"', b'"text" "1"') + b'\0\0\0\n[1]\n{"key": 3}\n')
+    ledger = Ledger(path)
+    with pytest.raises(UserError, match='byte 0 is damaged'): ledger.get('a')
+    assert ledger.get('b')['text'] == '2'
+    assert ledger.compact() == dict(kept=1, dropped=4) and list(Ledger(path).where) == ['b']
+
+
+def test_flags_are_part_of_the_key():
+    plain, flagged = Model('m', 'openai', 'u', 'r'), Model('m', 'openai', 'u', 'r', flags=dict(reasoning_effort='low'))
+    assert reply_key(plain, Sampling(), user('a'), 0) != reply_key(flagged, Sampling(), user('a'), 0) and ledger_path(plain) != ledger_path(flagged)
+    assert reply_key(plain, Sampling(), user('a'), 0) == reply_key(Model('other', 'openai', 'v', 'r', dict(connections=2)), Sampling(), user('a'), 0)
+    assert not deterministic(plain)
