@@ -26,7 +26,6 @@ test-vllm: .venv-vllm/done ## the chat door against real vLLM on the CPU
 	.venv-vllm/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $@
-.PHONY: test-vllm
 
 lab: .venv/done            ## JupyterLab at the root
 	$(BIN)/jupyter lab

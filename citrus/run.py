@@ -7,12 +7,13 @@ __all__ = ['RECORDS', 'STAGES', 'STUDIES', 'PACKAGES', 'ADVICE', 'KERNEL_ENV', '
            'read_jsonl', 'write_jsonl', 'notebook_path', 'nearest', 'Param', 'cells', 'parameters', 'coerce',
            'load_recipe', 'settings', 'digest', 'bare', 'identifiers', 'definitions', 'reachable', 'versions',
            'code_of', 'ingredients', 'differences', 'store', 'commit', 'manifest', 'Stage', 'linked', 'assemble',
-           'die_with_parent', 'hold', 'sweep', 'stage', 'unrepeatable', 'describe', 'results', 'device', 'seal', 'link',
-           'wilson', 'save_fig', 'launch', 'call', 'train_main', 'out_of_step', 'plan', 'needed', 'chosen', 'advice',
-           'place', 'failure', 'AtomicHandler', 'set_aside', 'papermill_run', 'execute', 'lock_of', 'bring',
-           'run_stages', 'maker', 'lineage', 'pins_of', 'why', 'size', 'runs', 'referred', 'ancestors', 'garbage',
-           'collect', 'parse_args', 'report', 'run_command', 'main', 'keep_outputs', 'readme_text', 'rewrite',
-           'publish_results', 'executed_lessons', 'made', 'publish_manifests', 'publish', 'publish_main']
+           'die_with_parent', 'hold', 'sweep', 'copy_whole', 'discard', 'stage', 'unrepeatable', 'describe', 'results',
+           'device', 'seal', 'link', 'wilson', 'save_fig', 'launch', 'call', 'train_main', 'out_of_step', 'plan',
+           'needed', 'chosen', 'advice', 'place', 'failure', 'AtomicHandler', 'set_aside', 'papermill_run', 'execute',
+           'lock_of', 'bring', 'run_stages', 'maker', 'lineage', 'pins_of', 'why', 'size', 'runs', 'referred',
+           'ancestors', 'garbage', 'collect', 'parse_args', 'report', 'run_command', 'main', 'keep_outputs',
+           'readme_text', 'rewrite', 'publish_results', 'executed_lessons', 'made', 'publish_manifests', 'publish',
+           'publish_main']
 
 # %% ../nbs/00_run.ipynb #76799df4
 import argparse, ast, contextlib, ctypes, difflib, fcntl, hashlib, importlib, json, os, platform, re, shutil, signal, subprocess, sys, time
@@ -26,7 +27,7 @@ from fastcore.basics import patch
 
 import citrus
 
-# %% ../nbs/00_run.ipynb #5bd1525d
+# %% ../nbs/00_run.ipynb #e49b845f
 class UserError(Exception):
     "Something the user can put right; its text is one line that says what, where and what to do"
 
@@ -36,7 +37,7 @@ def root() -> Path:   # Folder that holds `nbs/` and `settings.ini`
 
 def home() -> Path:   # Created if it is missing
     "Where runs, the store, assets and the ledger live: `$CITRUS_HOME`, or `artifacts/` in the repository"
-    path = Path(os.environ.get('CITRUS_HOME') or root() / 'artifacts')
+    path = Path(os.environ.get('CITRUS_HOME') or root() / 'artifacts').resolve()   # a kernel works in another folder
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -371,7 +372,21 @@ def sweep(folder: Path):
 _open: Stage = None   # The stage that this process is at
 _lock = None          # Its lock, an open file
 
-# %% ../nbs/00_run.ipynb #eb614581
+# %% ../nbs/00_run.ipynb #661ab6a4
+def copy_whole(source: Path, to: Path):
+    "Copy a folder; the copy has its name only when it is complete"
+    part = to.with_name(f'.part-{to.name}')
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part)
+    part.rename(to)
+
+def discard(folder: Path):
+    "Remove a folder, if it is there, under a name that does not count"
+    gone = folder.with_name(f'.gone-{folder.name.removeprefix(".gone-")}')
+    for f in (gone, folder):   # what an earlier try left goes first
+        if f.exists(): shutil.rmtree(f if f == gone else f.rename(gone))
+
+# %% ../nbs/00_run.ipynb #31d29317
 def stage(
     name: str,     # Key of `STAGES`
     values: dict,  # The notebook's `globals()`: holds its parameters
@@ -386,7 +401,7 @@ def stage(
     if _lock: _lock.close()
     if 'CITRUS_KEY' in os.environ: die_with_parent()
     _lock = hold(store() / f'.{name}-{_open.key}.kernel')
-    if _open.final.exists() and not _open.dir.exists(): shutil.copytree(_open.final, _open.dir)
+    if _open.final.exists() and not _open.dir.exists(): copy_whole(_open.final, _open.dir)
     _open.dir.mkdir(exist_ok=True)
     sweep(_open.dir)
     return _open
@@ -455,10 +470,10 @@ def finish(self: Stage, **metrics) -> pd.DataFrame:   # The manifest, for displa
     if 'CITRUS_KEY' not in os.environ: seal(self)
     return pd.DataFrame([dict(stage=self.name, key=self.key, seconds=m['seconds'], files=len(m['files'])) | metrics]).T.rename(columns={0: ''})
 
-# %% ../nbs/00_run.ipynb #676e3364
+# %% ../nbs/00_run.ipynb #b1998c22
 def seal(s: Stage):
     "Give a complete stage its final name, and link the run to it"
-    if s.final.exists(): shutil.rmtree(s.final)
+    discard(s.final)
     s.dir.rename(s.final)
     link(s.run, s.name, s.final)
 
@@ -626,7 +641,7 @@ KERNEL_ENV = dict(
     # trainers report to their authors otherwise; the others only keep the terminal readable
     HF_HUB_DISABLE_TELEMETRY='1', TRANSFORMERS_VERBOSITY='error', HF_HUB_DISABLE_PROGRESS_BARS='1', TOKENIZERS_PARALLELISM='false', TRL_EXPERIMENTAL_SILENCE='1')
 
-# %% ../nbs/00_run.ipynb #6091d2a5
+# %% ../nbs/00_run.ipynb #d04c11b1
 def papermill_run(source: Path, copy: Path, values: dict, title: str):
     "Execute a notebook with parameters; `copy` is complete at any time"
     import papermill
@@ -641,7 +656,7 @@ def execute(s: Stage):
     s.dir.mkdir(exist_ok=True)
     set_aside(copy)
     (s.dir / 'manifest.json').unlink(missing_ok=True)   # of a try that was killed while it ended
-    os.environ.update(KERNEL_ENV, CITRUS_KEY=s.key)
+    os.environ.update(KERNEL_ENV, CITRUS_KEY=s.key, CITRUS_HOME=str(home()))
     # a kernel started from a venv that is not activated must still find its own programs
     os.environ['PATH'] = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
     try: papermill_run(notebook_path(s.name), copy, s.params | dict(run=s.run), s.name)
@@ -759,7 +774,7 @@ def garbage() -> pd.DataFrame:
         rows.append(dict(entry=folder.name, MB=size(folder), what=what))
     return pd.DataFrame(rows, columns=['entry', 'MB', 'what'])
 
-# %% ../nbs/00_run.ipynb #d2331ffd
+# %% ../nbs/00_run.ipynb #25d91e46
 def collect(yes: bool):
     "Show what `garbage` finds, and remove it if told to"
     found = garbage()
@@ -768,10 +783,7 @@ def collect(yes: bool):
     if not yes: return print(f'\n{len(found)} entries, {found.MB.sum():.1f} MB; nothing is removed yet: run again with --gc --yes')
     for name in found.entry:
         with hold(lock_of(name)):
-            if name in referred(): continue   # a run took it in the meantime
-            gone = store() / f'.gone-{name.removeprefix(".gone-")}'
-            (store() / name).rename(gone)
-            shutil.rmtree(gone)
+            if name not in referred(): discard(store() / name)   # else a run took it in the meantime
     print(f'\nremoved {len(found)} entries, {found.MB.sum():.1f} MB')
 
 # %% ../nbs/00_run.ipynb #8d5b58d9
