@@ -145,7 +145,7 @@ def sample(rows: list, n: int, seed: int) -> list:
     "A seeded sample in a seeded order"
     return random.Random(digest(['sft', seed])).sample(rows, min(n, len(rows)))
 
-# %% ../nbs/40_sft.ipynb #0bb065ab
+# %% ../nbs/40_sft.ipynb #0a625dc1
 def bare_rows(questions: list) -> list:   # `sft` records
     "Questions with their answer and no reasoning"
     return [dict(id=f'bare-{q["id"]}', stage=3, source='answer_only', messages=[*ask(q, 'open'), dict(role='assistant', content=target('', q['answer_text']))]) for q in questions]
@@ -153,11 +153,12 @@ def bare_rows(questions: list) -> list:   # `sft` records
 def fill(rows: list, tokens: int, folder) -> list:   # `sft` records; the last one goes over
     "Rows in their order, from the first again if need be, until they hold a number of tokens under a model's tokenizer. Raises `UserError` without rows"
     if not rows: raise UserError('sft: there are no rows to fill the tokens with')
-    sizes, kept = [count_tokens([r], folder) for r in rows], []
+    from transformers import AutoTokenizer
+    tokenizer, kept = AutoTokenizer.from_pretrained(folder), []
     while tokens > 0:
-        i, again = len(kept) % len(rows), len(kept) // len(rows)
+        again, i = divmod(len(kept), len(rows))
         kept.append(rows[i] | dict(id=f'{rows[i]["id"]}-{again}'))
-        tokens -= sizes[i]
+        tokens -= len(encode(rows[i]['messages'], tokenizer)['input_ids'])
     return kept
 
 # %% ../nbs/40_sft.ipynb #129ab28f
