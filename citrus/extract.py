@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CUT', 'LONGEST', 'NAMED', 'REJECTED', 'ITEM', 'ITEMS', 'STATED', 'AFTER', 'LINE', 'REVERSED', 'CONCLUDED', 'REFUSED',
            'START', 'ANYWHERE', 'ANSWERED', 'IN_BLOCK', 'RULES', 'answer_zone', 'ends_of', 'plain', 'options_only',
-           'labels_in', 'only_letters', 'only_text', 'phrase', 'fits', 'meant', 'listed', 'stated_letter',
-           'begins_with', 'stated_text', 'reversed_statement', 'stated', 'leading_letter', 'marked_letter',
+           'labels_in', 'only_letters', 'only_text', 'phrase', 'fits', 'begins_with', 'meant', 'listed',
+           'stated_letter', 'stated_text', 'reversed_statement', 'stated', 'leading_letter', 'marked_letter',
            'contained_text', 'extract_letter', 'extract_name']
 
 # %% ../nbs/55_extract.ipynb #f3d4a6a3
@@ -76,7 +76,7 @@ def only_text(text: str, options: list) -> set:
     said = canonical(plain(text))
     return {o['label'] for o in options if said and said in (canonical(o['text']), canonical(f'{o["label"]}. {o["text"]}'))}
 
-# %% ../nbs/55_extract.ipynb #752f9593
+# %% ../nbs/55_extract.ipynb #ff670a95
 def phrase(text: str) -> str:
     "The phrase that follows a label"
     return canonical(re.split(r'[.;:]\s|\n|\s(?:because|since|is|are|was|which|would|will)\b', text.strip(' .:)-–—"'), maxsplit=1)[0])
@@ -86,10 +86,19 @@ def fits(beside: str, options: list) -> dict:   # label -> (share of its words f
     said, texts = set(phrase(beside).split()), {o['label']: set(canonical(o['text']).split()) for o in options}
     return {l: (len(said & t) / len(t), len(said & t)) for l, t in texts.items() if said & t and len(said & t) >= 0.3 * (len(said) + len(t))}
 
+def begins_with(text: str, options: list) -> set:
+    "The option whose text (with or without its letter) a text begins with, the longest if one begins another"
+    rest = canonical(text[:400].split('\n')[0]) + ' '
+    names = {canonical(t): o['label'] for o in options for t in (o['text'], f'{o["label"]}. {o["text"]}')}
+    best = max((n for n in names if n and rest.startswith(n + ' ')), key=len, default=None)
+    return {names[best]} if best and not rest[len(best):].startswith((' or ', ' cut ')) else set()
+
 def meant(label: str, beside: str, options: list) -> set:
-    "The label, and the option that the words beside it fit better, or those that they name, if there are any"
+    "The label, and the option that the words beside it are, fit better, or those that they name, if there are any"
     fit, named = fits(beside, options), {o['label'] for o in options if f' {canonical(o["text"])} ' in f' {phrase(beside)} '}
     if len(named - {label}) > 1 and not re.search(r'\b(?:not|nor|than|or|others?)\b', phrase(beside)): return named | {label}
+    whole = begins_with(beside.strip(' .:)-–—"'), options)
+    if whole: return whole | {label}
     best = max(fit, key=fit.get, default=label)
     return {label, best} if best != label and fit[best][0] >= 2 / 3 and fit[best] > fit.get(label, (0, 0)) else {label}
 
@@ -121,14 +130,7 @@ def stated_letter(text: str, options: list) -> set:
         found |= listed(rest, options) or (meant(*labels, rest[item.end():], options) if len(labels) == 1 else labels)
     return found
 
-# %% ../nbs/55_extract.ipynb #b454fb44
-def begins_with(text: str, options: list) -> set:
-    "The option whose text (with or without its letter) a text begins with, the longest if one begins another"
-    rest = canonical(text[:400].split('\n')[0]) + ' '
-    names = {canonical(t): o['label'] for o in options for t in (o['text'], f'{o["label"]}. {o["text"]}')}
-    best = max((n for n in names if n and rest.startswith(n + ' ')), key=len, default=None)
-    return {names[best]} if best and not rest[len(best):].startswith((' or ', ' cut ')) else set()
-
+# %% ../nbs/55_extract.ipynb #dba6f6bb
 def stated_text(text: str, options: list) -> set:
     "`The most likely diagnosis is Birch syndrome`"
     said = plain(text)
