@@ -6,7 +6,7 @@
 __all__ = ['SIX', 'THREE', 'MMLU_HUB', 'PRO_HUB', 'PUBMED', 'PRO', 'EXAMS', 'CONTENT', 'Exam', 'json_lines', 'json_columns',
            'headless_csv', 'labelled_abstracts', 'medbullets', 'official_ids', 'official', 'health', 'biology',
            'mmlu_more', 'mmlu_six', 'mmlu_nine', 'file_records', 'file_schema', 'hub_rows', 'content', 'sources',
-           'load_exam', 'card', 'key_skew', 'faults', 'shuffled_keys']
+           'load_exam', 'card', 'key_skew', 'faults', 'cards', 'shuffled_keys']
 
 # %% ../nbs/08_exams.ipynb #07b9f411
 import csv, json, math
@@ -184,6 +184,12 @@ def faults(name: str, questions: list) -> dict:
     letter, share, p = key_skew(questions)
     return dict(exam=name, n=len(questions), repeated_stems=twice, repeated_options=doubled, odd_separators=sum(any(c in (q['context'] or '') + q['stem'] for c in '\u2028\u2029\x85') for q in questions),
                 commonest_key=letter, its_share=round(share, 3), p_equal_shares=round(p, 4))
+
+# %% ../nbs/08_exams.ipynb #15b8d320
+def cards(names: list, folder: str = '') -> pd.DataFrame:   # A row for each exam
+    "What was loaded and what is wrong with it"
+    loaded = {name: load_exam(name, folder) for name in names}
+    return pd.DataFrame([card(name, qs) | faults(name, qs) for name, qs in loaded.items()])
 
 # %% ../nbs/08_exams.ipynb #100bacf2
 def shuffled_keys(questions: list, seed: int) -> list:

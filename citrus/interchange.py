@@ -32,7 +32,7 @@ def grouped(rows: list, *keys: str) -> dict:   # values of the keys -> rows, in 
     for r in rows: found.setdefault(tuple(r[k] for k in keys), []).append(r)
     return found
 
-# %% ../nbs/59_interchange.ipynb #1513289d
+# %% ../nbs/59_interchange.ipynb #359095bf
 def write_lm_eval(
     rows: list,         # Scored `answer` records
     benchmarks: list,   # With name, form, questions
@@ -41,6 +41,7 @@ def write_lm_eval(
 ) -> list:              # The paths
     "Write `results_<date>.json` and `samples_<task>_<date>.jsonl` for each model"
     asked, paths = {b.name: (b.form, {q['id']: q for q in b.questions}) for b in benchmarks}, []
+    for old in Path(folder).glob('*/*_*.json*'): old.unlink()   # of a run that was broken off
     for (model,), mine in grouped(rows, 'model').items():
         results = {}
         for (task,), g in grouped(mine, 'benchmark').items():
@@ -65,7 +66,7 @@ def inspect_sample(row: dict, q: dict, form: str) -> dict:
                 output=dict(model=row['model'], choices=[dict(message=said, stop_reason='max_tokens' if row['finish'] == 'length' else 'stop')], usage=dict(output_tokens=int(row['tokens']), total_tokens=int(row['tokens']))),
                 scores=dict(citrus=dict(value='C' if row['correct'] else 'I', answer=row['extracted'], explanation=row['by'])), metadata=dict(subject=row.get('subject', '')))
 
-# %% ../nbs/59_interchange.ipynb #84b3e886
+# %% ../nbs/59_interchange.ipynb #1c719850
 def inspect_log(model: str, task: str, samples: list, started: float) -> dict:
     "An inspect log (version 2) of one model on one benchmark"
     when = time.strftime('%Y-%m-%dT%H:%M:%S+00:00', time.gmtime(started))
@@ -78,6 +79,7 @@ def inspect_log(model: str, task: str, samples: list, started: float) -> dict:
 def write_inspect(rows: list, benchmarks: list, folder, started: float) -> list:   # The paths
     "Write `<date>_<benchmark>_<model>.json` for each model and benchmark"
     asked, paths = {b.name: (b.form, {q['id']: q for q in b.questions}) for b in benchmarks}, []
+    for old in Path(folder).glob('*_*.json'): old.unlink()
     for (model, task), g in grouped(rows, 'model', 'benchmark').items():
         form, questions = asked[task]
         paths.append(Path(folder, f'{stamp(started)[:19]}_{task}_{model}.json'))
