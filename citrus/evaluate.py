@@ -290,13 +290,13 @@ def plot_scores(t: pd.DataFrame):   # `model, benchmark, n, accuracy, low, high,
     fig.supxlabel('accuracy, 95 % interval (dashed: chance)', fontsize=9)
     return fig
 
-# %% ../nbs/60_evaluate.ipynb #fc6b97e9
+# %% ../nbs/60_evaluate.ipynb #2e411d29
 def training_files(s: Stage) -> dict:   # name -> path
     "Every file of text that a stage of this run trained on"
     clean = store() / f'clean-{manifest(s.folders["mix"])["inputs"]["clean"]}'
     found = {f'mix: {p.stem}': p for p in sorted((clean / 'arms').glob('*.jsonl'))}
-    found |= {f'sft: {p.stem}': p for p in sorted(s.folders['sft'].glob('*.jsonl'))}
-    return found | {f'prefer: {p.stem}': p for p in sorted(s.folders['prefer'].glob('pairs*.jsonl'))}
+    found |= {f'sft: {p.stem}': p for p in sorted(s.folders['sft'].glob('*.jsonl')) if '.history' not in p.name}
+    return found | {f'prefer: {p.stem}': p for p in sorted(s.folders['prefer'].glob('pairs.jsonl'))}
 
 # %% ../nbs/60_evaluate.ipynb #d8d3744b
 def contamination(
