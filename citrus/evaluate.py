@@ -8,7 +8,7 @@ __all__ = ['FOLDERS', 'PLACED', 'Benchmark', 'fault', 'validate', 'sample', 'ben
            'compare', 'random_answers', 'chance', 'table', 'rules_used', 'headline', 'plot_scores', 'training_files',
            'contamination', 'on_clean']
 
-# %% ../nbs/60_evaluate.ipynb #033ddbc6
+# %% ../nbs/60_evaluate.ipynb #75fadc71
 import math, random, re
 from collections import Counter
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from .cases import canonical, matches, same_name
-from .chat import Model, Sampling, ask, chat, local_model, target
+from .chat import SYSTEM, Model, Sampling, ask, chat, local_model, target
 from .clean import build_index, overlap_matrix, overlaps, record_text
 from .exams import EXAMS, cards, load_exam
-from .extract import extract_letter, extract_name
+from .extract import extract_letter, extract_name, extractor
 from .interchange import grouped, write_inspect, write_lm_eval
 from .likelihood import candidates, choice, likelihood, prompt
 from .run import Stage, UserError, digest, manifest, nearest, read_jsonl, save_fig, stage, store, wilson
@@ -84,10 +84,10 @@ def benchmarks(
     found += [Benchmark(Path(name).stem, 'options', sample(load_exam(name, files), exam_n, seed), exam_tokens) for name in exams]
     return [validate(b) for b in found]
 
-# %% ../nbs/60_evaluate.ipynb #ca055bfe
+# %% ../nbs/60_evaluate.ipynb #003f3046
 def overview(benchmarks: list) -> pd.DataFrame:
-    "What is asked: a row for each benchmark"
-    return pd.DataFrame([dict(benchmark=b.name, form=b.form, n=len(b.questions), max_tokens=b.max_tokens) for b in benchmarks])
+    "What is asked, how, and which rules will read it: a row for each benchmark"
+    return pd.DataFrame([dict(benchmark=b.name, form=b.form, n=len(b.questions), max_tokens=b.max_tokens, prompt=digest(SYSTEM), extractor=extractor()) for b in benchmarks])
 
 # %% ../nbs/60_evaluate.ipynb #783cf657
 FOLDERS = dict(base=('assets', 'student'), cpt=('mix', 'model'), sft1=('sft', 'stage1'), sft2=('sft', 'stage2'), sft3=('sft', 'stage3'),
@@ -101,10 +101,10 @@ def model_of(s: Stage, name: str, backend: str) -> Model:
     if not path.is_dir(): raise UserError(f'{name}: stage {before} of run {s.run!r} has no folder {folder}/; leave {name} out of evaluate.models or run {before} again')
     return local_model(name, path, backend)
 
-# %% ../nbs/60_evaluate.ipynb #2afc232a
+# %% ../nbs/60_evaluate.ipynb #da1e0ea4
 def record(model: str, b: Benchmark, q: dict, reply, k: int = 0) -> dict:
-    "A reply as an `answer` record, not yet scored; k is the number of the sample"
-    return dict(id=f'{model}/{b.name}/{q["id"]}' + (f'#{k}' if k else ''), model=model, benchmark=b.name, question_id=q['id'], raw=reply.text or '', extracted=None, by='', correct=False,
+    "A reply as an `answer` record, not yet scored; k is the number of the sample. Half a character, as a cut server reply may hold, becomes `?`"
+    return dict(id=f'{model}/{b.name}/{q["id"]}' + (f'#{k}' if k else ''), model=model, benchmark=b.name, question_id=q['id'], raw=(reply.text or '').encode(errors='replace').decode(), extracted=None, by='', correct=False,
                 tokens=reply.tokens, seconds=reply.seconds, finish=reply.finish, subject=q['meta'].get('subject', ''))
 
 # %% ../nbs/60_evaluate.ipynb #3e8a1c24

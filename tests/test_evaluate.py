@@ -28,7 +28,7 @@ def test_all_benchmarks_are_scored_again_in_seconds():
     kept = [r['raw'] for r in read_jsonl(root() / 'tests' / 'extraction.jsonl')]
     sets, said = [], []
     for name, (n, k) in EIGHT.items():
-        sets.append(Benchmark(name, 'options', [question(f'{name}-{i}', name, 'test', 'Which?', [f'{name} number {j} of {k}' for j in range(k)], i % k) for i in range(n)], 9))
+        sets.append(Benchmark(name, 'options', [question(f'{name}-{i}', name, 'test', 'Which?', [f'{name} {i} number {j} of {k}' for j in range(k)], i % k) for i in range(n)], 9))
         said += [r | dict(benchmark=name, question_id=f'{name}-{i}', raw=f'<think>{"Blue nails speak for it. " * 80}</think>\n' * (i % 2) + kept[i % len(kept)]) for i, r in enumerate(rows(n, lambda i: ''))]
     began = time.time()
     scores = table(score(said, sets), sets, [])
@@ -70,7 +70,9 @@ def test_five_kills_leave_the_same_table(store, tmp_path):
 @pytest.mark.parametrize('raw', ['', ' ', '\0', 'x' * 100_000, '<think>' * 20_000, '答' * 50_000, '<answer></answer>', '\ud83d', '{}', 'NaN'])
 def test_any_reply_is_a_counted_row(raw):
     b = [validate(Benchmark('b', 'options', QUESTIONS, 9))]
-    t = table(score(rows(40, lambda i: raw), b), b, [])
+    from citrus.chat import Reply
+    from citrus.evaluate import record
+    t = table(score([record('m', b[0], q, Reply(raw, 9, 'stop', 0.1)) for q in QUESTIONS], b), b, [])
     assert t.n[0] == 40 and t.abstained[0] == 40 and t.correct[0] == 0
 
 
