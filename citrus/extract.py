@@ -141,15 +141,15 @@ def stated_text(text: str, options: list) -> set:
     said = plain(text)
     return set().union(*(begins_with(said[m.end():], options) for m in STATED.finditer(said)))
 
-# %% ../nbs/55_extract.ipynb #e9f3b458
-REVERSED = re.compile(r'(?:^|(?<=[.,;\n"])(?<![A-Z]\.)(?<![A-Z]\)\.)) ?((?:\(?[A-Z][.)] )?[^.\n]{1,80}?),? (?:which )?(?:is|would be) (?:the )?(?:(?:correct|right|best)\b|(?:most likely )?(?:answer|diagnosis)\b)(?! not)', re.M)
+# %% ../nbs/55_extract.ipynb #9ee78df5
+REVERSED = re.compile(r'(?:^|(?<=[.,;\n"])(?<![A-Z]\.)(?<![A-Z]\)\.)) ?((?:\(?[A-Z][.)] )?[^.\n]{1,80}?),? (?:which )?(?:is|would be|represents) (?:the )?(?:(?:correct|right|best)\b|(?:most likely )?(?:answer|diagnosis)\b)(?! not)', re.M)
 CONCLUDED = re.compile(r'\b(?:[Tt]herefore|[Tt]hus|[Hh]ence|[Ss]o),?\s\(?([A-Z])\)?(?=\s?(?:[.\n]|$))')
 
 def reversed_statement(text: str, options: list) -> set:
     "`B is the correct answer`, `Hepatitis C is the answer`, `so B.`"
     said, found = options_only(plain(text)), set()
     for m in REVERSED.finditer(said):
-        label = re.match(r'(?:[Ss]election |[Oo]ption |[Cc]hoice |[Aa]nswer )?\(?([A-Z])(?=$|[).:,]| of\b| \()\)?(.*)', m[1])
+        label = re.match(r'(?:[Tt]he )?(?:[Ss]election |[Oo]ption |[Cc]hoice |[Aa]nswer )?(?:of )?\(?([A-Z])(?=$|[).:,]| of\b| \()\)?(.*)', m[1])
         found |= {l for x in labels_in(label[1], options) for l in meant(x, label[2], options)} if label else set()
     found |= set().union(*(begins_with(m[1], options) for m in REVERSED.finditer(plain(text)) if len(canonical(m[1])) > 1))
     return found | set().union(*(labels_in(m[1], options) for m in CONCLUDED.finditer(said)))
@@ -159,25 +159,28 @@ def stated(text: str, options: list) -> set:
     "Every option that a text states as its answer"
     return stated_letter(text, options) | stated_text(text, options) | reversed_statement(text, options)
 
-# %% ../nbs/55_extract.ipynb #15d1e0a0
-REFUSED = re.compile(r' ?(?:wrong|incorrect|false)\b|[^.\n]{0,80}\b(?:is|was|are)\s(?:not\s(?:the\s)?(?:correct|right|answer)|incorrect|wrong|false)\b')
+# %% ../nbs/55_extract.ipynb #17b4f809
+REFUSED = re.compile(r' ?(?:wrong|incorrect|false)\b|[^.\n]{0,80}\b(?:is|was|are)\s(?:not\s(?:the\s)?(?:correct|right|answer|possible)|impossible|incorrect|wrong|false)\b')
 START = re.compile(r'(?m)^"?\(?([A-Z])(?:\)\s?|[.]\s?|[:、]\s?|\s[-–—]\s|\s(?=\()|\s?,?\s?(?=(?:because|since|as)\b|$))(.*)')
 
 def leading_letter(text: str, options: list) -> set:
     "`B. Birch syndrome ...`, `B because ...`: labels at the start of a line, and the option that the words beside one fit better"
-    said, found, sure = options_only(plain(text)), set(), True
+    said, found, sure, doubtful = re.sub(r'^A: (?=\(?[A-Z][).])', '', options_only(plain(text))), set(), True, None
     for m in START.finditer(said):
         label = labels_in(m[1], options)
         if not label or REFUSED.match(m[2]): continue
         if m[2][:1].islower() and said[m.end(1)] == '.' and max(fits(m[2], options).values(), default=(0,))[0] < 2 / 3: continue   # C. difficile
         found |= meant(*label, m[2], options)
+        if m[1] == 'A' and said[m.end(1):m.end(1) + 1] == ':' and fits(m[2], options).get('A', (0,))[0] < 2 / 3: doubtful = {'A'}   # 'A:' may stand for 'Answer:'
         sure = sure and begins_with(m[2], options) == label
+    if found == doubtful: return set()
     return found if sure or not found else found | marked_letter(text, options)
 
-# %% ../nbs/55_extract.ipynb #00bd588d
+# %% ../nbs/55_extract.ipynb #3fb6ced2
 def marked_letter(text: str, options: list) -> set:
     "`I would choose (B)`, `option B fits best`"
     said = re.sub(r'\([A-Z]\) [^.\n]{0,60}\bis (?:not correct|incorrect|wrong)', ' ~ ', options_only(plain(text)))
+    if len(said) > 200: return set()   # long prose names options without choosing them
     return labels_in(' '.join(a or b for a, b in re.findall(r'\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice) ([A-Z])(?![\w-])', said)), options)
 
 # %% ../nbs/55_extract.ipynb #9611299c
