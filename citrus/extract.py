@@ -176,12 +176,13 @@ def leading_letter(text: str, options: list) -> set:
     if found == doubtful: return set()
     return found if sure or not found else found | marked_letter(text, options)
 
-# %% ../nbs/55_extract.ipynb #3fb6ced2
+# %% ../nbs/55_extract.ipynb #1a611ef0
 def marked_letter(text: str, options: list) -> set:
     "`I would choose (B)`, `option B fits best`"
     said = re.sub(r'\([A-Z]\) [^.\n]{0,60}\bis (?:not correct|incorrect|wrong)', ' ~ ', options_only(plain(text)))
     if len(said) > 200: return set()   # long prose names options without choosing them
-    return labels_in(' '.join(a or b for a, b in re.findall(r'\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice) ([A-Z])(?![\w-])', said)), options)
+    refused = {m[1] for m in START.finditer(said) if REFUSED.match(m[2])}
+    return labels_in(' '.join(a or b for a, b in re.findall(r'\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice) ([A-Z])(?![\w-])', said)), options) - refused
 
 # %% ../nbs/55_extract.ipynb #9611299c
 def contained_text(text: str, options: list) -> set:
