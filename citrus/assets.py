@@ -381,15 +381,15 @@ def chat_turns(id: str, stage: int, source: str, turns: list) -> dict:
 # %% ../nbs/02_assets.ipynb #f16b0cf5
 HUB = {}
 
-# %% ../nbs/02_assets.ipynb #908cccb3
+# %% ../nbs/02_assets.ipynb #8c67f453
 HUB['GBaker/MedQA-USMLE-4-options'] = Adapter('question', lambda i, r: question(
     f'medqa4-{i}', 'medqa', '', r['question'], list(r['options'].values()), list(r['options']).index(r['answer_idx']), step=r['meta_info']), licence='CC BY 4.0')
 HUB['openlifescienceai/medmcqa'] = Adapter('question', lambda i, r: r['cop'] >= 0 and question(
     f'medmcqa-{r["id"]}', 'medmcqa', '', r['question'], [r[f'op{o}'] for o in 'abcd'], r['cop'], subject=r['subject_name']) or None, licence='MIT')
 HUB['qiaojin/PubMedQA'] = Adapter('question', lambda i, r: question(
     f'pubmedqa-{r["pubid"]}', 'pubmedqa', '', r['question'], ['yes', 'no', 'maybe'], ['yes', 'no', 'maybe'].index(r['final_decision']), context='\n'.join(r['context']['contexts'])), 'pqa_labeled', 'MIT')
-HUB['HPAI-BSC/CareQA'] = Adapter('question', lambda i, r: question(
-    f'careqa-{i}', 'careqa', '', r['question'], [r[f'op{o}'] for o in '1234'], int(r['cop']) - 1, subject=r['category']), 'CareQA_en', 'Apache-2.0')
+HUB['HPAI-BSC/CareQA'] = Adapter('question', lambda i, r: r['question'] is not None and question(   # two rows of the file are empty
+    f'careqa-{r["unique_id"]}', 'careqa', '', r['question'], [r[f'op{o}'] for o in '1234'], int(r['cop']) - 1, subject=r['category'], year=int(r['year'])) or None, 'CareQA_en', 'Apache-2.0')
 HUB['cais/mmlu'] = Adapter('question', lambda i, r: question(
     f'mmlu-{r["subject"]}-{i}', f'mmlu_{r["subject"]}', '', r['question'], r['choices'], r['answer'], subject=r['subject']), licence='MIT')
 HUB['TIGER-Lab/MMLU-Pro'] = Adapter('question', lambda i, r: question(
@@ -418,15 +418,16 @@ HUB['openai/gsm8k'] = Adapter('sft', lambda i, r: worked(f'gsm8k-{i}', r), 'main
 HUB['cerebras/SlimPajama-627B'] = Adapter('document', lambda i, r: document(f'slimpajama-{i}', 'slimpajama', r['text'], 'general', set=r['meta']['redpajama_set_name']))
 HUB['epfl-llm/guidelines'] = Adapter('document', lambda i, r: document(f'guideline-{r["id"]}', 'guidelines', r['clean_text'], 'medical', publisher=r['source'], title=r['title']), licence='Common Crawl terms, varies')
 
-# %% ../nbs/02_assets.ipynb #b0f7bb5b
+# %% ../nbs/02_assets.ipynb #8a1faa39
 def hub_records(
     rows,                      # Iterable of rows as the hub gives them
     id: str, split: str,
 ):
-    "Rows of a hub data set as records, checked"
+    "Rows of a hub data set as records, checked. Raises `UserError` for a row that is not of this data set: a field, an option or its key is missing"
     a = HUB[id]
     for i, row in enumerate(rows):
-        made = a.row(i, row)
+        try: made = a.row(i, row)
+        except (KeyError, IndexError, ValueError, TypeError) as e: raise UserError(f'{id}, row {i}: cannot be read as a {a.record} ({type(e).__name__}: {e}); a field, an option or the key is missing') from None
         if made: yield check(made | (dict(split=split) if a.record == 'question' else {}), a.record, f'{id}, row {i}')
 
 # %% ../nbs/02_assets.ipynb #916e3d82
