@@ -12,13 +12,13 @@ __all__ = ['PARTS', 'REASON', 'REFLECT', 'STOP', 'WRITE', 'REWRITE', 'VERIFY', '
            'by_findings', 'explains', 'by_candidates', 'by_rival', 'monologue', 'write_skill', 'verify_skill',
            'knowledge_base', 'special', 'Corpus', 'library', 'corpus_texts', 'look_up_table', 'propose_step', 'reflect',
            'vote', 'think', 'lost', 'leaked', 'monologue_fault', 'retell', 'by_rule', 'verify', 'synthesise',
-           'stage3_rows', 'general_rows', 'design_rows', 'sort_out', 'funnel', 'misjudged', 'difference', 'shares',
+           'stage3_rows', 'general_rows', 'design_rows', 'sort_out', 'funnel', 'misjudged', 'paired', 'shares',
            'judged', 'audit', 'contrasts', 'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains',
            'loop', 'direct_skill', 'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths',
            'reply_tokens', 'cast_of', 'panel_of', 'barred', 'entered']
 
-# %% ../nbs/30_synth.ipynb #e63638e2
-import difflib, functools, itertools, math, random, re
+# %% ../nbs/30_synth.ipynb #66d7ceeb
+import difflib, functools, itertools, random, re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,12 +27,13 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-# %% ../nbs/30_synth.ipynb #14bfaa69
+# %% ../nbs/30_synth.ipynb #603a0efa
 from .assets import BENCHMARKS, hub, reasoning
 from .cases import NONE, SKILLS, Knowledge, canonical, derange, expert_model, family_name, listing, load_knowledge, lower, matches, mentions, propose, same_name, save_knowledge, words
 from .chat import SYSTEM, Budget, Model, Sampling, ask, converse, local_model, parse_reply, target
 from .clean import build_index, overlaps
 from .run import UserError, digest, read_jsonl, save_fig, stage, wilson
+from .stats import difference, mcnemar
 
 # %% ../nbs/30_synth.ipynb #f4b763c6
 PARTS = 'reasoning expert', 'reflection expert', 'judge of completeness', 'writer', 'rewriter of questions', 'judge of answers'
@@ -623,15 +624,10 @@ def misjudged(k: Knowledge, t: Thread) -> tuple:   # (false steps that were acce
         kept += [s['text']] * s['rating']
     return tuple(found)
 
-# %% ../nbs/30_synth.ipynb #0ccd8704
-def difference(first, second, draws: int = 10_000, seed: int = 0) -> tuple:   # first, second: yes or no, question by question, of shape (n,)
-    "Paired difference of two shares, its 95 % bootstrap interval over questions, and the exact p-value (McNemar 1947)"
-    d = np.asarray(first, int) - np.asarray(second, int)
-    up, down = int((d == 1).sum()), int((d == -1).sum())
-    again = np.random.default_rng(seed).multinomial(len(d), [up / len(d), down / len(d), 1 - (up + down) / len(d)], draws)
-    low, high = np.quantile((again[:, 0] - again[:, 1]) / len(d), [0.025, 0.975])
-    p = min(1.0, 2 * sum(math.comb(up + down, i) for i in range(min(up, down) + 1)) / 2 ** (up + down))
-    return float(d.mean()), float(low), float(high), p
+# %% ../nbs/30_synth.ipynb #e1b65c3b
+def paired(first, second, seed: int = 0) -> tuple:   # first, second: yes or no, question by question, of shape (n,)
+    "Difference of two shares, low, high, p: see `citrus.stats`"
+    return *difference(first, second, seed=seed), mcnemar(first, second)
 
 # %% ../nbs/30_synth.ipynb #583eeb6d
 def shares(name: str, hits: list) -> dict:   # hits: yes or no, question by question
@@ -643,7 +639,7 @@ def judged(k: Knowledge, ways: dict) -> dict:   # ways: name -> `Thread`s about 
     "For each way, question by question: whether the answer is right, how many false steps were accepted, how many true ones refused"
     return {name: ([matches(t.answer, t.question) for t in ts], *zip(*(misjudged(k, t) for t in ts))) for name, ts in ways.items()}
 
-# %% ../nbs/30_synth.ipynb #5d61cf64
+# %% ../nbs/30_synth.ipynb #6f0c01c7
 def audit(k: Knowledge, ways: dict) -> pd.DataFrame:   # As for `judged`
     "Right conclusions and invalid accepted steps of several ways through the same questions"
     count = lambda name, rating: sum(s['rating'] == rating for t in ways[name] for s in t.steps)
@@ -653,7 +649,7 @@ def audit(k: Knowledge, ways: dict) -> pd.DataFrame:   # As for `judged`
 def contrasts(k: Knowledge, ways: dict, pairs: list, seed: int) -> pd.DataFrame:   # pairs: (name, name) of each claim
     "Paired differences between ways: questions with a right conclusion, and with an invalid accepted step"
     made = {name: dict(right=right, invalid=[b > 0 for b in bad]) for name, (right, bad, _) in judged(k, ways).items()}
-    return pd.DataFrame([dict(zip(('first', 'second', 'what', 'n', 'difference', 'low', 'high', 'p'), (a, b, what, len(ways[a]), *difference(made[a][what], made[b][what], seed=seed)))) for a, b in pairs for what in ('right', 'invalid')])
+    return pd.DataFrame([dict(zip(('first', 'second', 'what', 'n', 'difference', 'low', 'high', 'p'), (a, b, what, len(ways[a]), *paired(made[a][what], made[b][what], seed)))) for a, b in pairs for what in ('right', 'invalid')])
 
 # %% ../nbs/30_synth.ipynb #6b02b286
 def shuffled_expert(knowledge, folder, seed: int) -> Model:
@@ -707,7 +703,7 @@ def direct_skill(k: Knowledge, messages: list, temperature: float, rng: random.R
 
 SKILLS[DIRECT] = direct_skill
 
-# %% ../nbs/30_synth.ipynb #f1c0743a
+# %% ../nbs/30_synth.ipynb #3bcdbd57
 def most_frequent(answers: list) -> str:
     "The answer that comes most often, the first of equals; no answer only if there is none"
     return Counter([a for a in answers if a] or ['']).most_common(1)[0][0]
@@ -724,7 +720,7 @@ def training_free(qs: list, cast: Cast) -> pd.DataFrame:
     right = {key: [matches(most_frequent(a), q) for (a, _), q in zip(m, qs)] for key, m in made.items()}
     label = dict(loop='loop', chains='chain of thought', direct='direct answer')
     return pd.DataFrame([dict(method=label[name] + (f', vote of {n}' if n > 1 else ''), n=len(qs), tokens=spent(m), **shares('right', right[name, n]),
-                              **dict(zip(('loop_minus_it', 'low', 'high', 'p'), difference(right['loop', 1], right[name, n])))) for (name, n), m in made.items()])
+                              **dict(zip(('loop_minus_it', 'low', 'high', 'p'), paired(right['loop', 1], right[name, n])))) for (name, n), m in made.items()])
 
 # %% ../nbs/30_synth.ipynb #38222c46
 def plot_training_free(table: pd.DataFrame):   # As `training_free` gives it
