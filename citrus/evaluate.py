@@ -105,7 +105,7 @@ def model_of(s: Stage, name: str, backend: str) -> Model:
 def record(model: str, b: Benchmark, q: dict, reply, k: int = 0) -> dict:
     "A reply as an `answer` record, not yet scored; k is the number of the sample. Half a character, as a cut server reply may hold, becomes `?`"
     return dict(id=f'{model}/{b.name}/{q["id"]}' + (f'#{k}' if k else ''), model=model, benchmark=b.name, question_id=q['id'], raw=(reply.text or '').encode(errors='replace').decode(), extracted=None, by='', correct=False,
-                tokens=reply.tokens, seconds=reply.seconds, finish=reply.finish, subject=q['meta'].get('subject', ''))
+                tokens=reply.tokens, finish=reply.finish, subject=q['meta'].get('subject', ''))
 
 # %% ../nbs/60_evaluate.ipynb #3e8a1c24
 def answer(
@@ -149,7 +149,7 @@ def vote(rows: list) -> list:   # One `answer` record for each model and questio
         said = Counter(canonical(r['extracted']) for r in group if r['extracted'] is not None)
         name, n = said.most_common(1)[0] if said else (None, 0)
         first = next((r for r in group if r['extracted'] is not None and canonical(r['extracted']) == name), group[0])
-        found.append(first | (dict(id=group[0]['id'], tokens=sum(r['tokens'] for r in group), seconds=sum(r['seconds'] for r in group), by=f'vote {n} of {len(group)}: {first["by"]}') if len(group) > 1 else {}))
+        found.append(first | (dict(id=group[0]['id'], tokens=sum(r['tokens'] for r in group), by=f'vote {n} of {len(group)}: {first["by"]}') if len(group) > 1 else {}))
     return found
 
 # %% ../nbs/60_evaluate.ipynb #dde3b973
@@ -237,7 +237,7 @@ def random_answers(
             pool = names if b.form == 'open' else [o['label'] for o in q['options']]
             said = target('A uniform draw.', random.Random(digest([seed, b.name, q['id']])).choice(pool))
             rows.append(dict(id=f'random/{b.name}/{q["id"]}', model='random', benchmark=b.name, question_id=q['id'], raw=said, extracted=None, by='', correct=False,
-                             tokens=0, seconds=0.0, finish='stop', subject=q['meta'].get('subject', '')))
+                             tokens=0, finish='stop', subject=q['meta'].get('subject', '')))
     return rows
 
 # %% ../nbs/60_evaluate.ipynb #87bacf0b

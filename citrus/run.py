@@ -69,7 +69,7 @@ RECORDS = dict(
     sft=dict(id=str, stage=int, source=str, messages=list),
     pair=dict(id=str, question_id=str, prompt=list, chosen=list, rejected=list, n_correct=int, n_samples=int),
     answer=dict(id=str, model=str, benchmark=str, question_id=str, raw=str, extracted=str | None, by=str,
-                correct=bool, tokens=int, seconds=float))
+                correct=bool, tokens=int))
 
 # %% ../nbs/00_run.ipynb #6e545fb9
 def check(

@@ -22,16 +22,9 @@ from pathlib import Path
 
 import psutil
 
-from citrus.run import STAGES, home, root
+from citrus.run import chosen, home, root
 
 BIN, TESTS = Path(sys.executable).parent, root() / 'tests'
-
-
-def result(path, name):
-    "SHA-256 of a file; of answers, without the seconds that each took"
-    data = path.read_bytes()
-    if name == 'answers.jsonl': data = json.dumps([{k: v for k, v in json.loads(row).items() if k != 'seconds'} for row in data.split(b'\n')[:-1]]).encode()
-    return hashlib.sha256(data).hexdigest()
 
 
 @dataclass
@@ -62,17 +55,17 @@ class Home:
 
     def operations(self): return self.count.stat().st_size if self.count.exists() else 0
 
-    def stage(self): return (re.findall(rf'^({"|".join(STAGES)}) +(?:run|unchanged) ', self.out.read_text(), re.M) or ['start'])[-1]
+    def stage(self): return (re.findall(rf'^({"|".join(chosen())}) +(?:run|unchanged) ', self.out.read_text(), re.M) or ['start'])[-1]
 
     def files(self):
         "stage -> {file: hash} of the finished run. Raises `AssertionError` if a folder is not what its manifest says"
         found = {}
-        for stage in STAGES:
+        for stage in chosen():
             folder = self.path / 'runs' / 'micro' / stage
             m = json.loads((folder / 'manifest.json').read_text())
             assert folder.resolve().name == f'{stage}-{m["key"]}'
-            assert all(hashlib.sha256((folder / n).read_bytes()).hexdigest() == f['sha256'] for n, f in m['files'].items()), f'{stage} is not what its manifest says'
-            found[stage] = dict(key=m['key']) | {n: result(folder / n, n) for n in m['files']}
+            found[stage] = dict(key=m['key']) | {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in m['files']}
+            assert all(found[stage][n] == f['sha256'] for n, f in m['files'].items()), f'{stage} is not what its manifest says'
         return found
 
     def unfinished(self): return [str(p.relative_to(self.path)) for p in (self.path / 'store').rglob('*') if p.name.endswith(('.partial', '.part', '.checkpoint'))]

@@ -16,7 +16,7 @@ TREES = ['Alder disease', 'Birch syndrome', 'Cedar fever', 'Dogwood palsy']
 QUESTIONS = [question(f'q{i}', 'own', 'test', f'Patient {i} has blue nails. Which diagnosis?', TREES, i % 4) for i in range(40)]
 
 
-def rows(n, raw): return [dict(id=f'm/b/q{i}', model='m', benchmark='b', question_id=f'q{i}', raw=raw(i), extracted=None, by='', correct=False, tokens=9, seconds=0.1, finish='stop', subject='') for i in range(n)]
+def rows(n, raw): return [dict(id=f'm/b/q{i}', model='m', benchmark='b', question_id=f'q{i}', raw=raw(i), extracted=None, by='', correct=False, tokens=9, finish='stop', subject='') for i in range(n)]
 
 
 # The questions of the eight benchmarks, once each: MedQA, MedMCQA, PubMedQA, MedBullets, MMLU, MMLU-Pro, CareQA, JMED
