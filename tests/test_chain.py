@@ -53,7 +53,7 @@ def test_second_run_does_nothing(micro, store):
     t = time.time()
     said = actions(citrus_run(store, '--recipe', str(MICRO)))
     assert {s: a for s, (a, _) in said.items()} == dict.fromkeys(chosen(), 'unchanged')
-    assert time.time() - t < len(chosen())
+    assert time.time() - t < 3 * len(chosen())
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
