@@ -187,7 +187,7 @@ def add(self: Ledger, rows: list):
     "Append rows whose key is new, in one write"
     with self.locked() as f:
         os.ftruncate(f.fileno(), self.end)
-        new = {r['key']: json.dumps(r, ensure_ascii=False).encode() + b'\n' for r in reversed(rows) if r['key'] not in self.where}
+        new = {r['key']: json.dumps(r, ensure_ascii=False).encode(errors='replace') + b'\n' for r in reversed(rows) if r['key'] not in self.where}
         data = b''.join(reversed(new.values()))
         if f.write(data) < len(data): raise UserError(f'{self.path}: the disk is full; make room and run again')
         self.read()

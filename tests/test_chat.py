@@ -272,3 +272,9 @@ def test_flags_are_part_of_the_key():
     assert reply_key(plain, Sampling(), user('a'), 0) != reply_key(flagged, Sampling(), user('a'), 0) and ledger_path(plain) != ledger_path(flagged)
     assert reply_key(plain, Sampling(), user('a'), 0) == reply_key(Model('other', 'openai', 'v', 'r', dict(connections=2)), Sampling(), user('a'), 0)
     assert not deterministic(plain)
+
+
+def test_half_a_character_is_replaced(tmp_path):
+    ledger = Ledger(tmp_path / 'l.jsonl')
+    ledger.add([dict(key='a', text='half \ud83d of it')])
+    assert Ledger(tmp_path / 'l.jsonl').get('a')['text'] == 'half ? of it'
