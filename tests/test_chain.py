@@ -175,6 +175,16 @@ def test_gc_shows_then_removes_what_no_run_needs(micro, store):
     assert 'micro' in citrus_run(store, '--list')
 
 
+def test_a_study_runs_when_it_is_named(micro, store):
+    assert 'traces' not in actions(micro)
+    said = citrus_run(store, '--recipe', str(MICRO), '--only', 'traces')
+    assert actions(said)['sft'][0] == 'unchanged' and actions(said)['traces'][0] == 'run'
+    answers = read_jsonl(store / 'runs' / 'micro' / 'traces' / 'answers.jsonl')
+    students = {(r['kind'].partition(':')[0], r['seed']) for r in answers}
+    assert students == {(kind, seed) for kind in ('findings', 'candidates', 'rival', 'bare answers') for seed in (0, 1)} | {('control', 0)}
+    assert len(answers) == 6 * len(students) and not list((store / 'runs' / 'micro' / 'traces').rglob('*.safetensors'))
+
+
 def test_a_missing_gpu_has_its_line(micro, store):
     import torch
     if torch.cuda.device_count() > 1: pytest.skip('this machine has GPUs')
