@@ -884,12 +884,14 @@ def made(run: str) -> list:
     return [name for name in STAGES if name not in STUDIES or (home() / 'runs' / run / name / 'manifest.json').exists() if linked(run, name)]
 
 def publish_manifests(run: str):
-    "Put the manifests of a run beside its figures, in place of those of the run before"
+    "Put the manifests of a run beside its figures, and remove those that no figure comes from any more"
     folder = root() / 'figures' / 'manifests'
-    shutil.rmtree(folder, ignore_errors=True)
     for stage in made(run):
         m = manifest(linked(run, stage))
         with atomic(folder / f'{stage}-{m["key"]}.json') as f: f.write(json.dumps(m, indent=1) + '\n')
+    needed = {name for p in folder.parent.glob('*.csv') for name in lineage(maker(p))}
+    for p in folder.glob('*.json'):
+        if p.stem not in needed: p.unlink()
 
 # %% ../nbs/00_run.ipynb #958e0cc1
 def publish(run: str) -> dict:   # notebook -> cells with output

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from citrus.run import STAGES, cells, notebook_path, parameters, readme_text, root
+from citrus.run import STAGES, cells, lineage, maker, notebook_path, parameters, readme_text, root
 
 NOTEBOOKS = sorted((root() / 'nbs').glob('[0-9]*.ipynb'))
 ids = [p.stem for p in NOTEBOOKS]
@@ -85,3 +85,9 @@ def test_notebooks_carry_no_widgets_or_errors():
     for path in NOTEBOOKS:
         for c in json.loads(path.read_text(encoding='utf-8'))['cells']:
             assert not any(o['output_type'] == 'error' for o in c.get('outputs', [])), path.name
+
+
+@pytest.mark.parametrize('csv', sorted((root() / 'figures').glob('*.csv')), ids=lambda p: p.stem)
+def test_a_published_figure_is_followed_to_the_assets(csv):
+    assert csv.with_suffix('.png').exists()
+    assert next(iter(lineage(maker(csv)).values()))['stage'] == 'assets' and maker(csv) == maker(csv.with_suffix('.png'))
