@@ -173,13 +173,13 @@ def likelihood(
     "Score every prompt once; those in the ledger are not scored again"
     ledger = likelihood_ledger(model)
     keys = [digest([p, cs]) for p, cs in asked]
-    wanted = {k: a for k, a in zip(keys, asked) if k not in ledger.seen}
+    wanted = {k: a for k, a in zip(keys, asked) if k not in ledger.where}
     if wanted:
         lm, tokenizer = load_local(model.path, model.revision)
         at = list(wanted)
         for i, scores in tqdm(likelihoods(lm, tokenizer, list(wanted.values())), total=len(at), desc=f'{model.name} likelihoods', disable=len(at) < 8):
             ledger.add([dict(key=at[i], scores=scores)])
-    return [ledger.seen[k]['scores'] for k in keys]
+    return [ledger.get(k)['scores'] for k in keys]
 
 # %% ../nbs/57_likelihood.ipynb #470ad98e
 def choice(scores: list, candidates: list, by_length: bool = False) -> int:
