@@ -115,9 +115,10 @@ def attempt(here, moment, rng):
 
 
 def disturbed(path, kills, seconds, operations, rng):
-    "A run killed `kills` times at most, at moments drawn from the seconds and file operations that an undisturbed run takes"
+    "A run killed `kills` times at most, at moments drawn from the seconds (None: not by the clock) and file operations that an undisturbed run takes"
     here = Home.new(path)
-    moments = [rng.choice([('time', f * seconds), ('operation', 1 + int(f * operations))]) for f in sorted(rng.random() for _ in range(kills))]
+    kinds = lambda f: [('operation', 1 + int(f * operations))] + ([('time', f * seconds)] if seconds else [])
+    moments = [rng.choice(kinds(f)) for f in sorted(rng.random() for _ in range(kills))]
     done = False
     while moments and not done:
         passed = lambda m: m[1] <= (here.wall if m[0] == 'time' else here.operations())

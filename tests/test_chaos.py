@@ -16,7 +16,7 @@ TRAIN = 'import json, sys; from citrus.run import call\nfor function, arguments 
 
 
 def test_a_chain_killed_three_times_ends_identically(micro, store, tmp_path):
-    here = disturbed(tmp_path / 'home', 3, seconds=60, operations=400, rng=random.Random(3))
+    here = disturbed(tmp_path / 'home', 3, seconds=None, operations=400, rng=random.Random(3))
     assert len(here.kills) == 3 and compared(here, Home(store)) == 'identical', here.kills
 
 
