@@ -16,7 +16,7 @@ __all__ = ['RECORDS', 'STAGES', 'STUDIES', 'PACKAGES', 'ADVICE', 'KERNEL_ENV', '
            'publish_main']
 
 # %% ../nbs/00_run.ipynb #76799df4
-import argparse, ast, contextlib, ctypes, difflib, fcntl, hashlib, importlib, json, os, platform, re, shutil, signal, subprocess, sys, time
+import argparse, ast, contextlib, ctypes, difflib, fcntl, functools, hashlib, importlib, json, os, platform, re, shutil, signal, subprocess, sys, time
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -234,6 +234,7 @@ def identifiers(node) -> set:
     return found | {a.name for n in ast.walk(node) if isinstance(n, ast.ImportFrom) for a in n.names}
 
 # %% ../nbs/00_run.ipynb #19ac79b5
+@functools.lru_cache(maxsize=None)   # every stage looks through the same modules
 def definitions(source: str) -> list:   # (names bound, bare source, names used) of each top-level statement
     "What a module defines; imports and docstrings are left out"
     found = []
