@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 # %% ../nbs/10_clean.ipynb #0df63f02
 from .assets import ARMS, BENCHMARKS
-from .run import UserError, digest, nearest, read_jsonl, save_fig, stage
+from .run import UserError, digest, nearest, save_fig, stage
 
 # %% ../nbs/10_clean.ipynb #04019bae
 NOISE = re.compile(r'[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ufffe\uffff\ud800-\udfff]')

@@ -9,7 +9,7 @@ __all__ = ['FOLDERS', 'PLACED', 'Benchmark', 'fault', 'validate', 'sample', 'ben
            'contamination', 'on_clean']
 
 # %% ../nbs/60_evaluate.ipynb #75fadc71
-import math, random, re
+import random, re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path

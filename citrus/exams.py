@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .assets import BENCHMARKS, HUB, LETTERS, arrow_rows, counted, hub, hub_records, question
+from .assets import BENCHMARKS, LETTERS, arrow_rows, counted, hub, hub_records, question
 from .run import UserError, digest, nearest, read_jsonl, root
 
 # %% ../nbs/08_exams.ipynb #43bc0f60

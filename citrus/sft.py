@@ -18,7 +18,7 @@ from .assets import dialogues, hub, instructions, save_student
 from .chat import ask, compute_dtype, target
 from .clean import Index, build_index, held_out_sets, overlaps, record_text
 from .mix import beside, forget, load_student, resumable
-from .run import UserError, atomic, digest, launch, read_jsonl, save_fig, stage, write_jsonl
+from .run import UserError, atomic, digest, launch, read_jsonl, save_fig, stage
 
 # %% ../nbs/40_sft.ipynb #116d0ae7
 def encode(

@@ -8,7 +8,6 @@ __all__ = ['TRAINING', 'exchanged', 'curricula', 'shown', 'teach', 'teach_all', 
 
 # %% ../nbs/45_traces.ipynb #8d66c2dd
 import random, shutil
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
