@@ -642,14 +642,15 @@ KERNEL_ENV = dict(
     # trainers report to their authors otherwise; the others only keep the terminal readable
     HF_HUB_DISABLE_TELEMETRY='1', TRANSFORMERS_VERBOSITY='error', HF_HUB_DISABLE_PROGRESS_BARS='1', TOKENIZERS_PARALLELISM='false', TRL_EXPERIMENTAL_SILENCE='1')
 
-# %% ../nbs/00_run.ipynb #d04c11b1
+# %% ../nbs/00_run.ipynb #a8b8bee2
 def papermill_run(source: Path, copy: Path, values: dict, title: str):
     "Execute a notebook with parameters; `copy` is complete at any time"
     import papermill
     from papermill.iorw import papermill_io
     papermill_io.register('atomic://', AtomicHandler())
     papermill.execute_notebook(source, f'atomic://{copy}', values, cwd=str(root() / 'nbs'), kernel_name='python3', stderr_file=sys.stderr,
-                               progress_bar=dict(desc=f'  {title}', file=sys.stderr), extra_arguments=['--log-level=ERROR'])
+                               progress_bar=dict(desc=f'  {title}', file=sys.stderr),
+                               extra_arguments=['--log-level=CRITICAL'])  # a kernel that is stopped logs a traceback of its own sockets
 
 def execute(s: Stage):
     "Run the notebook of a stage, then give its folder its final name. Raises `UserError` if it fails or does not finish the stage"
