@@ -15,8 +15,8 @@ __all__ = ['RECORDS', 'STAGES', 'STUDIES', 'PACKAGES', 'ADVICE', 'KERNEL_ENV', '
            'readme_text', 'rewrite', 'publish_results', 'executed_lessons', 'made', 'publish_manifests', 'publish',
            'publish_main']
 
-# %% ../nbs/00_run.ipynb #76799df4
-import argparse, ast, contextlib, ctypes, difflib, fcntl, functools, hashlib, importlib, json, os, platform, re, shutil, signal, subprocess, sys, time
+# %% ../nbs/00_run.ipynb #d38f8db3
+import argparse, ast, contextlib, ctypes, difflib, fcntl, functools, hashlib, importlib, json, logging, os, platform, re, shutil, signal, subprocess, sys, time
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -642,12 +642,13 @@ KERNEL_ENV = dict(
     # trainers report to their authors otherwise; the others only keep the terminal readable
     HF_HUB_DISABLE_TELEMETRY='1', TRANSFORMERS_VERBOSITY='error', HF_HUB_DISABLE_PROGRESS_BARS='1', TOKENIZERS_PARALLELISM='false', TRL_EXPERIMENTAL_SILENCE='1')
 
-# %% ../nbs/00_run.ipynb #a8b8bee2
+# %% ../nbs/00_run.ipynb #8299b013
 def papermill_run(source: Path, copy: Path, values: dict, title: str):
     "Execute a notebook with parameters; `copy` is complete at any time"
     import papermill
     from papermill.iorw import papermill_io
     papermill_io.register('atomic://', AtomicHandler())
+    logging.getLogger('papermill').setLevel(logging.CRITICAL)   # `failure` says what there is to say
     papermill.execute_notebook(source, f'atomic://{copy}', values, cwd=str(root() / 'nbs'), kernel_name='python3', stderr_file=sys.stderr,
                                progress_bar=dict(desc=f'  {title}', file=sys.stderr),
                                extra_arguments=['--log-level=CRITICAL'])  # a kernel that is stopped logs a traceback of its own sockets
@@ -828,14 +829,16 @@ def run_command(args: argparse.Namespace):
     os.environ['CITRUS_RECIPE'] = args.recipe
     report(name, run_stages(name, values, stages))
 
-# %% ../nbs/00_run.ipynb #a18a2b12
+# %% ../nbs/00_run.ipynb #2411a292
 def main():
     "Entry point of `citrus_run`: exit status 0, or 1 after one message"
     try: run_command(parse_args(sys.argv[1:]))
     except UserError as e: sys.exit(f'citrus_run: {e}')
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())   # the reader, `head` say, has gone
     except OSError as e: sys.exit(f'citrus_run: {e.strerror or e}: {e.filename or ""}{advice(str(e))}\n  what was finished is kept; run the same command again to go on')
-    except KeyboardInterrupt: sys.exit('\ncitrus_run: stopped by Ctrl-C; what was finished is kept; run the same command again to go on')
+    except KeyboardInterrupt:
+        logging.disable()   # at exit the tasks of a stopped kernel report its death
+        sys.exit('\ncitrus_run: stopped by Ctrl-C; what was finished is kept; run the same command again to go on')
 
 # %% ../nbs/00_run.ipynb #a4a05887
 def keep_outputs(source: dict, executed: dict) -> int:   # Cells whose output was taken
