@@ -1,4 +1,4 @@
-"The written results are read by the real lm-evaluation-harness and inspect, where they are installed."
+"The written results are read by the real lm-evaluation-harness, and by inspect where it is installed."
 import json
 from types import SimpleNamespace
 
@@ -14,8 +14,8 @@ ROWS = [dict(id=f'{m}/{q["id"]}', model=m, benchmark='animals', question_id=q['i
 
 
 def test_lm_eval_reads_it(tmp_path):
-    utils = pytest.importorskip('lm_eval.utils')
-    datasets = pytest.importorskip('datasets')
+    import datasets
+    from lm_eval import utils
     paths = [str(p) for p in write_lm_eval(ROWS, BENCH, tmp_path, 1e9)]
     results, samples = utils.get_results_filenames(paths), utils.get_sample_results_filenames(paths)
     assert len(results) == len(samples) == 2 and utils.get_file_task_name(samples[0].rsplit('/')[-1]) == 'animals'
