@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['MATHS', 'LANGUAGES', 'ARMS', 'LETTERS', 'MMLU', 'BENCHMARKS', 'EXERCISES', 'HUB', 'GGUF', 'MATERIAL', 'LICENCES',
            'Pin', 'pins', 'asset_folder', 'find', 'pip_download', 'fetch', 'wheel', 'member', 'counted', 'task_docs',
-           'arrow_rows', 'document', 'abstract', 'medline', 'abstracts_1970s', 'abstracts_2021', 'hpo_files',
-           'obo_terms', 'definitions_of', 'hpo_definitions', 'encyclopaedia', 'boolq_rows', 'pieces', 'python_docs',
-           'mathematics', 'code', 'Arm', 'question', 'medqa', 'medmcqa', 'mmlu', 'sft', 'exercises', 'instructions',
-           'conversations', 'dialogues', 'worked', 'reasoning', 'Adapter', 'chat_turns', 'first', 'open_question',
-           'hub_records', 'hub', 'read_gguf', 'fields', 'build_tokenizer', 'name_tokens', 'settle', 'save_student',
-           'convert', 'micro', 'from_hub', 'make_student', 'encode_bpe', 'tokenizer_disagreements', 'gguf_tensors',
-           'rms', 'rotate', 'attention', 'gguf_logits', 'check_conversion', 'inventory', 'wheel_rows', 'say']
+           'arrow_rows', 'document', 'abstract', 'medline_record', 'medline', 'abstracts_1970s', 'abstracts_2021',
+           'hpo_files', 'obo_terms', 'definitions_of', 'hpo_definitions', 'encyclopaedia', 'boolq_rows', 'pieces',
+           'python_docs', 'mathematics', 'code', 'Arm', 'question', 'medqa', 'medmcqa', 'mmlu', 'sft', 'exercises',
+           'instructions', 'conversations', 'dialogues', 'worked', 'reasoning', 'Adapter', 'chat_turns', 'first',
+           'open_question', 'hub_records', 'hub', 'read_gguf', 'fields', 'build_tokenizer', 'name_tokens', 'settle',
+           'save_student', 'convert', 'micro', 'from_hub', 'make_student', 'encode_bpe', 'tokenizer_disagreements',
+           'gguf_tensors', 'rms', 'rotate', 'attention', 'gguf_logits', 'check_conversion', 'inventory', 'wheel_rows',
+           'say']
 
 # %% ../nbs/02_assets.ipynb #7eca2cfc
 import fcntl, functools, gzip, hashlib, itertools, json, os, re, shutil, subprocess, sys, tempfile, zipfile
@@ -154,7 +155,20 @@ def abstract(article) -> str:
     parts = [(p.get('Label') or '', ''.join(p.itertext()).strip()) for p in article.findall('MedlineCitation/Article/Abstract/AbstractText')]
     return '\n'.join(f'{label.capitalize()}: {text}' if label and label != 'UNLABELLED' else text for label, text in parts if text)
 
-# %% ../nbs/02_assets.ipynb #cf9468e4
+# %% ../nbs/02_assets.ipynb #bdf97241
+def medline_record(
+    article,         # A `PubmedArticle` element
+    source: str,     # Name of the arm
+):                   # A `document` record, or None
+    "Title and abstract of a MEDLINE record, if it has one"
+    text, pmid = abstract(article), article.findtext('MedlineCitation/PMID')
+    if not text: return None
+    title = ''.join(article.find('MedlineCitation/Article/ArticleTitle').itertext()).strip('[] ')
+    owner = article.findtext('MedlineCitation/Article/Abstract/CopyrightInformation') or ''
+    year = article.findtext('.//PubDate/Year') or (article.findtext('.//PubDate/MedlineDate') or '')[:4]
+    return document(f'pmid-{pmid}', source, f'{title}\n\n{text}', 'medical', pmid=pmid, year=year, copyright=owner)
+
+# %% ../nbs/02_assets.ipynb #97d14368
 def medline(
     file,            # Binary file of MEDLINE XML, gzipped
     source: str,     # Name of the arm
@@ -162,11 +176,7 @@ def medline(
     "Title and abstract of each record that has one"
     for _, article in ElementTree.iterparse(gzip.open(file)):
         if article.tag != 'PubmedArticle': continue
-        text, pmid = abstract(article), article.findtext('MedlineCitation/PMID')
-        title = ''.join(article.find('MedlineCitation/Article/ArticleTitle').itertext()).strip('[] ')
-        owner = article.findtext('MedlineCitation/Article/Abstract/CopyrightInformation') or ''
-        year = article.findtext('.//PubDate/Year') or (article.findtext('.//PubDate/MedlineDate') or '')[:4]
-        if text: yield document(f'pmid-{pmid}', source, f'{title}\n\n{text}', 'medical', pmid=pmid, year=year, copyright=owner)
+        if doc := medline_record(article, source): yield doc
         article.clear()
 
 # %% ../nbs/02_assets.ipynb #182a293b
