@@ -7,7 +7,7 @@ __all__ = ['TEX', 'LIGATURES', 'PIXELS', 'NUMBER', 'REFERENCES', 'AFTER', 'Line'
            'layer_confidence', 'gutter', 'rows', 'joined', 'with_tables', 'column', 'reading_order', 'begins',
            'paragraphs', 'session', 'decode', 'overlap', 'suppressed', 'regions', 'recogniser', 'upright', 'placed',
            'recognise', 'opened', 'read_page', 'pictures', 'read_pages', 'margin', 'running', 'without_references',
-           'page_text', 'document_text', 'edits', 'error_rate', 'typeset', 'scanned']
+           'page_text', 'document_text', 'edits', 'error_rate', 'typeset', 'scanned', 'error_table']
 
 # %% ../nbs/07_pages.ipynb #eeb61a91
 import functools, os, re, unicodedata
@@ -272,14 +272,13 @@ def recognise(page) -> list:   # of `Line`
     areas = [replace(a, x0=a.x0 / scale, top=a.top / scale, x1=a.x1 / scale, bottom=a.bottom / scale) for a in areas]
     return placed(lines, areas, page.get_height())
 
-# %% ../nbs/07_pages.ipynb #b316e4af
+# %% ../nbs/07_pages.ipynb #a27f8fde
 def opened(path: Path):
     "A PDF. Raises `Refused` if it is broken, locked or empty"
     import pypdfium2 as pdfium
-    try: pdf = pdfium.PdfDocument(str(path))
-    except pdfium.PdfiumError as e: raise Refused('encrypted PDF' if 'password' in str(e).lower() else 'broken PDF') from None
-    if not len(pdf): raise Refused('PDF without pages')
-    return pdf
+    if not Path(path).exists(): raise FileNotFoundError(path)
+    try: return pdfium.PdfDocument(str(path))
+    except pdfium.PdfiumError as e: raise Refused('encrypted PDF' if 'password' in str(e).lower() else 'PDF broken or without pages') from None   # PDFium calls an empty PDF ill-formed
 
 # %% ../nbs/07_pages.ipynb #788a735b
 def read_page(pdf, number: int, ocr: bool) -> Page:   # number from 1
@@ -415,3 +414,19 @@ def scanned(
             grey = 40 + np.asarray(image, np.float32) * 0.8 + rng.normal(0, noise, (image.height, image.width))
             out.append(Image.fromarray(grey.clip(0, 255).astype(np.uint8)))
     out[0].save(into, save_all=True, append_images=out[1:], resolution=dpi, quality=75)
+
+# %% ../nbs/07_pages.ipynb #ed36f69e
+def error_table(
+    pages: pd.DataFrame,   # A row for each page: kind, characters, errors, control (errors against another page), confidence, seconds
+    draws: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    "Character error rate of each kind of page with its 95 % bootstrap interval over pages"
+    rng, out = np.random.default_rng(seed), []
+    for kind, group in pages.groupby('kind', sort=False):
+        e, c = group.errors.to_numpy(), group.characters.to_numpy()
+        at = rng.integers(0, len(e), (draws, len(e)))
+        low, high = np.quantile(e[at].sum(1) / c[at].sum(1), [0.025, 0.975])
+        out.append(dict(kind=kind, pages=len(e), characters=c.sum(), error_rate=e.sum() / c.sum(), low=low, high=high, control=group.control.sum() / c.sum(),
+                        confidence=group.confidence.mean(), seconds=group.seconds.mean()))
+    return pd.DataFrame(out).set_index('kind').round(4)
