@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['TEX', 'LIGATURES', 'PIXELS', 'NUMBER', 'REFERENCES', 'AFTER', 'Line', 'Page', 'characters', 'layer_lines',
            'layer_confidence', 'gutter', 'rows', 'joined', 'with_tables', 'column', 'reading_order', 'begins',
-           'paragraphs', 'session', 'decode', 'overlap', 'suppressed', 'regions', 'recogniser', 'upright', 'placed',
-           'recognise', 'opened', 'read_page', 'pictures', 'read_pages', 'margin', 'running', 'without_references',
-           'page_text', 'document_text', 'edits', 'error_rate', 'typeset', 'scanned', 'error_table']
+           'paragraphs', 'session', 'decode', 'overlap', 'suppressed', 'regions', 'recogniser', 'upright', 'inside',
+           'placed', 'recognise', 'opened', 'read_page', 'pictures', 'read_pages', 'margin', 'running',
+           'without_references', 'page_text', 'document_text', 'edits', 'error_rate', 'typeset', 'scanned',
+           'error_table']
 
 # %% ../nbs/07_pages.ipynb #eeb61a91
 import functools, os, re, unicodedata
@@ -243,16 +244,21 @@ def upright(corners: np.ndarray) -> np.ndarray:   # (lines, 4, 2), clockwise fro
     left, top, right, bottom = turned[:, [0, 3], 0].mean(1), turned[:, [0, 1], 1].mean(1), turned[:, [1, 2], 0].mean(1), turned[:, [2, 3], 1].mean(1)
     return np.stack([left, top, right, bottom], 1)
 
-# %% ../nbs/07_pages.ipynb #cf821e5f
+# %% ../nbs/07_pages.ipynb #342faa34
+def inside(lines: list, area: Line) -> list:
+    "The lines whose middle lies in a region"
+    return [l for l in lines if area.x0 <= (l.x0 + l.x1) / 2 <= area.x1 and area.top <= l.middle <= area.bottom]
+
 def placed(lines: list, areas: list, height: float) -> list:
     "Lines with the class of the smallest region around them; without figures, heads and feet, and with each table as one block"
-    for line in lines:
-        around = [a for a in areas if a.x0 <= (line.x0 + line.x1) / 2 <= a.x1 and a.top <= line.middle <= a.bottom]
-        if around: line.kind = min(around, key=lambda a: (a.x1 - a.x0) * a.height).kind
+    for area in sorted(areas, key=lambda a: -(a.x1 - a.x0) * a.height):
+        held = inside(lines, area)
+        if held and not (area.kind in ('figure', 'table') and np.median([len(l.text) for l in held]) > 30):
+            for line in held: line.kind = area.kind
     edge = lambda l: not 0.1 * height < l.middle < 0.9 * height
     kept = [l for l in lines if not (l.kind == 'figure' or l.kind in ('header', 'footer') and edge(l))]
     for area in (a for a in areas if a.kind == 'table'):
-        cells = [l for l in kept if l.kind == 'table' and area.x0 <= (l.x0 + l.x1) / 2 <= area.x1 and area.top <= l.middle <= area.bottom]
+        cells = [l for l in inside(kept, area) if l.kind == 'table']
         if len(cells) < 2: continue
         block = replace(joined(cells, '\n'), text='\n'.join(' | '.join(c.text for c in row) for row in rows(cells)), kind='row')
         kept = [l for l in kept if not any(l is c for c in cells)] + [block]
@@ -327,17 +333,18 @@ def running(pages: list) -> set:
     seen = Counter(text for p in pages for text in {re.sub(r'\d+', '#', l.text) for l in margin(p)})
     return {text for text, n in seen.items() if n >= max(2, len(pages) / 4)}
 
-# %% ../nbs/07_pages.ipynb #ea7db674
+# %% ../nbs/07_pages.ipynb #bf9451f9
 REFERENCES = re.compile(r'(?:\d{1,2}\.?\s+)?(?:references|bibliography|literature cited|works cited|参考文献)\s*[:.]?', re.I)
 AFTER = re.compile(r'(?:[A-Z]\.?\s+)?(?:appendix|appendices|annex|supplement\w*|附录)\b.{0,80}', re.I)
 
 def without_references(text: str) -> str:
     "A text without its list of references"
-    kept, inside, lines = [], False, text.split('\n')
-    for i, line in enumerate(lines):
-        if REFERENCES.fullmatch(line.strip()) and i > 0.4 * len(lines): inside = True
-        elif inside and AFTER.fullmatch(line.strip()): inside = False
-        if not inside: kept.append(line)
+    kept, out, at = [], False, 0
+    for line in text.split('\n'):
+        if REFERENCES.fullmatch(line.strip()) and at > len(text) / 3: out = True
+        elif out and AFTER.fullmatch(line.strip()): out = False
+        if not out: kept.append(line)
+        at += len(line) + 1
     return '\n'.join(kept)
 
 # %% ../nbs/07_pages.ipynb #ac37ee68
