@@ -37,7 +37,7 @@ LAUGHS = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "ha">' + ''.join(f'<!ENTI
 
 def bomb(path, opener):
     with opener(path) as f:
-        for _ in range(400): f.write(bytes(MB))
+        for _ in range(100): f.write(bytes(MB))
 
 
 def zipped(path):
@@ -50,10 +50,10 @@ def zipped(path):
     return Member()
 
 
-def long_line(path, before=b'', after=b''):
+def long_line(path, before=b'', after=b'', megabytes=40):
     with open(path, 'wb') as f:
         f.write(before)
-        for _ in range(200): f.write(b'a' * MB)
+        for _ in range(megabytes): f.write(b'a' * MB)
         f.write(after)
 
 
@@ -73,7 +73,7 @@ def hostile(folder):
     for kind in ('txt', 'html', 'medline', 'jats'):
         long_line(folder / f'long.{kind}', b'<x>' if kind in ('medline', 'jats') else b'')
         yield kind, folder / f'long.{kind}', 'document over 16 MB', 0
-    long_line(folder / 'long.jsonl', ROW, b'\n' + ROW)
+    long_line(folder / 'long.jsonl', ROW, b'\n' + ROW, 200)
     yield 'jsonl', folder / 'long.jsonl', 'document over 16 MB', 2
     long_line(folder / 'tags.xml', b'<PubmedArticleSet><PubmedArticle>' + b'<a/>' * (4 * MB))
     yield 'medline', folder / 'tags.xml', 'document over 16 MB', 0
