@@ -1,4 +1,4 @@
-"How much of a known text arrives through a PDF: writes the counts that `07_pages` shows. About 5 minutes on one core."
+"How much of a known text arrives through a PDF: writes the counts that `07_pages` shows. About 5 minutes on one core; goes on where it was stopped."
 import argparse
 import itertools
 import re
@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from citrus.assets import abstracts_2021
 from citrus.pages import edits, page_text, read_pages, scanned, typeset
-from citrus.run import atomic, root
+from citrus.run import root
 
 HEAD, TABLE = 'Annals of known texts, volume 12', [['drug', 'dose', 'route'], ['amoxicillin', '500 mg', 'oral'], ['ceftriaxone', '1 g', 'i.v.']]
+KINDS = {f'{way}, {words}': (way == 'scan', columns) for way in ('text layer', 'scan') for columns, words in ((1, 'one column'), (2, 'two columns'))}
 
 
 def known(n: int) -> list:   # of lists of paragraphs
@@ -24,29 +25,29 @@ def known(n: int) -> list:   # of lists of paragraphs
     return [[next(fits), next(fits)] for _ in range(n)]
 
 
-def measure(kind: str, texts: list, columns: int, scan: bool, seed: int):
-    "A row for each page"
-    rng, folder = np.random.default_rng(seed), Path(tempfile.mkdtemp())
-    wanted = [' '.join(' '.join([*page, *map(' | '.join, TABLE)]).split()) for page in texts]
-    heads = {re.sub(r'\d+', '#', HEAD)}   # what `running` finds in a file of more than one page
-    for i, page in enumerate(tqdm(texts, desc=kind)):
-        typeset([page], folder / 'page.pdf', columns=columns, head=HEAD, table=TABLE)
-        if scan: scanned(folder / 'page.pdf', folder / 'page.pdf', slant=rng.uniform(0, 1.2), noise=rng.uniform(5, 25), seed=seed + i)
-        t = time.process_time()
-        [found] = read_pages(folder / 'page.pdf')
-        seconds = time.process_time() - t
-        text = ' '.join(page_text(found, heads).split())
-        yield dict(kind=kind, page=i, characters=len(wanted[i]), errors=edits(wanted[i], text), control=edits(wanted[(i + 1) % len(wanted)], text),
-                   confidence=round(found.confidence, 4), seconds=round(seconds, 3), failed=bool(found.reason))
+def measure(kind: str, i: int, texts: list, folder: Path) -> dict:
+    "One page, set, scanned if it is to be, and read back"
+    scan, columns = KINDS[kind]
+    rng = np.random.default_rng([columns, i])
+    wanted = [' '.join(' '.join([*page, *map(' | '.join, TABLE)]).split()) for page in (texts[i], texts[i + 1])]
+    typeset([texts[i]], folder / 'page.pdf', columns=columns, head=HEAD, table=TABLE)
+    if scan: scanned(folder / 'page.pdf', folder / 'page.pdf', slant=rng.uniform(0, 1.2), noise=rng.uniform(5, 25), seed=i)
+    t = time.process_time()
+    [found] = read_pages(folder / 'page.pdf')
+    seconds = time.process_time() - t
+    text = ' '.join(page_text(found, {re.sub(r'\d+', '#', HEAD)}).split())   # what `running` finds in a file of more than one page
+    return dict(kind=kind, page=i, characters=len(wanted[0]), errors=edits(wanted[0], text), control=edits(wanted[1], text),
+                confidence=round(found.confidence, 4), seconds=round(seconds, 3), failed=bool(found.reason))
 
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument('--digital', type=int, default=60, help='pages with a text layer, of each layout')
 parser.add_argument('--scans', type=int, default=12, help='scanned pages, of each layout')
-parser.add_argument('--out', default=str(root() / 'nbs' / 'pages.csv'))
+parser.add_argument('--out', type=Path, default=root() / 'nbs' / 'pages.csv')
 args = parser.parse_args()
-rows = []
-for columns, words in ((1, 'one column'), (2, 'two columns')):
-    for scan, n in ((False, args.digital), (True, args.scans)):
-        rows += measure(f'{"scan" if scan else "text layer"}, {words}', known(n), columns, scan, seed=columns)
-with atomic(Path(args.out)) as part: pd.DataFrame(rows).to_csv(part, index=False)
+done = {(r.kind, r.page) for r in pd.read_csv(args.out).itertuples()} if args.out.exists() else set()
+todo = [(kind, i) for i in range(max(args.digital, args.scans)) for kind, (scan, _) in KINDS.items() if i < (args.scans if scan else args.digital) and (kind, i) not in done]
+texts, folder = known(max(args.digital, args.scans) + 1), Path(tempfile.mkdtemp())
+for kind, i in tqdm(todo):
+    row = pd.DataFrame([measure(kind, i, texts, folder)])
+    row.to_csv(args.out, mode='a', header=not args.out.exists(), index=False)
