@@ -442,9 +442,9 @@ def scanned(
             out.append(Image.fromarray(grey.clip(0, 255).astype(np.uint8)))
     out[0].save(into, save_all=True, append_images=out[1:], resolution=dpi, quality=75)
 
-# %% ../nbs/07_pages.ipynb #ed36f69e
+# %% ../nbs/07_pages.ipynb #409072e2
 def error_table(
-    pages: pd.DataFrame,   # A row for each page: kind, characters, errors, control (errors against another page), confidence, seconds
+    pages: pd.DataFrame,   # A row for each page: kind, characters, errors, control (errors against another page), confidence
     draws: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -454,6 +454,5 @@ def error_table(
         e, c = group.errors.to_numpy(), group.characters.to_numpy()
         at = rng.integers(0, len(e), (draws, len(e)))
         low, high = np.quantile(e[at].sum(1) / c[at].sum(1), [0.025, 0.975])
-        out.append(dict(kind=kind, pages=len(e), characters=c.sum(), error_rate=e.sum() / c.sum(), low=low, high=high, control=group.control.sum() / c.sum(),
-                        confidence=group.confidence.mean(), seconds=group.seconds.mean()))
+        out.append(dict(kind=kind, pages=len(e), characters=c.sum(), error_rate=e.sum() / c.sum(), low=low, high=high, control=group.control.sum() / c.sum(), confidence=group.confidence.mean()))
     return pd.DataFrame(out).set_index('kind').round(4)

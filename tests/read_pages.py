@@ -1,4 +1,4 @@
-"How much of a known text arrives through a PDF: writes the counts that `07_pages` shows. About 5 minutes on one core; goes on where it was stopped."
+"How much of a known text arrives through a PDF: writes counts that `citrus.pages.error_table` reads. About 5 minutes on one core; goes on where it was stopped."
 import argparse
 import itertools
 import re
@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from citrus.assets import abstracts_2021
 from citrus.pages import edits, page_text, read_pages, scanned, typeset
-from citrus.run import root
 
 HEAD, TABLE = 'Annals of known texts, volume 12', [['drug', 'dose', 'route'], ['amoxicillin', '500 mg', 'oral'], ['ceftriaxone', '1 g', 'i.v.']]
 KINDS = {f'{way}, {words}': (way == 'scan', columns) for way in ('text layer', 'scan') for columns, words in ((1, 'one column'), (2, 'two columns'))}
@@ -43,7 +42,7 @@ def measure(kind: str, i: int, texts: list, folder: Path) -> dict:
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument('--digital', type=int, default=60, help='pages with a text layer, of each layout')
 parser.add_argument('--scans', type=int, default=12, help='scanned pages, of each layout')
-parser.add_argument('--out', type=Path, default=root() / 'nbs' / 'pages.csv')
+parser.add_argument('--out', type=Path, default=Path('pages.csv'))
 args = parser.parse_args()
 done = {(r.kind, r.page) for r in pd.read_csv(args.out).itertuples()} if args.out.exists() else set()
 todo = [(kind, i) for i in range(max(args.digital, args.scans)) for kind, (scan, _) in KINDS.items() if i < (args.scans if scan else args.digital) and (kind, i) not in done]
