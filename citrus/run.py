@@ -166,13 +166,14 @@ def parameters(path) -> dict:   # name -> `Param`
         found[node.target.id] = Param(kind, ast.literal_eval(node.value), lines[node.end_lineno - 1].partition('# ')[2].strip())
     return found
 
-# %% ../nbs/00_run.ipynb #08cfd9d1
+# %% ../nbs/00_run.ipynb #7470f8c1
 def coerce(
     value,        # As YAML gave it
     kind: type,   # As the notebook declares it
     name: str,    # `stage.parameter`, for the message
 ):
     "A value in its declared type. Raises `UserError` for any other type"
+    if kind is int and value == 'all': value = 0   # a number that limits: 0 is no limit
     if kind is float and type(value) in (int, str):
         with contextlib.suppress(ValueError): value = float(value)
     if type(value) is not kind: raise UserError(f'{name} = {value!r} is {type(value).__name__}, needs {kind.__name__}')

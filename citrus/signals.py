@@ -83,9 +83,10 @@ def peel(piece: str) -> list:
         else: return before + inner(piece[i:j]) + after[::-1]
     return before + after[::-1]
 
-# %% ../nbs/09_signals.ipynb #2a46510e
+# %% ../nbs/09_signals.ipynb #71c90187
 def tokenise(piece: str) -> list:   # Tokens, which joined are the piece
     "Cut a piece without blanks into words and marks"
+    if len(piece) > 1000: return [piece]   # no word, and its time would grow with the square
     if HAN.search(piece):
         return [t for part in re.findall(f'{HAN.pattern}|[^\u3400-\u4dbf\u4e00-\u9fff]+', piece) for t in ([part] if HAN.match(part) else tokenise(part))]
     tokens, found = peel(piece), []
