@@ -118,13 +118,13 @@ def gate(text: str, limits: dict) -> tuple:   # (normalised text, {characters, n
     broken = judge(found, limits, ())
     return clean[:1000] if broken == 'characters' else clean, found, broken
 
-# %% ../nbs/10_clean.ipynb #fa1f618f
+# %% ../nbs/10_clean.ipynb #63d0176d
 def signals(
     texts: list,      # Raw
     free: dict,       # Name -> rules that do not judge it, for arms and languages
     arm: str,
     p: dict,          # Parameters of the stage
-) -> tuple:           # (normalised text, {signal: value}, language, rule broken) of each text; `Batch` of those that passed the gates, their numbers
+) -> tuple:           # [normalised text, {signal: value}, rule broken, language] of each text; `Batch` of those that passed the gates, their numbers
     "Measure and judge a batch of documents"
     rows = [[*gate(t, p['limits']), ''] for t in texts]
     inside = [i for i, r in enumerate(rows) if not r[2]]
@@ -342,7 +342,7 @@ class Reading:
     domain: str = ''         # Label of the classifier
     source: str = ''         # Where its id is unique
 
-# %% ../nbs/10_clean.ipynb #a322cbda
+# %% ../nbs/10_clean.ipynb #59cb8359
 def read_batch(
     arm: str,
     docs: list,        # `document` records
@@ -356,7 +356,7 @@ def read_batch(
     words, tags = dict(zip(inside, b.words())), {name: dict(zip(inside, f([docs[i] for i in inside], b))) for name, f in taggers.items()} if inside else {}
     have, sigs = signatures(b, p['bands'], p['band_rows'], p['shingle'], p['seed'])
     have, out = np.array(inside, np.int64)[have], []
-    for i, (d, (text, found, lang, reason)) in enumerate(zip(docs, rows)):
+    for i, (d, (text, found, reason, lang)) in enumerate(zip(docs, rows)):
         more = {name: t[i] for name, t in tags.items() if i in t}
         passed = dict(words=len(words[i]), exact=xxhash.xxh3_128_hexdigest(text.encode()), domain=domains(words[i]) if domains else '',
                       given=[[index.benchmarks[q], index.ids[q]] for q, _ in found_in(words[i], index)]) if not reason else {}
