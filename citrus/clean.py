@@ -11,7 +11,8 @@ __all__ = ['NOISE', 'UNSEEN', 'PILE', 'LINE_END', 'SPACES', 'LEXICON', 'GATES', 
            'read_arm', 'read_corpus', 'tasks_of', 'readings_of', 'address', 'first_of', 'bands_of', 'remove_copies',
            'remove_benchmarks', 'held_out', 'records', 'parts', 'funnel_table', 'wide', 'contents', 'medical_share',
            'label_summary', 'plot_funnel', 'signal_table', 'quantiles', 'plot_signals', 'snippets', 'planted_questions',
-           'overlap_matrix', 'matrix_of', 'Clean', 'controls', 'clean', 'held_out_sets', 'describe_clean']
+           'overlap_matrix', 'matrix_of', 'Clean', 'controls', 'arms_of', 'taggers_of', 'clean', 'held_out_sets',
+           'describe_clean']
 
 # %% ../nbs/10_clean.ipynb #823ca1c2
 import functools, itertools, json, multiprocessing, random, re, shutil, time, unicodedata
@@ -24,8 +25,8 @@ import pandas as pd
 import xxhash
 from tqdm import tqdm
 
-# %% ../nbs/10_clean.ipynb #6b97f1dc
-from .assets import ARMS, BENCHMARKS
+# %% ../nbs/10_clean.ipynb #9c294512
+from .assets import ARMS, BENCHMARKS, Arm
 from .run import UserError, die_with_parent, digest, nearest, read_jsonl, save_fig, stage, wilson, write_jsonl
 from .signals import RULES, WORD, Batch, Lexicon, band_file, band_type, batches, measure, mix, share, signatures, write_signatures
 
@@ -418,7 +419,7 @@ def read_corpus(
 
 def _call(name: str) -> dict: return _job(name)
 
-# %% ../nbs/10_clean.ipynb #12b03130
+# %% ../nbs/10_clean.ipynb #6f5eae68
 def tasks_of(folder: Path, arm: str):   # (number, path)
     "The finished tasks of an arm, in order"
     return [(int(p.stem), p) for p in sorted((Path(folder) / arm).glob('*.jsonl'))]
@@ -430,7 +431,7 @@ def readings_of(folder: Path, arms) -> list:
         for i, path in tasks_of(folder, arm):
             for row, r in enumerate(read_jsonl(path)):
                 d = r.pop('doc')
-                out.append(Reading(arm, d['id'], i, row, address=d['meta'].get('url', ''), source=d['source'], **r))
+                out.append(Reading(arm, d['id'], i, row, address=d.get('url') or d['meta'].get('url') or '', source=d['source'], **r))
     return out
 
 # %% ../nbs/10_clean.ipynb #c2a4cef8
@@ -699,6 +700,19 @@ def controls(folder: Path, readings: list, sets: dict, index: Index, p: dict) ->
     drawn = {id(r) for r in random.Random(p['seed']).sample(able, min(len(able), 1000))}
     some = [d['text'] for d in records(folder, readings, lambda r: id(r) in drawn)]
     return planted_questions(sets, some, index, 50, p), recall_table(planted_pairs([WORD.findall(t) for t in some], p), p)
+
+# %% ../nbs/10_clean.ipynb #2622a666
+def arms_of(sources: list) -> dict:   # name -> Arm, in order of preference
+    "The arms of a run"
+    if not sources: return ARMS
+    from citrus.sources import Reader, declare
+    return {s.id: Arm(functools.partial(Reader, s), s.domain, s.licence) for s in declare(sources).values()}
+
+def taggers_of(p: dict) -> dict:   # name -> function of (docs, Batch)
+    "What is said of a document beside its signals"
+    if not p['entities']: return {}
+    from citrus.entities import tags
+    return dict(entities=lambda docs, b: tags(b.texts).to_dict('records'))
 
 # %% ../nbs/10_clean.ipynb #ca3ecb4b
 def clean(sets: dict, p: dict, folder: Path, arms: dict = ARMS, taggers: dict = {}) -> Clean:
