@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['HAN', 'QUOTE', 'MARK', 'CURRENCY', 'ICON', 'UNIT', 'PREFIX', 'SUFFIX', 'LETTER', 'LOWER', 'UPPER', 'INFIX', 'ADDRESS',
-           'NOT', 'WHO', 'ASK', 'SHORT', 'WHOLE', 'TITLED', 'APART', 'FACES', 'TERMINAL', 'PUNCTUATION', 'NUMBER',
-           'BLANKS', 'WORD', 'STOP_WORDS', 'COUNTS', 'CITATION', 'POLICY', 'PARAGRAPH', 'LINE', 'RULES', 'PRIME',
-           'contraction', 'inner', 'peel', 'tokenise', 'plainly', 'counts_of', 'Column', 'Lexicon', 'spread', 'offsets',
-           'sums', 'Batch', 'mix', 'groups', 'covered', 'top_gram', 'repetition', 'repeats', 'share', 'c4_line',
-           'line_signals', 'sentences', 'c4_signals', 'measure', 'verdicts', 'permutations', 'shingles', 'smallest',
-           'signatures', 'band_type', 'band_file', 'write_signatures', 'batches', 'tagging_step']
+           'NOT', 'ASK', 'ENDS', 'WHOLE', 'TITLED', 'FACES', 'CASES', 'SINGLE', 'OPENS', 'TERMINAL', 'PUNCTUATION',
+           'NUMBER', 'BLANKS', 'WORD', 'STOP_WORDS', 'COUNTS', 'CITATION', 'POLICY', 'PARAGRAPH', 'LINE', 'RULES',
+           'PRIME', 'special_cases', 'inner', 'peel', 'tokenise', 'plainly', 'facts_of', 'Column', 'Lexicon', 'spread',
+           'offsets', 'sums', 'Batch', 'mix', 'groups', 'covered', 'top_gram', 'repetition', 'repeats', 'share',
+           'c4_line', 'line_signals', 'sentences', 'c4_signals', 'measure', 'verdicts', 'permutations', 'shingles',
+           'smallest', 'signatures', 'band_type', 'band_file', 'write_signatures', 'batches', 'tagging_step']
 
 # %% ../nbs/09_signals.ipynb #d280b6aa
 import functools, itertools, re, unicodedata
@@ -40,54 +40,57 @@ INFIX = re.compile(rf'\.\.+|…+|[{ICON}]|(?<=[0-9])[+\-*^](?=[0-9-])|(?<={LOWER
                    rf'(?<={LETTER}),(?={LETTER})|(?:(?<={LETTER})|(?<=[0-9]))(?:---?|——|[-–—~:<>=/])(?={LETTER})')
 ADDRESS = re.compile(r'(?:[\w+.-]{2,}://)?(?:\S+@)?(?:[A-Za-z0-9\u00a1-\uffff](?:[\w-]{0,62}[A-Za-z0-9])?\.)+[a-z\u00df-\u00ff]{2,63}(?::\d{2,5})?(?:[/?#]\S*)?$')
 
-# %% ../nbs/09_signals.ipynb #9ca616dc
+# %% ../nbs/09_signals.ipynb #7e07463d
 NOT = 'ai are ca could dare did does do had has have is may might must need ought sha should was were wo would'.split()
-WHO = 'i you he she it we they that there this these those what when where who why how'.split()
 ASK = 'there what when where who why how'.split()
-SHORT = re.compile(rf"(?:(?:{'|'.join(NOT)})(?P<nt>n['’]?t)|could|might|must|should|would|not|i(?P<m>['’]?m)|(?:{'|'.join(WHO)})(?P<d>['’]?(?:ll|d))?|"
-                   rf"(?:he|she|it|that|this|{'|'.join(ASK)})(?P<s>['’]?s)|(?:you|we|they|these|those|{'|'.join(ASK)})(?P<re>['’]?re))(?P<ve>['’]?ve)?", re.I)
-WHOLE = frozenset("its hell shell well ill were whore shed id. o'clock ma'am and/or w/o c++ e.g. i.e. a.m. p.m. v.s. vs. co. 8)".split())
-TITLED = frozenset("""Adm. Ak. Ala. Apr. Ariz. Ark. Aug. Bros. Calif. Co. Colo. Conn. Corp. D.C. Dec. Del. Dr. Feb. Fla. Ga. Gen. Gov. Ia. Id. Ill. Inc. Ind. Jan. Jr. Jul. Jun. Kan. Kans. Ky. La. Ltd. Mar. Mass. Md. Messrs.
-Mich. Minn. Miss. Mo. Mont. Mr. Mrs. Ms. Mt. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev. Nov. Oct. Okla. Ore. Pa. Ph.D. Prof. Rep. Rev. S.C. Sen. Sep. Sept. St. Tenn. Va. Wash. Wis. C++ E.g. I.e.""".split())
-APART = {'cannot': [3], 'gonna': [3], 'gotta': [3], 'yall': [1], 'ima': [1, 2], "let's": [3], "y'all": [2], "c'mon": [3], "i'ma": [1, 3]}
+ENDS = {"nt n't n’t": NOT, "ve 've ’ve": ['could', 'might', 'must', 'should', 'would', 'not', 'i', 'you', 'we', 'they', 'these', 'those', 'that', 'this', *ASK], "m 'm ’m": ['i'],
+        "ll 'll ’ll d 'd ’d": ['i', 'you', 'he', 'she', 'it', 'we', 'they', 'that', 'this', 'these', 'those', *ASK], "s 's ’s": ['he', 'she', 'it', 'that', 'this', *ASK],
+        "re 're ’re": ['you', 'we', 'they', 'these', 'those', *ASK]}   # ending: what it is written after
+WHOLE = "its hell shell well ill were whore shed id. o'clock ma'am and/or w/o c++ e.g. i.e. a.m. p.m. v.s. vs. co. 8)".split()
+TITLED = """Adm. Ak. Ala. Apr. Ariz. Ark. Aug. Bros. Calif. Co. Colo. Conn. Corp. D.C. Dec. Del. Dr. Feb. Fla. Ga. Gen. Gov. Ia. Id. Ill. Inc. Ind. Jan. Jr. Jul. Jun. Kan. Kans. Ky. La. Ltd. Mar. Mass. Md. Messrs.
+Mich. Minn. Miss. Mo. Mont. Mr. Mrs. Ms. Mt. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev. Nov. Oct. Okla. Ore. Pa. Ph.D. Prof. Rep. Rev. S.C. Sen. Sep. Sept. St. Tenn. Va. Wash. Wis. C++ E.g. I.e.""".split()
 FACES = frozenset("): :( :) :* '' ’’ ;) (: (; =( =) =/ =[ =] =| :/ :] [: [= ]= :> :| :}".split())
 
-# %% ../nbs/09_signals.ipynb #ac636051
-def contraction(piece: str):   # list of tokens, or None if the piece is no special case
-    "Take a contraction or an abbreviation as a whole: it is cut by its own rule and by no other"
-    low = piece.lower()
-    if piece in TITLED or piece in WHOLE or len(low) == 2 and piece[1] == '.' and 'a' <= piece[0] <= 'z': return [piece]
-    if piece not in (low, low.capitalize()) or low in WHOLE: return None
-    if low in APART: return [piece[i:j] for i, j in itertools.pairwise([0, *APART[low], len(piece)])]
-    m = SHORT.fullmatch(piece)
-    if not m or not any(m.groupdict().values()): return None
-    cuts = [m.start(g) for g in ('nt', 'm', 'd', 's', 're', 've') if m[g]]
-    return [piece[i:j] for i, j in itertools.pairwise([0, *cuts, len(piece)])]
+# %% ../nbs/09_signals.ipynb #7a7c5a11
+def special_cases() -> dict:   # piece -> where it is cut
+    "Contractions and abbreviations: each is cut by its own rule and by no other"
+    cuts = {'cannot': [3], 'gonna': [3], 'gotta': [3], 'yall': [1], 'ima': [1, 2], "let's": [3], "y'all": [2], "c'mon": [3], "i'ma": [1, 3]}
+    cuts |= {start + end: [len(start)] for ends, starts in ENDS.items() for end in ends.split() for start in starts}
+    more = {piece + ve: [*at, len(piece)] for piece, at in cuts.items() for ve in ('ve', "'ve", '’ve') if piece.endswith(('nt', "n't", 'n’t', 'll', 'd'))}
+    cuts = {p: at for p, at in (cuts | more).items() if p not in ('id.', *WHOLE)}
+    cuts |= {p.capitalize(): at for p, at in cuts.items()}
+    return cuts | {p: [] for p in [*WHOLE, *map(str.capitalize, WHOLE[:8]), *TITLED, *(f'{c}.' for c in 'abcdefghijklmnopqrstuvwxyz')]}
 
-# %% ../nbs/09_signals.ipynb #4388bc4e
+CASES = special_cases()
+
+# %% ../nbs/09_signals.ipynb #a4c944a6
 def inner(piece: str) -> list:
     "Cut a piece that has lost its marks at hyphens, slashes and the like"
-    if ADDRESS.match(piece): return [piece]
+    if '.' in piece and ADDRESS.match(piece): return [piece]
     cuts = sorted({0, len(piece), *itertools.chain.from_iterable(m.span() for m in INFIX.finditer(piece))})
     return [piece[i:j] for i, j in itertools.pairwise(cuts)]
 
-# %% ../nbs/09_signals.ipynb #f947f43a
+# %% ../nbs/09_signals.ipynb #9c5db994
+SINGLE = frozenset(',;:!?)]}"”')
+OPENS = re.compile("[0-9'’]")   # without one of these, nothing comes off behind a letter
+
 def peel(piece: str) -> list:
     "Take marks off both ends of a piece, then cut what is left"
-    before, after, i, j = [], [], 0, len(piece)
-    while i < j:
-        whole = contraction(piece[i:j])
-        if whole: return before + whole + after[::-1]
-        if m := PREFIX.match(piece, i, j): before.append(m[0]); i = m.end()
-        elif m := SUFFIX.search(piece[max(i, j - 64):j]): after.append(m[0]); j -= len(m[0])
-        else: return before + inner(piece[i:j]) + after[::-1]
+    before, after = [], []
+    while piece:
+        if piece in CASES: return before + [piece[i:j] for i, j in itertools.pairwise([0, *CASES[piece], len(piece)])] + after[::-1]
+        if piece.isalpha(): return before + [piece] + after[::-1]
+        if m := PREFIX.match(piece): before.append(m[0]); piece = piece[m.end():]
+        elif piece[-1] in SINGLE: after.append(piece[-1]); piece = piece[:-1]
+        elif (not piece[-1].isalpha() or OPENS.search(piece)) and (m := SUFFIX.search(piece[-64:])): after.append(m[0]); piece = piece[:-len(m[0])]
+        else: return before + inner(piece) + after[::-1]
     return before + after[::-1]
 
-# %% ../nbs/09_signals.ipynb #71c90187
+# %% ../nbs/09_signals.ipynb #406ee7ad
 def tokenise(piece: str) -> list:   # Tokens, which joined are the piece
     "Cut a piece without blanks into words and marks"
-    if len(piece) > 1000: return [piece]   # no word, and its time would grow with the square
-    if HAN.search(piece):
+    if piece.isascii() and piece.isalpha() and piece not in CASES or len(piece) > 1000: return [piece]   # longer is no word, and its time would grow with the square
+    if not piece.isascii() and HAN.search(piece):
         return [t for part in re.findall(f'{HAN.pattern}|[^\u3400-\u4dbf\u4e00-\u9fff]+', piece) for t in ([part] if HAN.match(part) else tokenise(part))]
     tokens, found = peel(piece), []
     for t in tokens:
@@ -102,33 +105,41 @@ NUMBER = re.compile(r'\d+(?:[.,،٫⎖⎗⎘]\d+)?')
 BLANKS = {ord(c): ' ' for c in set('!/—”:％１〈&(、━\\【#%「」，】；+^]~“《„\';’{|∶´[=-`*．（–？！：$～«〉,><》)?）。…@_."}►»') | {chr(i) for i in [*range(32), *range(127, 160)]}}
 WORD = re.compile('[\u3400-\u9fff]|[^\\W\u3400-\u9fff]+')
 
-# %% ../nbs/09_signals.ipynb #bf8650f2
+# %% ../nbs/09_signals.ipynb #ddbe9a3f
 def plainly(piece: str) -> str:   # Tokens with a blank between them, '' if nothing is left
     "A piece as the signature sees it"
-    low = NUMBER.sub('0', piece.lower()).translate(BLANKS)
+    low = piece.lower()
+    if not (low.isascii() and low.isalpha()): low = NUMBER.sub('0', low).translate(BLANKS)
     if not low.isascii(): low = ''.join(c for c in unicodedata.normalize('NFD', low) if unicodedata.category(c) != 'Mn')
     return ' '.join(t for part in low.split() for t in tokenise(part))
 
-# %% ../nbs/09_signals.ipynb #763e50f1
+# %% ../nbs/09_signals.ipynb #fd4586ec
 STOP_WORDS = 'the be to of and that have with'.split()
-COUNTS = ['tokens', 'symbols_not', 'characters_not', 'alphabetic', 'han', 'stop', 'words']   # columns of a piece; `stop` is a bit for each stop word
+COUNTS = ['tokens', 'real', 'characters', 'alphabetic', 'han', 'stop', 'words']   # columns of a piece; `stop` is a bit for each stop word
 
-def counts_of(tokens: list, words: list) -> list:
-    "What a piece adds to the counts of a document, in the order of `COUNTS`"
-    real = [t for t in tokens if not PUNCTUATION.issuperset(t)]
-    return [len(tokens), len(real), sum(map(len, real)), sum(any(map(str.isalpha, t)) for t in tokens), sum(bool(HAN.match(t)) for t in tokens),
-            sum(1 << STOP_WORDS.index(t) for t in set(tokens).intersection(STOP_WORDS)), len(words)]
+@functools.lru_cache(2**18)
+def facts_of(token: str) -> tuple:   # (real, characters, alphabetic, Chinese, bit of a stop word, kind of mark, hash)
+    "What is known of a token; `real` is one that is more than marks, a mark that ends a sentence is 2, another one 1"
+    if token.isalpha(): return 1, len(token), 1, int(not token.isascii() and bool(HAN.match(token))), 1 << STOP_WORDS.index(token) if token in STOP_WORDS else 0, 0, xxhash.xxh3_64_intdigest(token.encode())
+    real, mark = not PUNCTUATION.issuperset(token), 2 if token in TERMINAL else int(all(unicodedata.category(c)[0] == 'P' for c in token))
+    return int(real), len(token), int(any(map(str.isalpha, token))), 0, 0, mark, xxhash.xxh3_64_intdigest(token.encode())
 
-# %% ../nbs/09_signals.ipynb #9734ba7d
+# %% ../nbs/09_signals.ipynb #1aee90c8
 class Column:
-    "A numpy array that grows at its end"
-    def __init__(self, *shape, dtype): self.data, self.n = np.zeros((1024, *shape), dtype), 0
-    def add(self, rows):
-        while self.n + len(rows) > len(self.data): self.data = np.concatenate([self.data, np.zeros_like(self.data)])
-        self.data[self.n:self.n + len(rows)] = rows
-        self.n += len(rows)
+    "A numpy array that grows at its end; what is added waits in a list until it is asked for"
+    def __init__(self, *shape, dtype): self.array, self.n, self.waiting = np.zeros((1024, *shape), dtype), 0, []
 
-# %% ../nbs/09_signals.ipynb #32a53ba7
+    @property
+    def data(self) -> np.ndarray:
+        end = self.n + len(self.waiting)
+        if end > len(self.array): self.array = np.concatenate([self.array, np.zeros((max(end, len(self.array)), *self.array.shape[1:]), self.array.dtype)])
+        if self.waiting: self.array[self.n:end] = self.waiting
+        self.n, self.waiting = end, []
+        return self.array
+
+    def __len__(self) -> int: return self.n + len(self.waiting)
+
+# %% ../nbs/09_signals.ipynb #8295726e
 class Lexicon(dict):
     "piece -> its row; a piece that is new is analysed when it is first asked for"
     def __init__(self, most: int = 2**20):   # Pieces it may hold before it starts again
@@ -140,21 +151,22 @@ class Lexicon(dict):
         self.clear()
         self.counts, self.starts = Column(len(COUNTS), dtype=np.int64), Column(2, dtype=np.int64)
         self.token, self.word = Column(dtype=np.uint64), Column(dtype=np.uint64)   # hashes
-        self.length, self.mark = Column(dtype=np.int64), Column(dtype=np.int8)     # of each token: characters; 2 ends a sentence, 1 other mark, 0 none
+        self.length, self.mark = Column(dtype=np.int64), Column(dtype=np.int8)     # of each token
         self.plain, self.held = [], 0
 
     def __missing__(self, piece: str) -> int:
-        tokens, words = tokenise(piece), WORD.findall(piece.lower())
-        self.counts.add([counts_of(tokens, words)])
-        self.starts.add([[self.token.n, self.word.n]])
-        self.token.add([xxhash.xxh3_64_intdigest(t.encode()) for t in tokens])
-        self.word.add([xxhash.xxh3_64_intdigest(w.encode()) for w in words])
-        self.length.add([len(t) for t in tokens])
-        self.mark.add([2 if t in TERMINAL else all(unicodedata.category(c)[0] == 'P' for c in t) for t in tokens])
+        facts, words = [facts_of(t) for t in tokenise(piece)], [piece.lower()] if piece.isascii() and piece.isalpha() else WORD.findall(piece.lower())
+        self.starts.waiting.append((len(self.token), len(self.word)))
+        stop = 0
+        for f in facts: stop |= f[4]
+        self.counts.waiting.append((len(facts), sum(f[0] for f in facts), sum(f[1] for f in facts if f[0]), sum(f[2] for f in facts), sum(f[3] for f in facts), stop, len(words)))
+        for f in facts:
+            self.token.waiting.append(f[6]); self.length.waiting.append(f[1]); self.mark.waiting.append(f[5])
+        self.word.waiting += [facts_of(w)[6] for w in words]
         self.plain.append(plainly(piece))
         self.held += len(piece)
-        self[piece] = len(self)
-        return len(self) - 1
+        self[piece] = row = len(self)
+        return row
 
     @property
     def full(self) -> bool: return len(self) > self.most or self.held > 2**27
@@ -342,12 +354,12 @@ RULES = dict(   # signal: (lowest, highest, whose)
     sentences=(5, 1_000_000, 'C4'), lorem_ipsum=(0, 0, 'C4'), braces=(0, 0, 'C4'),
     closed_lines=(0.12, 1, 'FineWeb'), short_lines=(0, 0.67, 'FineWeb'), duplicate_characters=(0, 0.01, 'FineWeb'), line_breaks=(0, 0.3, 'FineWeb'))
 
-# %% ../nbs/09_signals.ipynb #4719ebbd
+# %% ../nbs/09_signals.ipynb #5ffca167
 def measure(b: Batch) -> dict:   # signal -> array (documents,), in the order of `RULES`
     "Every signal of every document of a batch"
     c, ratio = b.counts, lambda x, y: np.where(y > 0, x / np.maximum(y, 1), 0.0)
     count = lambda *marks: np.array([sum(map(t.count, marks)) for t in b.texts])
-    found = dict(words=c['symbols_not'], word_length=ratio(c['characters_not'], c['symbols_not']), hashes=ratio(count('#'), c['tokens']), ellipses=ratio(count('...', '…'), c['tokens']),
+    found = dict(words=c['real'], word_length=ratio(c['characters'], c['real']), hashes=ratio(count('#'), c['tokens']), ellipses=ratio(count('...', '…'), c['tokens']),
                  alphabetic=ratio(c['alphabetic'], c['tokens']), stop_words=c['stop'], line_breaks=ratio(count('\n'), c['tokens']))
     by_line = [line_signals(t, lines) for t, lines in zip(b.texts, b.lines)]
     found |= {name: np.array([d[name] for d in by_line]) for name in by_line[0]} if by_line else {}
