@@ -216,7 +216,7 @@ def question_hashes(q: dict, least: int) -> np.ndarray:   # uint64 (words,)
     hashes = word_hashes(stem)
     return hashes if len(hashes) >= least else word_hashes(' '.join([stem, *(o['text'] for o in q['options'])]))
 
-# %% ../nbs/10_clean.ipynb #3138110d
+# %% ../nbs/10_clean.ipynb #712c7d81
 def build_index(
     sets: dict,          # benchmark -> list of `question` records
     overlap=(13, 8),     # n of a long and of a short question
@@ -224,9 +224,9 @@ def build_index(
     "Index every question of every benchmark"
     long, short = overlap
     named = [(name, q['id'], question_hashes(q, short)) for name, qs in sets.items() for q in qs]
-    size = np.array([long if len(h) >= long else short for _, _, h in named])
+    size = np.array([long if len(h) >= long else short for _, _, h in named], np.int64)
     grams = [np.unique(ngrams(h, n)) for (_, _, h), n in zip(named, size)]
-    total = np.array([len(g) for g in grams])
+    total = np.array([len(g) for g in grams], np.int64)
     index = Index([b for b, _, _ in named], [i for _, i, _ in named], np.where(size == long, np.minimum(total, 1), total), total)
     for n in overlap:
         owners = np.flatnonzero(size == n)
