@@ -381,7 +381,7 @@ def run_task(folder: Path, arm: str, i: int, docs: list, index: Index, domains, 
     write_signatures(Path(folder) / arm, i, np.concatenate(have), np.concatenate(sigs), p['bands'])
     write_jsonl(task_file(folder, arm, i), rows)
 
-# %% ../nbs/10_clean.ipynb #885fe1d7
+# %% ../nbs/10_clean.ipynb #4d9c7ade
 def read_arm(
     folder: Path,
     name: str,
@@ -390,7 +390,7 @@ def read_arm(
     domains,
     p: dict,
     taggers: dict = {},
-) -> dict:             # arm, documents, seconds
+) -> dict:             # arm, documents, seconds, and what the reader of the source refused
     "Bring every task of an arm up to date"
     t, n, stream = time.time(), 0, itertools.islice(source, p['documents'] or None)
     for i in tqdm(itertools.count(), desc=name, unit=' tasks', leave=False):
@@ -398,7 +398,7 @@ def read_arm(
         n += len(docs)
         if not docs: break
         if not task_file(folder, name, i).exists(): run_task(folder, name, i, docs, index, domains, p, taggers)
-    return dict(arm=name, documents=n, seconds=round(time.time() - t, 1), per_second=round(n / max(time.time() - t, 1e-6)))
+    return dict(arm=name, documents=n, seconds=round(time.time() - t, 1), per_second=round(n / max(time.time() - t, 1e-6)), refused=dict(getattr(source, 'refused', {})))
 
 # %% ../nbs/10_clean.ipynb #1bdbfb0c
 def read_corpus(
