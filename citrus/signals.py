@@ -6,10 +6,11 @@
 __all__ = ['HAN', 'QUOTE', 'MARK', 'CURRENCY', 'ICON', 'UNIT', 'PREFIX', 'SUFFIX', 'LETTER', 'LOWER', 'UPPER', 'INFIX', 'ADDRESS',
            'NOT', 'ASK', 'ENDS', 'WHOLE', 'TITLED', 'FACES', 'CASES', 'SINGLE', 'OPENS', 'TERMINAL', 'PUNCTUATION',
            'NUMBER', 'BLANKS', 'WORD', 'STOP_WORDS', 'COUNTS', 'CITATION', 'POLICY', 'PARAGRAPH', 'LINE', 'RULES',
-           'PRIME', 'special_cases', 'inner', 'peel', 'tokenise', 'plainly', 'facts_of', 'Column', 'Lexicon', 'spread',
-           'offsets', 'sums', 'Batch', 'mix', 'groups', 'covered', 'top_gram', 'repetition', 'repeats', 'share',
-           'c4_line', 'line_signals', 'sentences', 'c4_signals', 'measure', 'verdicts', 'permutations', 'shingles',
-           'smallest', 'signatures', 'band_type', 'band_file', 'write_signatures', 'batches', 'tagging_step']
+           'PRIME', 'special_cases', 'inner', 'peel', 'tokenise', 'plainly', 'facts_of', 'analyse', 'Column', 'Lexicon',
+           'spread', 'offsets', 'sums', 'Batch', 'mix', 'groups', 'covered', 'top_gram', 'repetition', 'repeats',
+           'share', 'c4_line', 'line_signals', 'sentences', 'c4_signals', 'measure', 'verdicts', 'permutations',
+           'shingles', 'smallest', 'signatures', 'band_type', 'band_file', 'write_signatures', 'batches',
+           'tagging_step']
 
 # %% ../nbs/09_signals.ipynb #d280b6aa
 import functools, itertools, re, unicodedata
@@ -124,6 +125,15 @@ def facts_of(token: str) -> tuple:   # (real, characters, alphabetic, Chinese, b
     real, mark = not PUNCTUATION.issuperset(token), 2 if token in TERMINAL else int(all(unicodedata.category(c)[0] == 'P' for c in token))
     return int(real), len(token), int(any(map(str.isalpha, token))), 0, 0, mark, xxhash.xxh3_64_intdigest(token.encode())
 
+# %% ../nbs/09_signals.ipynb #8a2ecbaa
+def analyse(piece: str) -> tuple:   # (tokens, words in lower case, plain text)
+    "All that a new piece is asked"
+    if piece.isascii():
+        word = piece[:-1] if piece[-1] in ',;:' else piece
+        low = word.lower()
+        if word.isalpha() and word not in CASES and low not in CASES and len(word) < 1000: return [word] if word is piece else [word, piece[-1]], [low], low
+    return tokenise(piece), WORD.findall(piece.lower()), plainly(piece)
+
 # %% ../nbs/09_signals.ipynb #1aee90c8
 class Column:
     "A numpy array that grows at its end; what is added waits in a list until it is asked for"
@@ -139,7 +149,7 @@ class Column:
 
     def __len__(self) -> int: return self.n + len(self.waiting)
 
-# %% ../nbs/09_signals.ipynb #8295726e
+# %% ../nbs/09_signals.ipynb #987efd15
 class Lexicon(dict):
     "piece -> its row; a piece that is new is analysed when it is first asked for"
     def __init__(self, most: int = 2**20):   # Pieces it may hold before it starts again
@@ -155,15 +165,16 @@ class Lexicon(dict):
         self.plain, self.held = [], 0
 
     def __missing__(self, piece: str) -> int:
-        facts, words = [facts_of(t) for t in tokenise(piece)], [piece.lower()] if piece.isascii() and piece.isalpha() else WORD.findall(piece.lower())
+        tokens, words, plain = analyse(piece)
         self.starts.waiting.append((len(self.token), len(self.word)))
-        stop = 0
-        for f in facts: stop |= f[4]
-        self.counts.waiting.append((len(facts), sum(f[0] for f in facts), sum(f[1] for f in facts if f[0]), sum(f[2] for f in facts), sum(f[3] for f in facts), stop, len(words)))
-        for f in facts:
-            self.token.waiting.append(f[6]); self.length.waiting.append(f[1]); self.mark.waiting.append(f[5])
+        real = characters = letters = han = stop = 0
+        for is_real, n, alphabetic, chinese, bit, mark, h in map(facts_of, tokens):
+            real += is_real; letters += alphabetic; han += chinese; stop |= bit
+            if is_real: characters += n
+            self.token.waiting.append(h); self.length.waiting.append(n); self.mark.waiting.append(mark)
+        self.counts.waiting.append((len(tokens), real, characters, letters, han, stop, len(words)))
         self.word.waiting += [facts_of(w)[6] for w in words]
-        self.plain.append(plainly(piece))
+        self.plain.append(plain)
         self.held += len(piece)
         self[piece] = row = len(self)
         return row
