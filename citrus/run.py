@@ -111,11 +111,12 @@ def write_jsonl(
             f.write(json.dumps(check(row, record, f'{path}, row {n}') if record else row, ensure_ascii=False) + '\n')
     return n
 
-# %% ../nbs/00_run.ipynb #3ae7eeed
+# %% ../nbs/00_run.ipynb #cd9e87c6
 STAGES = dict(
     assets=('02_assets', []),
     cases=('06_cases', ['assets']),
     clean=('10_clean', ['assets', 'cases']),
+    scale=('11_scale', ['assets']),
     mix=('20_mix', ['assets', 'clean']),
     synth=('30_synth', ['assets', 'cases', 'clean']),
     sft=('40_sft', ['assets', 'cases', 'clean', 'mix', 'synth']),
@@ -125,7 +126,7 @@ STAGES = dict(
     evaluate=('60_evaluate', ['assets', 'cases', 'mix', 'sft', 'prefer']),
     ablate=('70_ablate', ['cases', 'mix', 'synth', 'sft', 'prefer', 'evaluate']))
 
-STUDIES = {'traces', 'curriculum'}   # Run when they are named, not as part of the chain
+STUDIES = {'curriculum', 'scale', 'traces'}   # Run when they are named, not as part of the chain
 
 def notebook_path(stage: str) -> Path:
     "The source notebook of a stage"
@@ -167,13 +168,14 @@ def parameters(path) -> dict:   # name -> `Param`
         found[node.target.id] = Param(kind, ast.literal_eval(node.value), lines[node.end_lineno - 1].partition('# ')[2].strip())
     return found
 
-# %% ../nbs/00_run.ipynb #08cfd9d1
+# %% ../nbs/00_run.ipynb #7470f8c1
 def coerce(
     value,        # As YAML gave it
     kind: type,   # As the notebook declares it
     name: str,    # `stage.parameter`, for the message
 ):
     "A value in its declared type. Raises `UserError` for any other type"
+    if kind is int and value == 'all': value = 0   # a number that limits: 0 is no limit
     if kind is float and type(value) in (int, str):
         with contextlib.suppress(ValueError): value = float(value)
     if type(value) is not kind: raise UserError(f'{name} = {value!r} is {type(value).__name__}, needs {kind.__name__}')
