@@ -8,7 +8,9 @@ __all__ = ['DISEASE_ONLY', 'DISEASE_MARKS', 'INDEXED', 'BRITISH', 'KINDS', 'WORD
            'TREATED', 'REFUSES', 'CUES', 'PATTERNS', 'parse_indexing', 'medline_1970s', 'headings', 'spellings',
            'Forms', 'frequencies', 'refused', 'Mention', 'Recogniser', 'denied', 'mentions', 'vocabulary', 'usable',
            'abstracts', 'assets_vocabulary', 'recogniser', 'tags', 'Relation', 'skeleton', 'sentences', 'pairs',
-           'relations']
+           'relations', 'read_labels', 'claims', 'precision', 'phrases_of', 'found_phrases', 'agreement',
+           'indexing_table', 'carries', 'treated', 'together', 'annotated', 'shared', 'relation_checks',
+           'density_table', 'relation_counts', 'speed', 'plot_precision']
 
 # %% ../nbs/09_entities.ipynb #62905a6c
 import csv, functools, gzip, html, itertools, random, re, time
@@ -138,9 +140,9 @@ class Recogniser(Reader):
                 end = i + len(p)
         return found
 
-# %% ../nbs/09_entities.ipynb #067c0b30
+# %% ../nbs/09_entities.ipynb #15159f88
 DENIES = re.compile(r'\b(?:no|without|absence|absent|neither|nor|den(?:y|ies|ied|ying)|negative|lack(?:s|ed|ing)?|free|excluded|ruled out)\b', re.I)
-BEFORE = re.compile(r'\b(?:no|without|(?<!or )(?<!/)absence|neither|nor|den(?:y|ies|ied|ying)|negative for|lack(?:s|ed|ing)?|free (?:of|from))(?:\W+\w+){0,4}?\W+$', re.I)
+BEFORE = re.compile(r'(?<!with or )(?<!with and )(?<!with/)\b(?:[Nn]o|(?i:without|(?<!or )(?<!/)absence of|neither|nor|den(?:y|ies|ied|ying)|negative for|lack(?:s|ed|ing)?|free (?:of|from)))(?:\W+(?!(?:on|for|in|with|by|other)\b)\w+){0,4}?\W+$')
 AFTER = re.compile(r'(?:\W+\w+){0,3}?\W+(?:absent|excluded|denied|ruled out)\b', re.I)
 
 def denied(r: Recogniser, text: str, found: list) -> list:   # found: `Mention`s; the same with `denied` set
@@ -289,3 +291,137 @@ def relations(text: str, found: list) -> list:   # `Relation`s
                 for m in pattern.finditer(bones):
                     for x, y in pairs(kind, m, found): made.setdefault((kind, x.start, y.start), Relation(kind, cue, x, y))
     return list(made.values())
+
+# %% ../nbs/09_entities.ipynb #995e16af
+def read_labels() -> pd.DataFrame:   # kind, id, start, end, start2, end2, right
+    "The judgements that are kept in the repository"
+    return pd.read_csv(root() / 'tests' / 'data' / 'entities.csv')
+
+def claims(text: str, found: list) -> set:   # (kind, start, end, start2, end2); 0 where there is no second place
+    "All that is said to be in a text, as the labels name it"
+    said = {(m.kind, m.start, m.end, 0, 0) for m in found} | {('denied', m.start, m.end, 0, 0) for m in found if m.denied}
+    return said | {(x.kind, x.subject.start, x.subject.end, x.object.start, x.object.end) for x in relations(text, found)}
+
+def precision(labels: pd.DataFrame, said: dict) -> pd.DataFrame:   # said: document id -> as `claims` gives it
+    "Share of the judged claims that are right, with 95 % Wilson intervals; claims that are made no more are counted apart"
+    rows = []
+    for kind, g in labels.fillna(0).groupby('kind', sort=False):
+        made = [(kind, *map(int, row[2:6])) in said[row[1]] for row in g.values.tolist()]
+        kept = g if kind.endswith('no cue') else g[made]   # the controls are pairs that nothing claims
+        right, n = int(kept.right.sum()), len(kept)
+        rows.append(dict(kind=kind, n=n, right=right, share=right / max(n, 1), low=wilson(right, n)[0], high=wilson(right, n)[1], made_no_more=len(g) - n))
+    return pd.DataFrame(rows)
+
+# %% ../nbs/09_entities.ipynb #fd04e94a
+def phrases_of(heading: str) -> set:
+    "The phrases that a heading is searched by"
+    return {tuple(words(n)) for n in spellings(heading)}
+
+def found_phrases(r: Recogniser, docs: list) -> dict:   # document id -> phrases
+    "What is found in each document"
+    return {d['id']: {p for _, p in r.find(TOKEN.findall(d['text']))} for d in docs}
+
+def agreement(found: dict, index: dict, names: list) -> dict:   # {measure: (hits, n)}
+    "Headings that are found in their abstract, and found headings that the abstract is indexed with"
+    own = {h: phrases_of(h) for h in names}
+    listed = [(i, h) for i in found for h in index[i] if h in own]
+    by = defaultdict(set)
+    for h, ps in own.items():
+        for p in ps: by[p].add(h)
+    seen = [(i, p) for i, ps in found.items() for p in ps if p in by]
+    return dict(recall=(sum(bool(own[h] & found[i]) for i, h in listed), len(listed)), indexed=(sum(bool(by[p] & set(index[i])) for i, p in seen), len(seen)))
+
+# %% ../nbs/09_entities.ipynb #0c947a5e
+def indexing_table(docs: list, seed: int) -> pd.DataFrame:   # docs: of the 1970s
+    "Agreement with the indexing on the half of the records that gave no vocabulary, and on the same half with its indexing shuffled"
+    index, medical = medline_1970s()
+    halves = docs[::2], [d for d in docs[1::2]]
+    general = frequencies({row['passage'] for row in boolq_rows()})
+    r = Recogniser(usable(vocabulary([index[d['id']] for d in halves[0]], *hpo_files()[:2]), general, medical)[0])
+    found, owner = found_phrases(r, halves[1]), derange([d['id'] for d in halves[1]], seed)
+    shuffled, rows = {i: index[o] for i, o in owner.items()}, []
+    for kind, names in zip(('disease', 'drug'), headings(index[i] for i in found)):
+        control = agreement(found, shuffled, names)
+        for measure, (k, n) in agreement(found, index, names).items():
+            rows.append(dict(kind=kind, measure=measure, n=n, share=k / max(n, 1), low=wilson(k, n)[0], high=wilson(k, n)[1], shuffled=control[measure][0] / max(control[measure][1], 1)))
+    return pd.DataFrame(rows)
+
+# %% ../nbs/09_entities.ipynb #344e2ef4
+def carries(record: dict, m: Mention, text: str, qualifier: str) -> bool:
+    "Whether a record is indexed with a mention's words under a qualifier"
+    said = tuple(words(text[m.start:m.end]))
+    return any(qualifier in qs and said in phrases_of(h) for h, qs in record.items())
+
+def treated(x: Mention, y: Mention, text: str, record: dict) -> bool:
+    "Whether the indexing says that drug x is used against a disease, and y is that disease"
+    return carries(record, x, text, 'therapeutic use') and carries(record, y, text, 'drug therapy')
+
+def together(text: str, found: list, kind: str):
+    "Pairs that share a sentence, whatever stands between them"
+    wanted = dict(has=('disease', 'finding'), treats=('drug', 'disease'))[kind]
+    for a, b in sentences(text):
+        inside = [m for m in found if a <= m.start and m.end <= b and not m.denied]
+        yield from ((x, y) for x in inside for y in inside if x.of(wanted[0]) and y.of(wanted[1]) and not set(x.ids) & set(y.ids))
+
+# %% ../nbs/09_entities.ipynb #6ac826f0
+def annotated(obo: str, hpoa: str) -> dict:   # name of a disease -> its findings, general ones included
+    "What HPO gives each disease, OMIM's and ORPHA's entries of a name together"
+    world, found = World(parse_terms(obo), {}, ''), defaultdict(set)
+    for namespace in ('OMIM', 'ORPHA'):
+        for name, findings in parse_diseases(hpoa, namespace).values(): found[canonical(family_name(name))] |= {a for t in findings for a in world.ancestors(t)}
+    return dict(found)
+
+def shared(hits: list) -> dict:
+    "A share with its 95 % Wilson interval"
+    return dict(n=len(hits), share=sum(hits) / max(len(hits), 1)) | dict(zip(('low', 'high'), wilson(sum(hits), len(hits))))
+
+# %% ../nbs/09_entities.ipynb #b84b5ce3
+def relation_checks(docs: dict, found: dict, index: dict, known: dict, seed: int) -> pd.DataFrame:   # docs: id -> text; found: id -> `Mention`s
+    "How often relations agree with the indexing and with HPO, against pairs without a cue and against chance"
+    cued = {i: relations(text, found[i]) for i, text in docs.items()}
+    use = {True: [], False: []}
+    for i in (i for i in docs if i in index):
+        joined = {(x.subject, x.object) for x in cued[i] if x.kind == 'treats'}
+        for pair in {*together(docs[i], found[i], 'treats'), *joined}: use[pair in joined].append(treated(*pair, docs[i], index[i]))
+    name = lambda i, m: canonical(family_name(docs[i][m.start:m.end]))
+    said = {way: {(name(i, x), y.of('finding')) for i in docs for x, y in ps(i) if name(i, x) in known} for way, ps in dict(
+        cue=lambda i: [(x.subject, x.object) for x in cued[i] if x.kind == 'has'], together=lambda i: together(docs[i], found[i], 'has')).items()}
+    owner = derange(sorted({d for d, _ in said['cue']}), seed) if len({d for d, _ in said['cue']}) > 1 else {}
+    rows = [dict(relation='treats', check='indexed as a treatment', pairs=p) | shared(use[c]) for p, c in (('joined by a cue', True), ('same sentence, no cue', False))]
+    rows += [dict(relation='has', check='annotated in HPO', pairs=p) | shared([f in known[d] for d, f in sorted(s)]) for p, s in (
+        ('joined by a cue', said['cue']), ('same sentence', said['together']), ('chance: the findings of another disease', {(owner[d], f) for d, f in said['cue'] if d in owner}))]
+    return pd.DataFrame(rows)
+
+# %% ../nbs/09_entities.ipynb #dcea625c
+def density_table(arms: dict, r: Recogniser) -> pd.DataFrame:   # arms: name -> `document` records
+    "Mentions in a thousand words and density, by arm; and how well density alone tells a document from one of the abstracts of 2021"
+    found = {arm: tags([d['text'] for d in docs], r) for arm, docs in arms.items()}
+    base = found['abstracts_2021'].density.to_numpy()
+    above = lambda x: float((np.searchsorted(np.sort(x), base, 'left') + np.searchsorted(np.sort(x), base, 'right')).mean() / (2 * max(len(x), 1)))
+    return pd.DataFrame([dict(arm=arm, documents=len(t)) | {k: 1000 * t[k].sum() / max(t.words.sum(), 1) for k in KINDS} | dict(density=t.density.mean(), none=(t.density == 0).mean(), below_an_abstract=above(t.density.to_numpy()))
+                         for arm, t in found.items()])
+
+def relation_counts(docs: dict, found: dict) -> pd.DataFrame:   # docs: arm -> `document` records
+    "Relations by cue and source"
+    counts = Counter((arm, x.kind, x.cue) for arm, ds in docs.items() for d in ds for x in relations(d['text'], found[d['id']]))
+    return pd.DataFrame([dict(relation=k, cue=c) | {arm: counts[arm, k, c] for arm in docs} for k, cues in PATTERNS.items() for c in cues])
+
+def speed(texts: list, r: Recogniser) -> pd.DataFrame:
+    "Megabytes a second on one core, in processor time"
+    size, rows, found = sum(len(t.encode()) for t in texts) / 1e6, [], []
+    for name, work in dict(tags=lambda: tags(texts, r), mentions=lambda: found.extend(mentions(r, t) for t in texts), relations=lambda: [relations(t, f) for t, f in zip(texts, found)]).items():
+        start = time.process_time()
+        work()
+        rows.append(dict(step=name, MB=size, MB_per_second=size / (time.process_time() - start)))
+    return pd.DataFrame(rows)
+
+# %% ../nbs/09_entities.ipynb #0fb84328
+def plot_precision(table: pd.DataFrame):   # As `precision` gives it
+    "Share of judged claims that are right, with 95 % intervals; the controls in grey"
+    import matplotlib.pyplot as plt
+    fig, ax = plt.subplots(figsize=(6, 2.6))
+    for y, r in enumerate(table.itertuples()):
+        ax.errorbar(r.share, y, xerr=[[r.share - r.low], [r.high - r.share]], fmt='o', capsize=3, color='0.6' if 'no cue' in r.kind else 'C0')
+    ax.set(yticks=range(len(table)), yticklabels=[f'{k} (n = {n})' for k, n in zip(table.kind, table.n)], xlim=(-.03, 1.03), xlabel='right when read, 95 % interval', title='Entities and relations in abstracts, read by hand')
+    ax.invert_yaxis()
+    return fig
