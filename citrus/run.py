@@ -111,12 +111,13 @@ def write_jsonl(
             f.write(json.dumps(check(row, record, f'{path}, row {n}') if record else row, ensure_ascii=False) + '\n')
     return n
 
-# %% ../nbs/00_run.ipynb #c9de88f4
+# %% ../nbs/00_run.ipynb #95584977
 STAGES = dict(
     assets=('02_assets', []),
     cases=('06_cases', ['assets']),
     entities=('09_entities', ['assets']),
     clean=('10_clean', ['assets', 'cases']),
+    textbook=('12_textbook', ['assets', 'cases', 'clean']),
     mix=('20_mix', ['assets', 'clean']),
     synth=('30_synth', ['assets', 'cases', 'clean']),
     sft=('40_sft', ['assets', 'cases', 'clean', 'mix', 'synth']),
