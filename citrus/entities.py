@@ -118,11 +118,12 @@ class Mention:
     def id(self) -> str: return self.ids[0][1]
     def of(self, kind: str) -> str | None: return dict(self.ids).get(kind)
 
-# %% ../nbs/09_entities.ipynb #82ab8521
+# %% ../nbs/09_entities.ipynb #c1df5d10
 class Recogniser(Reader):
     "Finds the entities of a vocabulary in text"
     def __init__(self, names: dict):   # (kind, id) -> names, the preferred one first; the ambiguous ones are taken out already
         super().__init__(names)
+        self.names = names
         first = lambda ids: tuple(next((i for i in ids if i[0] == k), None) for k in KINDS)
         self.phrases = {p: tuple(filter(None, first(ids))) for p, ids in dictionary(names).items()}   # at most one of each kind
         spelt = defaultdict(set)
