@@ -6,14 +6,14 @@
 __all__ = ['DISEASE_ONLY', 'DISEASE_MARKS', 'INDEXED', 'BRITISH', 'KINDS', 'WORD', 'MARKS', 'TOKEN', 'FORMS', 'ACRONYM',
            'GENERIC', 'OTHER', 'DENIES', 'BEFORE', 'AFTER', 'SENTENCE', 'JOIN', 'SLOT', 'W', 'A', 'IS', 'WHO',
            'TREATED', 'REFUSES', 'CUES', 'PATTERNS', 'parse_indexing', 'medline_1970s', 'headings', 'spellings',
-           'Forms', 'frequencies', 'refused', 'Mention', 'Recogniser', 'denied', 'mentions', 'vocabulary', 'usable',
-           'abstracts', 'assets_vocabulary', 'recogniser', 'tags', 'Relation', 'skeleton', 'sentences', 'pairs',
-           'relations', 'read_labels', 'claims', 'precision', 'phrases_of', 'found_phrases', 'agreement',
+           'Forms', 'frequencies', 'refused', 'Mention', 'Recogniser', 'between', 'denied', 'mentions', 'vocabulary',
+           'usable', 'abstracts', 'assets_vocabulary', 'recogniser', 'tags', 'Relation', 'skeleton', 'sentences',
+           'pairs', 'relations', 'read_labels', 'claims', 'precision', 'phrases_of', 'found_phrases', 'agreement',
            'indexing_table', 'carries', 'treated', 'together', 'annotated', 'shared', 'relation_checks',
            'density_table', 'relation_counts', 'speed', 'plot_precision']
 
-# %% ../nbs/09_entities.ipynb #62905a6c
-import csv, functools, gzip, html, itertools, random, re, time
+# %% ../nbs/09_entities.ipynb #be7e272b
+import bisect, functools, gzip, html, itertools, random, re, time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
@@ -141,22 +141,27 @@ class Recogniser(Reader):
                 end = i + len(p)
         return found
 
-# %% ../nbs/09_entities.ipynb #15159f88
+# %% ../nbs/09_entities.ipynb #edd12c35
 DENIES = re.compile(r'\b(?:no|without|absence|absent|neither|nor|den(?:y|ies|ied|ying)|negative|lack(?:s|ed|ing)?|free|excluded|ruled out)\b', re.I)
 BEFORE = re.compile(r'(?<!with or )(?<!with and )(?<!with/)\b(?:[Nn]o|(?i:without|(?<!or )(?<!/)absence of|neither|nor|den(?:y|ies|ied|ying)|negative for|lack(?:s|ed|ing)?|free (?:of|from)))(?:\W+(?!(?:on|for|in|with|by|other)\b)\w+){0,4}?\W+$')
 AFTER = re.compile(r'(?:\W+\w+){0,3}?\W+(?:absent|excluded|denied|ruled out)\b', re.I)
+
+def between(found: list, a: int, b: int) -> list:   # found: `Mention`s in the order of the text
+    "The mentions that begin between two places"
+    start = lambda m: m.start
+    return found[bisect.bisect_left(found, a, key=start):bisect.bisect_left(found, b, key=start)]
 
 def denied(r: Recogniser, text: str, found: list) -> list:   # found: `Mention`s; the same with `denied` set
     "Mark the names that a clause denies"
     ends = [m.start() for m in CLAUSE.finditer(text)] + [len(text)]
     made, start = [], 0
     for end in ends:
-        inside = [m for m in found if start <= m.start < end]
+        inside = between(found, start, end)
         if inside and DENIES.search(text, start, end):
             clause = text[start:end]
             for idiom, plain in IDIOMS.items(): clause = re.sub(idiom, plain, clause, flags=re.I)
             read = iter(r.clause(clause))
-            near = [bool(BEFORE.search(text[start:m.start]) or AFTER.match(text[m.end:end])) for m in inside]
+            near = [bool(BEFORE.search(text[max(start, m.start - 100):m.start]) or AFTER.match(text[m.end:end])) for m in inside]
             inside = [replace(m, denied=next((d for ids, d in read if ids == m.ids), False) and n) for m, n in zip(inside, near)]
         made, start = made + inside, end
     return made
@@ -246,7 +251,7 @@ CUES = dict(
          'due to': r'{F} {IS}{{0,2}}(?:due to|caused by|secondary to|resulting from|complicating|produced by) {A}{{0,3}}{D}'})
 PATTERNS = {kind: {cue: re.compile(p.format(W=W, A=A, IS=IS, WHO=WHO, TREATED=TREATED, **SLOT)) for cue, p in cues.items()} for kind, cues in CUES.items()}
 
-# %% ../nbs/09_entities.ipynb #b1827300
+# %% ../nbs/09_entities.ipynb #6a8cd451
 @dataclass(frozen=True)
 class Relation:
     "Two mentions in a sentence that a cue joins"
@@ -255,11 +260,11 @@ class Relation:
     subject: Mention  # The disease of 'has', the drug of 'treats'
     object: Mention   # The finding, or the disease
 
-def skeleton(text: str, found: list, start: int, end: int) -> str:
+def skeleton(text: str, found: list, start: int, end: int) -> str:   # found: the mentions of this sentence
     "A sentence with each mention as a letter and its number; what is denied stays words"
     said, at = [], start
     for i, m in enumerate(found):
-        if m.denied or m.start < start or m.end > end: continue
+        if m.denied: continue
         letter = 'B' if m.of('disease') and m.of('finding') else dict(disease='D', finding='F', drug='R')[m.kind]
         said += [text[at:m.start], f'{letter}{i}']
         at = m.end
@@ -273,7 +278,7 @@ def sentences(text: str):
         start = m.end()
     yield start, len(text)
 
-# %% ../nbs/09_entities.ipynb #6a0380bf
+# %% ../nbs/09_entities.ipynb #3c506a85
 def pairs(kind: str, m: re.Match, found: list):
     "The pairs of mentions that a match of a pattern joins"
     ends = dict(treats=(('R', 'drug'), ('D', 'disease')), has=(('D', 'disease'), ('F', 'finding')))[kind]
@@ -285,12 +290,13 @@ def relations(text: str, found: list) -> list:   # `Relation`s
     "The relations between the mentions of a text"
     made = {}
     for a, b in sentences(text):
-        if sum(a <= m.start and m.end <= b for m in found) < 2: continue
-        bones = skeleton(text, found, a, b)
+        inside = between(found, a, b)
+        if len(inside) < 2: continue
+        bones = skeleton(text, inside, a, b)
         for kind, cues in PATTERNS.items():
             for cue, pattern in cues.items():
                 for m in pattern.finditer(bones):
-                    for x, y in pairs(kind, m, found): made.setdefault((kind, x.start, y.start), Relation(kind, cue, x, y))
+                    for x, y in pairs(kind, m, inside): made.setdefault((kind, x.start, y.start), Relation(kind, cue, x, y))
     return list(made.values())
 
 # %% ../nbs/09_entities.ipynb #995e16af
@@ -347,7 +353,7 @@ def indexing_table(docs: list, seed: int) -> pd.DataFrame:   # docs: of the 1970
             rows.append(dict(kind=kind, measure=measure, n=n, share=k / max(n, 1), low=wilson(k, n)[0], high=wilson(k, n)[1], shuffled=control[measure][0] / max(control[measure][1], 1)))
     return pd.DataFrame(rows)
 
-# %% ../nbs/09_entities.ipynb #344e2ef4
+# %% ../nbs/09_entities.ipynb #9797f8c4
 def carries(record: dict, m: Mention, text: str, qualifier: str) -> bool:
     "Whether a record is indexed with a mention's words under a qualifier"
     said = tuple(words(text[m.start:m.end]))
@@ -361,7 +367,7 @@ def together(text: str, found: list, kind: str):
     "Pairs that share a sentence, whatever stands between them"
     wanted = dict(has=('disease', 'finding'), treats=('drug', 'disease'))[kind]
     for a, b in sentences(text):
-        inside = [m for m in found if a <= m.start and m.end <= b and not m.denied]
+        inside = [m for m in between(found, a, b) if not m.denied]
         yield from ((x, y) for x in inside for y in inside if x.of(wanted[0]) and y.of(wanted[1]) and not set(x.ids) & set(y.ids))
 
 # %% ../nbs/09_entities.ipynb #6ac826f0
