@@ -78,8 +78,8 @@ def unsupported(passage: str, question: str, answer: str, r: Recogniser, p: dict
     signs = lambda text: {(i, m.denied) for m in mentions(r, text) for i in m.ids}
     return 'an entity not in the passage' if signs(answer) - signs(passage) else ''
 
-# %% ../nbs/12_textbook.ipynb #1369d5be
-POINTING = re.compile(r'\b(?:passage|text|paragraph|the (?:above|following)|according to|mentioned|described (?:above|here))\b', re.I)
+# %% ../nbs/12_textbook.ipynb #3e9756b3
+POINTING = re.compile(r'\b(?:passage|text|paragraph|the (?:above|following)|mentioned|described (?:above|here))\b', re.I)
 
 def pair_similarity(a: str, b: str) -> float:
     "Jaccard similarity of the pairs of neighbouring words of two texts"
@@ -168,7 +168,7 @@ def entry(passage: str) -> Entry:
     listed = lambda title: next((l[len(title):].rstrip('.').split('; ') for l in rest.split('\n') if l.startswith(title)), [])
     return Entry(name.strip(), rest.split('\n')[0].strip(), listed('Also called: '), listed('A kind of: '))
 
-# %% ../nbs/12_textbook.ipynb #d99fd1c0
+# %% ../nbs/12_textbook.ipynb #39964a92
 def first_sentence(text: str) -> str:
     "The first sentence of a text"
     return re.split(r'(?<=[.?!])\s+(?=[A-Z])', text)[0].strip()
@@ -187,8 +187,9 @@ def reply_to(question: str, e: Entry) -> str:
     "The expert's answer to a question in one of its own forms; the definition to any other"
     shape = lambda form: '.*'.join(map(re.escape, re.split(r'\{\w\}', form)))
     what = next((what for form, what in FORMS.values() if re.fullmatch(shape(form), question)), 'd')
-    said = dict(d=first_sentence(e.definition), n=f'{e.name}.', c=f'{listing(e.called or ["nothing else"])}.', k=f'{listing(e.kinds or ["nothing"])}.')
-    return said[what] if len(what) == 1 else f'It is a kind of {lower(said["k"])} {said["d"]}'
+    named = lambda ns: f'{listing([lower(n) for n in ns] or ["nothing else"])}.'
+    said = dict(d=first_sentence(e.definition), n=f'{e.name}.', c=named(e.called), k=named(e.kinds))
+    return said[what][0].upper() + said[what][1:] if len(what) == 1 else f'It is a kind of {said["k"]} {said["d"]}'
 
 # %% ../nbs/12_textbook.ipynb #7cc6a88b
 def errs(temperature: float, rng: random.Random) -> bool:
