@@ -7,12 +7,13 @@ __all__ = ['OPERATORS', 'ASK', 'ANSWER', 'JUDGE', 'TASKS', 'POINTING', 'FORMS', 
            'pair_similarity', 'question_fault', 'Crew', 'read_question', 'read_answer', 'judged', 'ask_one', 'order',
            'expand', 'prompt_parts', 'Entry', 'entry', 'first_sentence', 'fill', 'reply_to', 'errs', 'ask_skill',
            'answer_skill', 'judge_skill', 'repeats', 'gate', 'row', 'funnel', 'expansion', 'verdicts', 'control',
-           'play', 'survival', 'plot_funnel']
+           'play', 'trials', 'survival', 'plot_funnel']
 
-# %% ../nbs/12_textbook.ipynb #606431ba
-import functools, itertools, random, re
+# %% ../nbs/12_textbook.ipynb #f7cf0521
+import itertools, random, re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -94,7 +95,7 @@ def question_fault(passage: str, question: str, answer: str, parents: list, p: d
     if f' {canonical(answer)} ' in f' {canonical(question)} ': return 'gives its answer away'
     return 'like its parent' if any(pair_similarity(question, q) >= p['similar'] for q in parents) else ''
 
-# %% ../nbs/12_textbook.ipynb #474a54e1
+# %% ../nbs/12_textbook.ipynb #aee2527c
 @dataclass(frozen=True)
 class Crew:
     "Who writes and who judges, and by which rules"
@@ -103,6 +104,7 @@ class Crew:
     reader: Recogniser
     p: dict                    # Parameters of the stage
     temperature: float = 4.0   # Of the writer
+    answerer: Model = None     # Who answers, if not the writer
 
 def read_question(text: str) -> str:
     "The question of a reply: what is tagged, else the first line that asks"
@@ -112,7 +114,7 @@ def read_answer(text: str) -> str:
     "The answer of a reply: what is tagged, else its first paragraph"
     return ' '.join((between(text, 'answer') or re.sub(r'</?answer>', '', text.strip().split('\n\n')[0])).split())
 
-# %% ../nbs/12_textbook.ipynb #5a29462b
+# %% ../nbs/12_textbook.ipynb #730eb314
 async def judged(door, passage: str, question: str, answer: str, crew: Crew) -> bool:
     "What the judge says of an answer"
     messages = task(JUDGE, passage=passage, question=question, answer=answer)
@@ -126,7 +128,7 @@ async def ask_one(door, passage: str, parent: str, operator: str, before: list, 
     question = read_question(reply.text)
     made = dict(operator=operator or 'first', parent=parent, question=question, answer='')
     if not question: return made | dict(fault='no question')
-    reply, = await door.ask(task(ANSWER, passage=passage, question=question), crew.writer, how, 'answer')
+    reply, = await door.ask(task(ANSWER, passage=passage, question=question), crew.answerer or crew.writer, how, 'answer')
     answer = made['answer'] = read_answer(reply.text)
     fault = question_fault(passage, question, answer, before, crew.p) or unsupported(passage, question, answer, crew.reader, crew.p)
     return made | dict(fault=fault or ('' if await judged(door, passage, question, answer, crew) else 'the judge refuses'))
@@ -275,12 +277,19 @@ def control(made: list, docs: list, crew: Crew) -> pd.DataFrame:
         rows.append(dict(shown_with=name, n=len(said), rule=sum(a for a, _ in said) / max(len(said), 1), judge=sum(b for _, b in said) / max(len(said), 1), both=both / max(len(said), 1), low=wilson(both, len(said))[0], high=wilson(both, len(said))[1]))
     return pd.DataFrame(rows)
 
-# %% ../nbs/12_textbook.ipynb #594b0255
+# %% ../nbs/12_textbook.ipynb #5bb1ade9
 def play(spec: str, knowledge) -> Model:
     "The model of a parameter: `expert`, `backend:path` or `backend:path#name`"
     backend, _, rest = spec.partition(':')
     path, _, name = rest.partition('#')
-    return expert_model(knowledge) if backend == 'expert' else Model(name or path, backend, path, name or path)
+    if backend == 'expert': return expert_model(knowledge)
+    return local_model(name or path, path, backend) if Path(path).is_dir() else Model(name or path, backend, path, name or path)
+
+def trials(docs: list, crew: Crew, student: Model, gates: tuple) -> dict:   # writer -> as `expand` gives them
+    "A small model in the parts of the writer: first it asks and answers, then it answers what the crew's writer asks"
+    p = crew.p | dict(rounds=min(crew.p['rounds'], 2))
+    crews = {'student asks and answers': replace(crew, writer=student, p=p, temperature=p['small_temperature']), 'student answers': replace(crew, answerer=student, temperature=p['small_temperature'])} if docs else {}
+    return {name: gate([m for ms in converse(lambda door, d: expand(door, d, c), docs, title=name) for m in ms], *gates, crew.p) for name, c in crews.items()}
 
 def survival(sets: dict) -> pd.DataFrame:   # writer -> as `expand` gives them
     "Which share of the pairs of each writer survives the checks, with 95 % Wilson intervals, and what most of the others fail"

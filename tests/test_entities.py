@@ -1,11 +1,13 @@
 "Entities: places, hostile text, agreement with the reader, and the precision that the notebook reports."
+import json
 import time
+from collections import Counter
 
 import pytest
+from conftest import MICRO, citrus_run
 
 from citrus.cases import Reader
-from citrus.entities import KINDS, Mention, Recogniser, abstracts, claims, medline_1970s, mentions, parse_indexing, precision, read_labels, recogniser, refused, relations, spellings, tags
-from collections import Counter
+from citrus.entities import KINDS, Mention, Recogniser, abstracts, claims, mentions, parse_indexing, precision, read_labels, recogniser, refused, relations, spellings, tags
 
 NAMES = {('disease', 'd1'): ['Alder fever', 'ALDF'], ('finding', 'f1'): ['Rash', 'Skin eruption'], ('finding', 'f2'): ['Night cough'], ('drug', 'r1'): ['Barkine']}
 TOY = Recogniser(NAMES)
@@ -108,3 +110,11 @@ def test_a_shuffled_vocabulary_loses_its_precision(labelled):
     wrong = lambda m: Mention(m.start, m.end, ((kinds[m.kind], m.id),))   # every name belongs to another kind
     table = precision(order, {i: claims(t, list(map(wrong, mentions(r, t)))) for i, t in texts.items()})
     assert table.n.sum() == 0
+
+
+def test_the_study_runs(micro, store):
+    "It is no part of the chain, and runs when it is named"
+    assert not (store / 'runs' / 'micro' / 'entities').exists()
+    citrus_run(store, '--recipe', str(MICRO), '--only', 'entities')
+    folder = store / 'runs' / 'micro' / 'entities'
+    assert json.loads((folder / 'manifest.json').read_text())['metrics']['mentions'] > 500 and (folder / 'figures' / 'entities.csv').exists()
