@@ -12,8 +12,8 @@ __all__ = ['DISEASE_ONLY', 'DISEASE_MARKS', 'INDEXED', 'BRITISH', 'KINDS', 'WORD
            'indexing_table', 'carries', 'treated', 'together', 'annotated', 'shared', 'relation_checks',
            'density_table', 'relation_counts', 'speed', 'plot_precision']
 
-# %% ../nbs/09_entities.ipynb #be7e272b
-import bisect, functools, gzip, html, itertools, random, re, time
+# %% ../nbs/09_entities.ipynb #410f5a4c
+import bisect, functools, gzip, html, itertools, re, time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-# %% ../nbs/09_entities.ipynb #c59acaba
+# %% ../nbs/09_entities.ipynb #e88b5371
 from .assets import ARMS, boolq_rows, hpo_files, member
 from .cases import CLAUSE, FINDING, IDIOMS, Reader, World, canonical, derange, dictionary, families, family_name, parse_diseases, parse_terms, words
-from .run import digest, root, save_fig, stage, wilson
+from .run import root, save_fig, stage, wilson
 
 # %% ../nbs/09_entities.ipynb #efe48c76
 DISEASE_ONLY = {'complications', 'drug therapy', 'chemically induced', 'congenital', 'secondary'}   # no other heading may carry these
@@ -319,7 +319,8 @@ def precision(labels: pd.DataFrame, said: dict) -> pd.DataFrame:   # said: docum
         rows.append(dict(kind=kind, n=n, right=right, share=right / max(n, 1), low=wilson(right, n)[0], high=wilson(right, n)[1], made_no_more=len(g) - n))
     return pd.DataFrame(rows)
 
-# %% ../nbs/09_entities.ipynb #fd04e94a
+# %% ../nbs/09_entities.ipynb #fae96583
+@functools.lru_cache(maxsize=2**15)
 def phrases_of(heading: str) -> set:
     "The phrases that a heading is searched by"
     return {tuple(words(n)) for n in spellings(heading)}
