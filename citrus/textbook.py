@@ -193,7 +193,7 @@ def reply_to(question: str, e: Entry) -> str:
     said = dict(d=first_sentence(e.definition), n=f'{e.name}.', c=named(e.called), k=named(e.kinds))
     return said[what][0].upper() + said[what][1:] if len(what) == 1 else f'It is a kind of {said["k"]} {said["d"]}'
 
-# %% ../nbs/12_textbook.ipynb #7cc6a88b
+# %% ../nbs/12_textbook.ipynb #deecf1a2
 def errs(temperature: float, rng: random.Random) -> bool:
     "Whether the expert errs: one time in fifty for each degree of temperature"
     return rng.random() < min(0.02 * temperature, 0.5)
@@ -214,11 +214,12 @@ def answer_skill(k: Knowledge, messages: list, temperature: float, rng: random.R
     return f'<answer>{said}</answer>'
 
 def judge_skill(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
-    "The knowledge expert as judge: the answer is the one that the passage gives to this question, as far as words tell"
-    part = prompt_parts(messages)
-    own, said = (set(words(t)) for t in (reply_to(part['Question'], entry(part['Passage'])), part['Answer']))
-    asked = {w for w in words(part['Question']) if len(w) > 3} & set(words(part['Passage']))
-    return f'<supported>{int(bool(asked) and len(own & said) >= 0.6 * len(own | said) and not errs(temperature, rng))}</supported>'
+    "The knowledge expert as judge: the answer says what the passage answers to this question, or a part of it; another name of the thing will do where its name is asked for"
+    part, long = prompt_parts(messages), lambda text: {w for w in words(text) if len(w) > 3}
+    e, said, asked = entry(part['Passage']), long(part['Answer']), long(part['Question']) & long(part['Passage'])
+    own = reply_to(part['Question'], e)
+    right = any(o and said and len(o & said) >= 0.6 * min(len(o), len(said)) for o in map(long, [own, *(e.called if own == f'{e.name}.' else [])]))
+    return f'<supported>{int(bool(asked) and right and not errs(temperature, rng))}</supported>'
 
 SKILLS.update({ASK: ask_skill, ANSWER: answer_skill, JUDGE: judge_skill})
 
