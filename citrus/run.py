@@ -111,12 +111,14 @@ def write_jsonl(
             f.write(json.dumps(check(row, record, f'{path}, row {n}') if record else row, ensure_ascii=False) + '\n')
     return n
 
-# %% ../nbs/00_run.ipynb #cd9e87c6
+# %% ../nbs/00_run.ipynb #eb5d9dfd
 STAGES = dict(
     assets=('02_assets', []),
     cases=('06_cases', ['assets']),
+    entities=('09_entities', ['assets']),
     clean=('10_clean', ['assets', 'cases']),
     scale=('11_scale', ['assets']),
+    textbook=('12_textbook', ['assets', 'cases', 'clean']),
     mix=('20_mix', ['assets', 'clean']),
     synth=('30_synth', ['assets', 'cases', 'clean']),
     sft=('40_sft', ['assets', 'cases', 'clean', 'mix', 'synth']),
@@ -126,7 +128,7 @@ STAGES = dict(
     evaluate=('60_evaluate', ['assets', 'cases', 'mix', 'sft', 'prefer']),
     ablate=('70_ablate', ['cases', 'mix', 'synth', 'sft', 'prefer', 'evaluate']))
 
-STUDIES = {'curriculum', 'scale', 'traces'}   # Run when they are named, not as part of the chain
+STUDIES = {'curriculum', 'entities', 'scale', 'traces'}   # Run when they are named, not as part of the chain
 
 def notebook_path(stage: str) -> Path:
     "The source notebook of a stage"
