@@ -10,8 +10,9 @@ __all__ = ['MATHS', 'LANGUAGES', 'ARMS', 'LETTERS', 'MMLU', 'BENCHMARKS', 'EXERC
            'mathematics', 'code', 'Arm', 'question', 'medqa', 'medmcqa', 'mmlu', 'sft', 'exercises', 'instructions',
            'conversations', 'dialogues', 'worked', 'reasoning', 'Adapter', 'chat_turns', 'first', 'open_question',
            'hub_records', 'hub', 'read_gguf', 'fields', 'build_tokenizer', 'name_tokens', 'settle', 'save_student',
-           'convert', 'micro', 'from_hub', 'make_student', 'encode_bpe', 'tokenizer_disagreements', 'gguf_tensors',
-           'rms', 'rotate', 'attention', 'gguf_logits', 'check_conversion', 'inventory', 'wheel_rows', 'say']
+           'empty_like', 'whole_model', 'convert', 'micro', 'from_hub', 'make_student', 'encode_bpe',
+           'tokenizer_disagreements', 'gguf_tensors', 'rms', 'rotate', 'attention', 'gguf_logits', 'check_conversion',
+           'inventory', 'wheel_rows', 'say']
 
 # %% ../nbs/02_assets.ipynb #7eca2cfc
 import fcntl, functools, gzip, hashlib, itertools, json, os, re, shutil, subprocess, sys, tempfile, zipfile
@@ -500,6 +501,29 @@ def save_student(model, tokenizer, folder, card: str = ''):
     tokenizer.save_pretrained(part)
     if card: (part / 'README.md').write_text(card, encoding='utf-8')
     settle(part, Path(folder))
+
+# %% ../nbs/02_assets.ipynb #7ea93c6c
+def empty_like(model):
+    "A model of the same build, LoRA adapters included, with no memory behind its weights"
+    import torch
+    with torch.device('meta'):
+        if not hasattr(model, 'peft_config'): return type(model)(model.config)
+        from peft import get_peft_model
+        base = model.get_base_model()
+        return get_peft_model(type(base)(base.config), model.active_peft_config)
+
+def whole_model(
+    model,         # As training holds it: wrapped, or split by ZeRO-3
+    accelerator,   # `accelerate.Accelerator`
+):                 # The first process gets a plain model with all weights, the others None
+    "Gather a trained model for saving. Every process must call it"
+    weights, model = accelerator.get_state_dict(model), accelerator.unwrap_model(model)
+    if not accelerator.is_main_process: return None
+    whole = empty_like(model)
+    whole.load_state_dict(weights, assign=True)
+    whole.tie_weights()
+    whole.generation_config = model.generation_config
+    return whole
 
 # %% ../nbs/02_assets.ipynb #e8c50baf
 def convert(folder: Path):
