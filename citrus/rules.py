@@ -116,7 +116,7 @@ def speed(steps: np.ndarray, losses: np.ndarray, base: np.ndarray) -> float:
     end, other = losses.min(), base.min()
     return steps[-1] / max(reach(steps, losses, other), 1e-9) if end <= other else reach(steps, base, end) / steps[-1]
 
-# %% ../nbs/22_rules.ipynb #32c4306b
+# %% ../nbs/22_rules.ipynb #9de5ed57
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}   # 97.5 % quantile, by number of seeds
 
 def paired(x: np.ndarray) -> tuple:   # x: a difference for each seed; (mean, low, high)
@@ -126,10 +126,12 @@ def paired(x: np.ndarray) -> tuple:   # x: a difference for each seed; (mean, lo
 
 def speeds(rows: pd.DataFrame, against: str) -> pd.DataFrame:
     "Speed of each rule on each corpus, its interval, and the lowest of a seed"
-    mean, out = rows.groupby(['corpus', 'rule', 'seed', 'step'], sort=False).loss.mean(), []
-    for (name, rule), g in mean.groupby(['corpus', 'rule'], sort=False):
-        each = np.array([speed(x.index.get_level_values('step').to_numpy(float), x.to_numpy(), mean[name, against, seed].to_numpy()) for seed, x in g.groupby('seed')])
-        final = np.array([x.iloc[-1] - mean[name, against, seed].iloc[-1] for seed, x in g.groupby('seed')])
+    wide, out = rows.groupby(['corpus', 'rule', 'seed', 'step'], sort=False).loss.mean().unstack('step', sort=False), []
+    curves, steps = {k: g.to_numpy() for k, g in wide.groupby(['corpus', 'rule'], sort=False)}, wide.columns.to_numpy(float)
+    for (name, rule), losses in curves.items():
+        base = curves[name, against]
+        each = np.array([speed(steps, x, b) for x, b in zip(losses, base)])
+        final = losses[:, -1] - base[:, -1]
         for what, value in dict(speed=[float(np.exp(v)) for v in paired(np.log(each))], final_loss=paired(final)).items():
             out.append(dict(corpus=name, rule=rule, what=what, mean=value[0], low=value[1], high=value[2], lowest=(each if what == 'speed' else final).min(), seeds=len(each)))
     return pd.DataFrame(out)
