@@ -18,28 +18,27 @@ from .bandit import RULES, Bandit, Stream
 from .mix import Progress, advance, divide, schedule, sequence_losses
 from .run import read_jsonl, save_fig, stage
 
-# %% ../nbs/22_rules.ipynb #0bc7b9d5
-SUCCESSORS = np.array([0.7, 0.15, 0.1, 0.05])   # Probabilities of the successors of a context
+# %% ../nbs/22_rules.ipynb #cb588a65
+SUCCESSORS = np.array([0.7, 0.15, 0.1, 0.05])   # Probabilities of the successors of a symbol
 ENTROPY = float(-(SUCCESSORS * np.log(SUCCESSORS)).sum())
 
 def chain(rng, symbols: np.ndarray, n: int) -> np.ndarray:   # (n,) tokens
-    "A random chain of order two over some symbols"
-    S, a, b, out = len(symbols), 0, 1, []
-    successors, choices = rng.integers(S, size=(S, S, len(SUCCESSORS))), rng.choice(len(SUCCESSORS), size=n, p=SUCCESSORS)
-    for c in choices:
-        a, b = b, int(successors[a, b, c])
-        out.append(b)
+    "A random chain over some symbols"
+    successors, now, out = rng.integers(len(symbols), size=(len(symbols), len(SUCCESSORS))), 0, []
+    for choice in rng.choice(len(SUCCESSORS), size=n, p=SUCCESSORS):
+        now = int(successors[now, choice])
+        out.append(now)
     return symbols[np.array(out)]
 
-def trap(rng, n: int) -> dict:   # arm -> (n,) tokens below 64
-    "Noise of 32 symbols, a pattern of 16 that repeats, and a chain over 32 others"
-    return dict(noise=rng.integers(32, 64, n), learned=np.resize(rng.integers(64, size=16), n), useful=chain(rng, np.arange(32), n))
+def trap(rng, n: int) -> dict:   # arm -> (n,) tokens below 256
+    "Noise of 64 symbols, a pattern of 16 that repeats, and a chain over 128 others"
+    return dict(noise=rng.integers(128, 192, n), learned=np.resize(rng.integers(192, 256, size=16), n), useful=chain(rng, np.arange(128), n))
 
-def benign(rng, n: int) -> dict:   # arm -> (n,) tokens below 64
+def benign(rng, n: int) -> dict:   # arm -> (n,) tokens below 256
     "Three chains, alike but for their symbols and tables"
-    return {f'chain {i}': chain(rng, np.arange(20 * i, 20 * i + 20), n) for i in range(3)}
+    return {f'chain {i}': chain(rng, np.arange(80 * i, 80 * i + 80), n) for i in range(3)}
 
-# %% ../nbs/22_rules.ipynb #6a7180eb
+# %% ../nbs/22_rules.ipynb #014a2b88
 def corpus(name: str, seed: int, n: int, s) -> tuple:   # arm -> documents to read; arm -> documents to validate on; size of the vocabulary
     "A corpus of some n tokens an arm; `real` has its own number"
     if name == 'real':
@@ -48,7 +47,7 @@ def corpus(name: str, seed: int, n: int, s) -> tuple:   # arm -> documents to re
         coded = [{arm: [np.frombuffer(t.encode() + b'\0', np.uint8) for t in documents] for arm, documents in part.items()} for part in (texts, kept)]
         return *coded, 256
     arms = dict(trap=trap, benign=benign)[name](np.random.default_rng(seed), n + n // 8)
-    return {a: [x[:n]] for a, x in arms.items()}, {a: [x[n:]] for a, x in arms.items()}, 64
+    return {a: [x[:n]] for a, x in arms.items()}, {a: [x[n:]] for a, x in arms.items()}, 256
 
 # %% ../nbs/22_rules.ipynb #78ce465e
 KNOWN = dict(noise=0.02, learned=0.03, useful=0.95)
@@ -66,7 +65,7 @@ def validate(model, held: dict) -> dict:   # held: arm -> (sequences, length) to
     with torch.inference_mode(): losses = sequence_losses(model, torch.cat(list(held.values()))).split([len(x) for x in held.values()])
     return {arm: float(x.mean()) for arm, x in zip(held, losses)}
 
-# %% ../nbs/22_rules.ipynb #e0c113a6
+# %% ../nbs/22_rules.ipynb #9c621dc5
 def training(s, name: str, rule: str, seed: int) -> list:   # A row for each check: losses, mean weights since the last, sequences read
     "Train a random model on a corpus under a rule"
     import torch
@@ -79,7 +78,7 @@ def training(s, name: str, rule: str, seed: int) -> list:   # A row for each che
     progress, rows = Progress(Bandit(list(read), 'proportional' if rule == 'known' else rule, sizes=sizes), [0] * len(arms)), []
     accelerator, model = Accelerator(cpu=True), tiny(vocabulary, p, seed)
     passes = divide(accelerator, p['batch'], p['batch'])
-    model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=1e-4))
+    model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=1e-4, fused=True))
     warm, every = max(1, round(0.05 * p['steps'])), max(1, p['steps'] // p['checks'])
     while True:
         if progress.step % every == 0:
