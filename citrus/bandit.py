@@ -104,7 +104,7 @@ def update(self: Bandit,
     self.pending = [[0.0, 0] for _ in self.arms]
     self.share = self.decide().tolist()
 
-# %% ../nbs/18_bandit.ipynb #6277dce0
+# %% ../nbs/18_bandit.ipynb #9458dbc0
 def log(x: float) -> float:
     "Natural logarithm; that of zero is minus infinity"
     return math.log(x) if x > 0 else -math.inf
@@ -115,7 +115,7 @@ def log_reward(self: Bandit, i: int, loss: float) -> float:
     kind = self.reward or RULES[self.rule]['reward']
     if kind == 'perplexity': return loss
     if kind == 'loss': return log(loss)
-    return log(max(self.traces[i].fall(), 1e-12))
+    return log(max(abs(self.traces[i].fall()), 1e-12))   # rising counts as well: a forgotten source can be won back
 
 @patch
 def learn(self: Bandit, i: int, loss: float, n: int):

@@ -58,7 +58,7 @@ def toy_streams(): return [Stream([np.random.default_rng(i).integers(0, 9, 64)],
 def test_sequence_losses_are_those_of_the_model():
     model, ids = toy(), torch.randint(0, 16, (5, 12), generator=torch.Generator().manual_seed(1))
     losses = sequence_losses(model, ids)
-    for x, row in zip(losses, ids): assert float(x) == pytest.approx(model(input_ids=row[None], labels=row[None]).loss.item(), rel=1e-5)
+    for x, row in zip(losses.tolist(), ids): assert x == pytest.approx(model(input_ids=row[None], labels=row[None]).loss.item(), rel=1e-5)
 
 
 def test_passes_change_nothing_but_memory():
