@@ -36,23 +36,23 @@ RULES = dict(
 REWARDS = 'loss', 'perplexity', 'fall'
 POWERS = dict(linear=1, square=2)   # Policies that draw in proportion to a power of the value
 
-# %% ../nbs/18_bandit.ipynb #5ed8475d
+# %% ../nbs/18_bandit.ipynb #2d3362ca
 @dataclass
 class Trace:
     "What the losses of one arm say about their fall"
     n: int = 0         # Sequences read
-    old: float = 0.0   # Mean of their losses, with weights growing as k**2
-    new: float = 0.0   # The same with weights growing as k**10
+    old: float = 0.0   # Mean of their losses, with weights growing as k**4
+    new: float = 0.0   # The same with weights growing as k**20
 
     def add(self, loss: float, n: int):
         "Take in the mean loss of n sequences"
         self.n += n
-        self.old += min(1, 3 * n / (self.n + 2)) * (loss - self.old)
-        self.new += min(1, 11 * n / (self.n + 10)) * (loss - self.new)
+        self.old += min(1, 5 * n / (self.n + 4)) * (loss - self.old)
+        self.new += min(1, 21 * n / (self.n + 20)) * (loss - self.new)
 
     def fall(self) -> float:
         "Fall of the loss for one sequence (nats a token)"
-        return 6 * (self.old - self.new) / self.n
+        return 8.25 * (self.old - self.new) / self.n
 
 # %% ../nbs/18_bandit.ipynb #d99f40b9
 @dataclass

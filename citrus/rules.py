@@ -18,8 +18,8 @@ from .bandit import RULES, Bandit, Stream
 from .mix import Progress, advance, divide, schedule, sequence_losses
 from .run import read_jsonl, save_fig, stage
 
-# %% ../nbs/22_rules.ipynb #43710230
-SYMBOLS = 384                                   # Of all arms together
+# %% ../nbs/22_rules.ipynb #704d7b84
+SYMBOLS = 1152                                  # Of all arms together
 SUCCESSORS = np.array([0.7, 0.15, 0.1, 0.05])   # Probabilities of the successors of a symbol
 ENTROPY = float(-(SUCCESSORS * np.log(SUCCESSORS)).sum())
 
@@ -32,12 +32,12 @@ def chain(rng, symbols: np.ndarray, n: int) -> np.ndarray:   # (n,) tokens
     return symbols[np.array(out)]
 
 def trap(rng, n: int) -> dict:   # arm -> n tokens, of the useful one 2n
-    "Noise of 64 symbols, a pattern of 16 that repeats, and a chain over 256 others"
-    return dict(noise=rng.integers(256, 320, n), learned=np.resize(rng.integers(320, SYMBOLS, size=16), n), useful=chain(rng, np.arange(256), 2 * n))
+    "Noise of 64 symbols, a pattern of 16 that repeats, and a chain over 1,024 others"
+    return dict(noise=rng.integers(1024, 1088, n), learned=np.resize(rng.integers(1088, SYMBOLS, size=16), n), useful=chain(rng, np.arange(1024), 2 * n))
 
 def benign(rng, n: int) -> dict:   # arm -> n tokens
     "Three chains, alike but for their symbols and tables"
-    return {f'chain {i}': chain(rng, np.arange(128 * i, 128 * i + 128), n) for i in range(3)}
+    return {f'chain {i}': chain(rng, np.arange(384 * i, 384 * i + 384), n) for i in range(3)}
 
 # %% ../nbs/22_rules.ipynb #6a0f0287
 def corpus(name: str, seed: int, n: int, kept: int, s) -> tuple:   # arm -> documents to read; arm -> documents to validate on; size of the vocabulary
