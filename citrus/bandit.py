@@ -35,25 +35,27 @@ RULES = dict(
 
 REWARDS = 'loss', 'perplexity', 'fall'
 
-# %% ../nbs/18_bandit.ipynb #2d3362ca
+# %% ../nbs/18_bandit.ipynb #99c13e1e
 @dataclass
 class Trace:
     "What the losses of one arm say about their fall"
-    n: int = 0         # Sequences read
-    old: float = 0.0   # Mean of their losses, with weights growing as k**4
-    new: float = 0.0   # The same with weights growing as k**20
+    n: int = 0             # Sequences read
+    old: float = 0.0       # Mean of their losses, with weights growing as k**4
+    new: float = 0.0       # The same with weights growing as k**20
+    scatter: float = 0.0   # Variance of a sequence's loss about `new`
 
     def add(self, loss: float, n: int):
         "Take in the mean loss of n sequences"
+        if self.n: self.scatter += min(1, 5 * n / (self.n + n + 4)) * (n * (loss - self.new) ** 2 - self.scatter)
         self.n += n
         self.old += min(1, 5 * n / (self.n + 4)) * (loss - self.old)
         self.new += min(1, 21 * n / (self.n + 20)) * (loss - self.new)
 
-    def fall(self) -> float:
-        "Fall of the loss for one sequence (nats a token)"
-        return 8.25 * (self.old - self.new) / self.n
+    def fall(self) -> tuple:
+        "Fall of the loss for one sequence (nats a token), and its standard error"
+        return 8.25 * (self.old - self.new) / self.n, 18.7 * math.sqrt(self.scatter) / self.n ** 1.5
 
-# %% ../nbs/18_bandit.ipynb #d99f40b9
+# %% ../nbs/18_bandit.ipynb #13827c3a
 @dataclass
 class Bandit:
     "Probabilities of the arms, learned from their losses; all arithmetic is float64. Raises `UserError` for a rule that does not exist"
@@ -64,6 +66,7 @@ class Bandit:
     exploration: float = 1.0   # Factor of epsilon; 0: none
     warmup: int = 0            # Steps with equal shares before the rule decides
     every: int = 1             # Steps between two decisions
+    optimism: float = 2.0      # Standard errors added to a fall
     sizes: list = None         # Tokens of each arm, for `proportional`
     t: int = 1                 # Step that comes next
     values: list = None        # ln R of each arm
@@ -103,7 +106,7 @@ def update(self: Bandit,
     self.pending = [[0.0, 0] for _ in self.arms]
     self.share = self.decide().tolist()
 
-# %% ../nbs/18_bandit.ipynb #9458dbc0
+# %% ../nbs/18_bandit.ipynb #f10ac71f
 def log(x: float) -> float:
     "Natural logarithm; that of zero is minus infinity"
     return math.log(x) if x > 0 else -math.inf
@@ -114,7 +117,8 @@ def log_reward(self: Bandit, i: int, loss: float) -> float:
     kind = self.reward or RULES[self.rule]['reward']
     if kind == 'perplexity': return loss
     if kind == 'loss': return log(loss)
-    return log(max(abs(self.traces[i].fall()), 1e-12))   # rising counts as well: a forgotten source can be won back
+    fall, error = self.traces[i].fall()
+    return log(max(abs(fall) + self.optimism * error, 1e-12))
 
 @patch
 def learn(self: Bandit, i: int, loss: float, n: int):
