@@ -111,7 +111,7 @@ def write_jsonl(
             f.write(json.dumps(check(row, record, f'{path}, row {n}') if record else row, ensure_ascii=False) + '\n')
     return n
 
-# %% ../nbs/00_run.ipynb #eb5d9dfd
+# %% ../nbs/00_run.ipynb #55a07e11
 STAGES = dict(
     assets=('02_assets', []),
     cases=('06_cases', ['assets']),
@@ -120,6 +120,7 @@ STAGES = dict(
     scale=('11_scale', ['assets']),
     textbook=('12_textbook', ['assets', 'cases', 'clean']),
     mix=('20_mix', ['assets', 'clean']),
+    rules=('22_rules', ['clean']),
     synth=('30_synth', ['assets', 'cases', 'clean']),
     sft=('40_sft', ['assets', 'cases', 'clean', 'mix', 'synth']),
     traces=('45_traces', ['cases', 'synth', 'sft']),
@@ -128,7 +129,7 @@ STAGES = dict(
     evaluate=('60_evaluate', ['assets', 'cases', 'mix', 'sft', 'prefer']),
     ablate=('70_ablate', ['cases', 'mix', 'synth', 'sft', 'prefer', 'evaluate']))
 
-STUDIES = {'curriculum', 'entities', 'scale', 'traces'}   # Run when they are named, not as part of the chain
+STUDIES = {'curriculum', 'entities', 'rules', 'scale', 'traces'}   # Run when they are named, not as part of the chain
 
 def notebook_path(stage: str) -> Path:
     "The source notebook of a stage"
