@@ -111,12 +111,14 @@ def write_jsonl(
             f.write(json.dumps(check(row, record, f'{path}, row {n}') if record else row, ensure_ascii=False) + '\n')
     return n
 
-# %% ../nbs/00_run.ipynb #dbea4600
+# %% ../nbs/00_run.ipynb #9cdcdfb5
 STAGES = dict(
     assets=('02_assets', []),
     cases=('06_cases', ['assets']),
     clean=('10_clean', ['assets', 'cases']),
     mix=('20_mix', ['assets', 'clean']),
+    knowledge=('24_knowledge', ['assets', 'cases', 'clean']),
+    throughput=('26_throughput', ['assets', 'clean']),
     synth=('30_synth', ['assets', 'cases', 'clean']),
     sft=('40_sft', ['assets', 'cases', 'clean', 'mix', 'synth']),
     traces=('45_traces', ['cases', 'synth', 'sft']),
@@ -124,7 +126,7 @@ STAGES = dict(
     evaluate=('60_evaluate', ['assets', 'cases', 'mix', 'sft', 'prefer']),
     ablate=('70_ablate', ['cases', 'mix', 'synth', 'sft', 'prefer', 'evaluate']))
 
-STUDIES = {'traces'}   # Run when they are named, not as part of the chain
+STUDIES = {'knowledge', 'throughput', 'traces'}   # Run when they are named, not as part of the chain
 
 def notebook_path(stage: str) -> Path:
     "The source notebook of a stage"
