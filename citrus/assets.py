@@ -414,9 +414,11 @@ HUB['FreedomIntelligence/medical-o1-reasoning-SFT'] = Adapter('sft', lambda i, r
 HUB['BAAI/Infinity-Instruct'] = Adapter('sft', lambda i, r: chat_turns(f'infinity-{r.get("id", i)}', 1, 'infinity_instruct', r['conversations']), '0625', 'CC BY-SA 4.0')
 HUB['openai/gsm8k'] = Adapter('sft', lambda i, r: worked(f'gsm8k-{i}', r), 'main', 'MIT')
 
-# %% ../nbs/02_assets.ipynb #12478ae7
+# %% ../nbs/02_assets.ipynb #7d947158
 HUB['cerebras/SlimPajama-627B'] = Adapter('document', lambda i, r: document(f'slimpajama-{i}', 'slimpajama', r['text'], 'general', set=r['meta']['redpajama_set_name']))
 HUB['epfl-llm/guidelines'] = Adapter('document', lambda i, r: document(f'guideline-{r["id"]}', 'guidelines', r['clean_text'], 'medical', publisher=r['source'], title=r['title']), licence='Common Crawl terms, varies')
+HUB['MedRAG/textbooks'] = Adapter('document', lambda i, r: document(f'textbook-{r["id"]}', 'textbooks', r['content'], 'medical', title=r['title']))
+HUB['MedRAG/pubmed'] = Adapter('document', lambda i, r: document(f'pubmed-{r["id"]}', 'pubmed', f'{r["title"]}\n\n{r["content"]}', 'medical'), licence='NLM terms; abstracts may be protected')
 
 # %% ../nbs/02_assets.ipynb #8a1faa39
 def hub_records(

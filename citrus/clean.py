@@ -10,7 +10,7 @@ __all__ = ['NOISE', 'UNSEEN', 'PILE', 'LINE_END', 'SPACES', 'WORD', 'HASHES', 'S
            'recall_table', 'Index', 'question_hashes', 'build_index', 'found_in', 'overlaps', 'record_text', 'Reading',
            'read_document', 'read_corpus', 'remove_copies', 'remove_benchmarks', 'held_out', 'record', 'parts',
            'funnel_table', 'wide', 'contents', 'medical_share', 'plot_funnel', 'planted_questions', 'overlap_matrix',
-           'matrix_of', 'Clean', 'clean', 'held_out_sets', 'describe_clean']
+           'matrix_of', 'Clean', 'clean', 'held_out_sets', 'hub_arms', 'describe_clean']
 
 # %% ../nbs/10_clean.ipynb #34250fae
 import functools, itertools, random, re, string, time, unicodedata
@@ -22,8 +22,8 @@ import pandas as pd
 import xxhash
 from tqdm import tqdm
 
-# %% ../nbs/10_clean.ipynb #0df63f02
-from .assets import ARMS, BENCHMARKS
+# %% ../nbs/10_clean.ipynb #fb065b38
+from .assets import ARMS, BENCHMARKS, HUB, Arm, hub
 from .run import UserError, digest, nearest, save_fig, stage
 
 # %% ../nbs/10_clean.ipynb #04019bae
@@ -532,6 +532,17 @@ def clean(sets: dict, p: dict, arms: dict = ARMS) -> Clean:
 def held_out_sets(s) -> dict:   # name -> `question` records
     "Every question that must not be in training data: all benchmarks, and the two held-out case sets of a stage that reads `cases`"
     return {name: load() for name, load in BENCHMARKS.items()} | {f'cases_{f}': s.read('cases', f'{f}.jsonl', 'question') for f in ('patients', 'diseases')}
+
+# %% ../nbs/10_clean.ipynb #a74f9493
+def hub_arms(sources: dict) -> dict:   # name -> Arm
+    "Arms that stream hub data sets. Raises `UserError` for one that does not exist or gives no documents, or for a domain that is none"
+    arms = {}
+    for name, (spec, domain) in sources.items():
+        id, _, config = spec.partition(':')
+        if HUB.get(id) is None or HUB[id].record != 'document': raise nearest(f'source of text in clean.sources.{name}', id, [k for k, a in HUB.items() if a.record == 'document'])
+        if domain not in ('medical', 'general'): raise nearest(f'domain in clean.sources.{name}', domain, ['medical', 'general'])
+        arms[name] = Arm(functools.partial(hub, 'document', id, config=config or None), domain, HUB[id].licence)
+    return arms
 
 # %% ../nbs/10_clean.ipynb #d4af75d8
 def describe_clean(c: Clean) -> dict:

@@ -520,10 +520,11 @@ def save_fig(
     plt.close(fig)   # else a notebook shows it twice
     return fig
 
-# %% ../nbs/00_run.ipynb #ce587207
+# %% ../nbs/00_run.ipynb #0f6d4565
 def launch(
     function: str,       # `module.function` of this package, taking keyword arguments that JSON can hold
     processes: int = 1,  # Devices; more than one starts `accelerate launch`
+    offload: bool = False,  # Whether several devices keep the optimiser's state in the host's memory
     **arguments,         # Passed to the function; `out` must be its result folder
 ):
     "Call a function of this package in place, or in several processes. Raises `UserError` if there are too few GPUs or a process fails"
@@ -532,7 +533,7 @@ def launch(
     if torch.cuda.device_count() < processes: raise UserError(f'{function} asks for {processes} GPUs, this machine has {torch.cuda.device_count()}: lower `processes`, or take another recipe')
     config = Path(arguments['out']).with_suffix('.json')
     with atomic(config) as f: json.dump(dict(function=function, arguments=arguments), f, default=str)
-    zero3 = root() / 'nbs' / 'recipes' / 'zero3.yaml'
+    zero3 = root() / 'nbs' / 'recipes' / ('zero3_offload.yaml' if offload else 'zero3.yaml')
     done = subprocess.run([sys.executable, '-m', 'accelerate.commands.launch', '--config_file', str(zero3), '--num_processes', str(processes),
                            '--no_python', str(Path(sys.executable).with_name('citrus_train')), str(config)], preexec_fn=die_with_parent)
     if done.returncode: raise UserError(f'{function} failed in a process of its own (exit status {done.returncode}); its log is above')

@@ -8,13 +8,13 @@ __all__ = ['SHAPES', 'GIB', 'RESERVE', 'LIVE', 'BUCKET', 'SUB_GROUP', 'PROMPT', 
            'activations', 'Step', 'memory', 'spare', 'settled', 'device_bytes', 'must_recompute', 'steps_of', 'verdict',
            'describe', 'fits', 'token_flops', 'gpu_hours']
 
-# %% ../nbs/19_size.ipynb #d3101c4a
+# %% ../nbs/19_size.ipynb #fa2777ec
 import os
 from dataclasses import dataclass
 
 import pandas as pd
 
-from .run import UserError, load_recipe, settings
+from .run import UserError
 
 # %% ../nbs/19_size.ipynb #1402977b
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def multiplied(s: Shape) -> int:
     "Parameters that every token is multiplied by: all but the input embedding"
     return parameters(s) - (0 if s.tied else s.vocab * s.hidden)
 
-# %% ../nbs/19_size.ipynb #c56dd557
+# %% ../nbs/19_size.ipynb #51fa773f
 def adapter_parameters(s: Shape, rank: int) -> int:
     "Parameters of LoRA adapters on every matrix of the layers (Hu et al. 2021)"
     return s.layers * sum(rank * (i + o) for i, o in linears(s))
@@ -76,7 +76,7 @@ def states(s: Shape, devices: int = 1, offload: bool = False, lora: int = 0) -> 
     "Weights, gradients and optimiser of a training, as one device holds them between steps"
     n = parameters(s)
     learned = adapter_parameters(s, lora) if lora else n
-    if devices == 1: return dict(weights=4 * learned + (2 * n if lora else 0), gradients=4 * learned, optimizer=8 * learned)
+    if devices == 1: return dict(weights=4 * (n + learned if lora else n), gradients=4 * learned, optimizer=8 * learned)
     return dict(weights=2 * (n + (learned if lora else 0)) // devices, gradients=2 * learned // devices, optimizer=0 if offload else 12 * learned // devices)
 
 # %% ../nbs/19_size.ipynb #c69dbd40
@@ -114,13 +114,13 @@ class Step:
     offload: bool = False    # Optimiser state in the host's memory
     lora: int = 0            # Rank of the adapters; 0 trains all weights
 
-# %% ../nbs/19_size.ipynb #b0406595
+# %% ../nbs/19_size.ipynb #2294860a
 def memory(step: Step) -> dict:   # name -> bytes on one device
     "The memory of a training step: what stays, and the highest of what comes and goes"
     s, alone = step.shape, step.devices == 1
     learned = adapter_parameters(s, step.lora) if step.lora else parameters(s)
     held = states(s, step.devices, step.offload, step.lora)
-    passing = activations(s, step.tokens, step.scored, alone and not step.lora, step.recompute, step.chunked)
+    passing = activations(s, step.tokens, step.scored, alone, step.recompute, step.chunked)
     gathered = 0 if alone else 2 * (LIVE + BUCKET + 2 * s.vocab * s.hidden)
     update = 0 if step.offload else 4 * learned if alone else 8 * min(SUB_GROUP, learned // step.devices)
     return held | dict(passing=max(passing + gathered, update), total=sum(held.values()) + max(passing + gathered, update))
