@@ -21,12 +21,13 @@ from .likelihood import choice, likelihood
 from .mix import pack, train
 from .run import UserError, digest, launch, manifest, notebook_path, parameters, read_jsonl, save_fig, stage
 
-# %% ../nbs/24_knowledge.ipynb #ee7af15d
+# %% ../nbs/24_knowledge.ipynb #860b4999
 TELLINGS = ('Findings in {name} include {a}. Patients with {name} can also have {b}.', '{name} is a rare disease. Its typical signs are {a}. Doctors see {b} as well.',
             'In {name}, one often finds {a}, and sometimes {b}.', 'What points to {name}? Often {a}; also {b}.', 'People who live with {name} may show {a}. Some of them have {b}.',
             'The picture of {name} is made of {a}, together with {b}.')
 ASKED = 'Question: Which of these is seen in {name}?\nAnswer:'
 
+# %% ../nbs/24_knowledge.ipynb #482ebe02
 def facts_of(world, names: list, n: int) -> dict:   # family -> its n most frequent findings, as they stand inside a sentence
     "What is told of each disease. Raises `UserError` for a disease with fewer findings"
     found = {}
@@ -50,13 +51,14 @@ def tell(facts: dict, tellings: int, seed: int) -> list:   # `document` records
             docs.append(document(f'told-{digest([seed, i, f])}', 'facts', text[0].upper() + text[1:], 'medical'))
     return random.Random(seed).sample(docs, len(docs))
 
-# %% ../nbs/24_knowledge.ipynb #a8f6a3ff
+# %% ../nbs/24_knowledge.ipynb #8c2cff3c
 def related(world, family: str) -> set:
     "Names of all findings of a disease, with everything above and below them"
     own = set(world.families[family].findings)
     up = {a for t in own if t in world.terms for a in world.ancestors(t)}
     return {lower(world.terms[t].name) for t in world.terms if t in up or own & world.ancestors(t)}
 
+# %% ../nbs/24_knowledge.ipynb #381f9d4d
 def cloze(facts: dict, taboo: dict, group: str, seed: int) -> list:   # `question` records; taboo: family -> findings that are no wrong option
     "A question of four options for each fact. Raises `UserError` if a disease has no three wrong options"
     rows = []
@@ -110,7 +112,7 @@ def learn(s, kind: str, arms: dict, seed: int) -> Path:   # Model folder
     launch('mix.train', s.params['processes'], out=str(out), base=str(s.folders['assets'] / 'student'), arms=files, **usual | how | dict(rule='uniform', seed=seed))
     return out
 
-# %% ../nbs/24_knowledge.ipynb #36067feb
+# %% ../nbs/24_knowledge.ipynb #af4a85da
 def answers(folder, kind: str, seed: int, asked: list) -> list:   # a row for each question
     "Which option a model finds likeliest"
     prompts = [(q['stem'], [f' {o["text"]}' for o in q['options']]) for q in asked]
@@ -118,6 +120,7 @@ def answers(folder, kind: str, seed: int, asked: list) -> list:   # a row for ea
     picked = [q['options'][choice(scores, options, by_length=True)]['text'] for q, scores, (_, options) in zip(asked, scored, prompts)]
     return [dict(kind=kind, seed=seed, group=q['split'], disease=q['meta']['disease'], question_id=q['id'], correct=p == q['answer_text']) for q, p in zip(asked, picked)]
 
+# %% ../nbs/24_knowledge.ipynb #58084cde
 def held_out_losses(folder, kind: str, seed: int, docs: list, length: int, n: int) -> list:   # a row for each sequence
     "Loss (nats a token) on n held-out sequences of each domain"
     import torch
@@ -188,18 +191,18 @@ def results(choices: pd.DataFrame, losses: pd.DataFrame, seed: int) -> pd.DataFr
         for domain, g in losses.groupby('domain', sort=False): rows.append(dict(measure=f'loss, {domain} text') | change(g.assign(cluster=g.sequence), kind, against, 'loss', 'sequence', 'cluster', seed))
     return pd.DataFrame(rows)
 
-# %% ../nbs/24_knowledge.ipynb #3728c89b
+# %% ../nbs/24_knowledge.ipynb #560af739
 def plot_results(table: pd.DataFrame):
     "Changes from the base model, with 95 % intervals"
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 2, figsize=(9, 2.8))
-    for ax, what, title in zip(axes, ('accuracy', 'loss'), ('cloze questions: gain in accuracy', 'held-out text: change of loss (nats a token)')):
+    fig, axes = plt.subplots(1, 2, figsize=(10, 2.8))
+    for ax, what, title in zip(axes, ('accuracy', 'loss'), ('questions: gain in accuracy', 'held-out text: change of loss')):
         part = table[(table.against == 'before') & table.measure.str.startswith(what)]
         for i, (kind, g) in enumerate(part.groupby('kind', sort=False)):
             ax.errorbar(g.change, np.arange(len(g)) + .2 * (i - 1), xerr=[g.change - g.low, g.high - g.change], fmt='o', ms=4, capsize=3, label=f'{kind} ({g.students.iloc[0]})')
         names = part.measure.drop_duplicates()
         ax.set(yticks=range(len(names)), yticklabels=[f'{m.partition(", ")[2]}\n(n = {n})' for m, n in zip(names, part.n)], title=title, ylim=(len(names) - .4, -.6))
         ax.axvline(0, color='0.5', ls=':', lw=1)
-    axes[1].legend(fontsize=7, title='read (students)', title_fontsize=7)
+    axes[1].legend(fontsize=7, title='read (students)', title_fontsize=7, loc='center left', bbox_to_anchor=(1, .5), frameon=False)
     fig.tight_layout()
     return fig
