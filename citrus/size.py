@@ -88,14 +88,15 @@ def logit_bytes(s: Shape, scored: int, chunked: bool) -> int:   # scored: tokens
     "Bytes of the scores at their highest: float32 log-probabilities and two gradients of them; or a float32 gradient of the head, if the loss is taken piece by piece"
     return 4 * s.vocab * s.hidden if chunked else 12 * s.vocab * scored
 
-# %% ../nbs/19_size.ipynb #b7d4bd06
+# %% ../nbs/19_size.ipynb #0bd6493b
 def activations(s: Shape, tokens: int, scored: int, mixed: bool, recompute: bool = False, chunked: bool = False) -> int:   # bytes
     "What forward and backward of one micro-batch need at their highest point, beyond the states"
     cast = lambda n: 2 * n if mixed else 0
     whole = layer_bytes(s, mixed) * tokens
-    kept = s.layers * ((4 if mixed else 2) * s.hidden * tokens if recompute else whole + cast(layer_parameters(s)))
+    entry = (4 if mixed else 2) * s.hidden * tokens
+    kept = s.layers * (entry if recompute else whole + cast(layer_parameters(s)))
     at_head = kept + (10 if mixed else 8) * s.hidden * tokens + cast(s.vocab * s.hidden) + logit_bytes(s, scored, chunked)
-    in_layer = kept + (whole + cast(layer_parameters(s)) if recompute else 0) + 6 * s.mlp * tokens
+    in_layer = kept + (whole - entry + cast(layer_parameters(s)) if recompute else 0) + 4 * s.mlp * tokens
     return max(at_head, in_layer)
 
 # %% ../nbs/19_size.ipynb #5efbb01b
