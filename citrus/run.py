@@ -111,7 +111,7 @@ def write_jsonl(
             f.write(json.dumps(check(row, record, f'{path}, row {n}') if record else row, ensure_ascii=False) + '\n')
     return n
 
-# %% ../nbs/00_run.ipynb #55a07e11
+# %% ../nbs/00_run.ipynb #50c5e16f
 STAGES = dict(
     assets=('02_assets', []),
     cases=('06_cases', ['assets']),
@@ -121,6 +121,8 @@ STAGES = dict(
     textbook=('12_textbook', ['assets', 'cases', 'clean']),
     mix=('20_mix', ['assets', 'clean']),
     rules=('22_rules', ['clean']),
+    knowledge=('24_knowledge', ['assets', 'cases', 'clean']),
+    throughput=('26_throughput', ['assets', 'clean']),
     synth=('30_synth', ['assets', 'cases', 'clean']),
     sft=('40_sft', ['assets', 'cases', 'clean', 'mix', 'synth']),
     traces=('45_traces', ['cases', 'synth', 'sft']),
@@ -129,7 +131,7 @@ STAGES = dict(
     evaluate=('60_evaluate', ['assets', 'cases', 'mix', 'sft', 'prefer']),
     ablate=('70_ablate', ['cases', 'mix', 'synth', 'sft', 'prefer', 'evaluate']))
 
-STUDIES = {'curriculum', 'entities', 'rules', 'scale', 'traces'}   # Run when they are named, not as part of the chain
+STUDIES = {'curriculum', 'entities', 'knowledge', 'rules', 'scale', 'throughput', 'traces'}   # Run when they are named, not as part of the chain
 
 def notebook_path(stage: str) -> Path:
     "The source notebook of a stage"
@@ -524,10 +526,11 @@ def save_fig(
     plt.close(fig)   # else a notebook shows it twice
     return fig
 
-# %% ../nbs/00_run.ipynb #ce587207
+# %% ../nbs/00_run.ipynb #0f6d4565
 def launch(
     function: str,       # `module.function` of this package, taking keyword arguments that JSON can hold
     processes: int = 1,  # Devices; more than one starts `accelerate launch`
+    offload: bool = False,  # Whether several devices keep the optimiser's state in the host's memory
     **arguments,         # Passed to the function; `out` must be its result folder
 ):
     "Call a function of this package in place, or in several processes. Raises `UserError` if there are too few GPUs or a process fails"
@@ -536,7 +539,7 @@ def launch(
     if torch.cuda.device_count() < processes: raise UserError(f'{function} asks for {processes} GPUs, this machine has {torch.cuda.device_count()}: lower `processes`, or take another recipe')
     config = Path(arguments['out']).with_suffix('.json')
     with atomic(config) as f: json.dump(dict(function=function, arguments=arguments), f, default=str)
-    zero3 = root() / 'nbs' / 'recipes' / 'zero3.yaml'
+    zero3 = root() / 'nbs' / 'recipes' / ('zero3_offload.yaml' if offload else 'zero3.yaml')
     done = subprocess.run([sys.executable, '-m', 'accelerate.commands.launch', '--config_file', str(zero3), '--num_processes', str(processes),
                            '--no_python', str(Path(sys.executable).with_name('citrus_train')), str(config)], preexec_fn=die_with_parent)
     if done.returncode: raise UserError(f'{function} failed in a process of its own (exit status {done.returncode}); its log is above')

@@ -1,0 +1,102 @@
+"The arithmetic of memory: what every recipe claims, what must not fit, and what torch really holds."
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from citrus import size
+from citrus.clean import hub_arms
+from citrus.run import UserError, load_recipe, root, settings
+from citrus.size import GIB, SHAPES, Shape, Step, activations, fits, memory, must_recompute, parameters, settled, shape_of, spare, states, steps_of, token_flops
+
+H100 = 80 * GIB
+SMALL = Shape(128, 3, 4, 2, 32, 384, 512)
+
+
+def model(s):
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(vocab_size=s.vocab, hidden_size=s.hidden, intermediate_size=s.mlp, num_hidden_layers=s.layers, num_attention_heads=s.heads, num_key_value_heads=s.kv_heads, tie_word_embeddings=s.tied))
+
+
+@pytest.mark.parametrize('name', ['gpu', '8b', '70b', '72b'])
+def test_every_recipe_fits_on_what_it_claims(name):
+    table = fits(settings(load_recipe(name)))
+    assert list(table.stage) == ['mix', 'sft', 'prefer'] and table.verdict.str.startswith('fits').all(), table.to_string()
+
+
+@pytest.mark.parametrize('name', ['70b', '72b'])
+@pytest.mark.parametrize('stage, change', [('mix', dict(devices=16)), ('mix', dict(tokens=16384, scored=16384)), ('sft', dict(devices=16)), ('prefer', dict(offload=False)), ('prefer', dict(devices=4))])
+def test_a_smaller_cluster_or_a_longer_sequence_does_not_fit(name, stage, change):
+    step = steps_of(settings(load_recipe(name)))[stage]
+    assert spare(settled(step, H100), H100) >= 0 > spare(settled(replace(step, **change), H100), H100)
+
+
+def test_eight_billion_on_one_gpu_only_with_adapters():
+    step = Step(SHAPES['meta-llama/Llama-3.1-8B-Instruct'], 8192, 8192)
+    assert spare(settled(step, H100), H100) < -50 * GIB and spare(settled(replace(step, lora=16), H100), H100) > 10 * GIB
+
+
+def test_activations_are_computed_twice_only_if_memory_asks(monkeypatch):
+    config = model(SMALL).config
+    step, needed = Step(SMALL, 4096, 4096), lambda free: (monkeypatch.setattr(size, 'device_bytes', lambda: free), must_recompute(config, 4096, 4096))[1]
+    limit = memory(step)['total'] + size.RESERVE
+    assert not needed(limit) and needed(limit - 1)
+    assert memory(replace(step, recompute=True))['total'] < memory(step)['total']
+
+
+@pytest.mark.parametrize('tied', [False, True])
+def test_states_are_what_the_tensors_hold(tied):
+    s = replace(SMALL, tied=tied)
+    m = model(s)
+    optimizer = torch.optim.AdamW(m.parameters())
+    m(input_ids=torch.zeros(1, 8, dtype=torch.long), labels=torch.zeros(1, 8, dtype=torch.long)).loss.backward()
+    optimizer.step()
+    held, nbytes = states(shape_of(m.config)), lambda tensors: sum(t.numel() * t.element_size() for t in tensors)
+    assert shape_of(m.config) == s and held['weights'] == nbytes(m.parameters()) == 4 * parameters(s)
+    assert held['gradients'] == nbytes(p.grad for p in m.parameters())
+    assert held['optimizer'] == nbytes(v for state in optimizer.state.values() for k, v in state.items() if k != 'step')
+
+
+@pytest.mark.parametrize('mixed', [False, True])
+def test_saved_tensors_are_those_of_the_formula(mixed):
+    "What autograd keeps grows with one more layer by what the formula says, and with one more token too"
+    def saved(s, tokens):
+        m, kept = model(s).to(torch.float32 if mixed else torch.bfloat16), {}
+        own = {p.untyped_storage().data_ptr() for p in m.parameters()}
+        ids = torch.zeros(1, tokens, dtype=torch.long)
+        def keep(t):
+            if t.untyped_storage().data_ptr() not in own: kept[t.untyped_storage().data_ptr()] = t
+            return t
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast('cpu', torch.bfloat16, enabled=mixed): loss = m(input_ids=ids).logits.sum()
+        return sum(t.untyped_storage().nbytes() for t in kept.values())
+    more = replace(SMALL, layers=SMALL.layers + 2)
+    measured = saved(more, 256) - saved(SMALL, 256)
+    formula = 2 * (size.layer_bytes(SMALL, mixed) * 256 + (2 * size.layer_parameters(SMALL) if mixed else 0))
+    assert measured == pytest.approx(formula, rel=0.03)
+
+
+def test_operations_are_counted_as_torch_counts_them():
+    "FlopCounterMode counts whole attention matrices, the formula the half that a causal one needs"
+    from torch.utils.flop_counter import FlopCounterMode
+    m, ids = model(SMALL), torch.zeros(1, 64, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter: m(input_ids=ids, labels=ids).loss.backward()
+    matrices = 64 * 6 * size.multiplied(SMALL)
+    assert 0.97 < counter.get_total_flops() / matrices < 1.1 and token_flops(SMALL, 64) > 6 * size.multiplied(SMALL)
+
+
+def test_what_is_unknown_is_said():
+    values = settings({})
+    values['assets']['student'] = 'someone/else-13B'
+    with pytest.raises(UserError, match='is not known'): steps_of(values)
+
+
+def test_recipes_name_sources_that_exist():
+    for name in ('8b', '70b', '72b'): assert {a.domain for a in hub_arms(settings(load_recipe(name))['clean']['sources']).values()} == {'medical', 'general'}
+    with pytest.raises(UserError, match='domain'): hub_arms(dict(web=['cerebras/SlimPajama-627B', 'webb']))
+    with pytest.raises(UserError, match='source of text'): hub_arms(dict(web=['openai/gsm8k', 'general']))
+
+
+def test_offload_is_one_line():
+    one, other = ((root() / 'nbs' / 'recipes' / f'{n}.yaml').read_text().splitlines()[1:] for n in ('zero3', 'zero3_offload'))
+    assert [b for a, b in zip(one, other) if a != b] == ['  offload_optimizer_device: cpu']
