@@ -483,7 +483,7 @@ def name_tokens(model, tokenizer):   # The model
         for config in (model.config, model.generation_config): setattr(config, name, getattr(tokenizer, name))
     return model
 
-# %% ../nbs/02_assets.ipynb #f6c3e1ce
+# %% ../nbs/02_assets.ipynb #c723a47c
 def settle(part: Path, folder: Path):
     "Give a completely written folder its name, once its bytes are on the disk"
     for p in part.rglob('*'):
@@ -491,12 +491,13 @@ def settle(part: Path, folder: Path):
             with open(p, 'rb') as f: os.fsync(f.fileno())
     part.rename(folder)
 
-def save_student(model, tokenizer, folder, card: str = ''):
+def save_student(model, tokenizer, folder, card: str = '', state: dict = None):   # state: its weights, if the model does not hold them whole
     "Save a model in bfloat16 with its tokenizer and a model card; the folder appears when it is complete"
     import torch
-    part = Path(f'{folder}.part')
+    part, once = Path(f'{folder}.part'), {}
     shutil.rmtree(part, ignore_errors=True)
-    model.to(torch.bfloat16).save_pretrained(part)
+    if state: model.save_pretrained(part, state_dict={k: once.setdefault(v.data_ptr(), v.to(torch.bfloat16)) for k, v in state.items()})   # tied weights stay one tensor
+    else: model.to(torch.bfloat16).save_pretrained(part)
     tokenizer.save_pretrained(part)
     if card: (part / 'README.md').write_text(card, encoding='utf-8')
     settle(part, Path(folder))

@@ -111,7 +111,7 @@ def write_jsonl(
             f.write(json.dumps(check(row, record, f'{path}, row {n}') if record else row, ensure_ascii=False) + '\n')
     return n
 
-# %% ../nbs/00_run.ipynb #dbea4600
+# %% ../nbs/00_run.ipynb #b24476e8
 STAGES = dict(
     assets=('02_assets', []),
     cases=('06_cases', ['assets']),
@@ -121,10 +121,12 @@ STAGES = dict(
     sft=('40_sft', ['assets', 'cases', 'clean', 'mix', 'synth']),
     traces=('45_traces', ['cases', 'synth', 'sft']),
     prefer=('50_prefer', ['cases', 'sft']),
+    preferences=('52_preferences', ['assets', 'cases']),
+    cost=('53_cost', ['assets']),
     evaluate=('60_evaluate', ['assets', 'cases', 'mix', 'sft', 'prefer']),
     ablate=('70_ablate', ['cases', 'mix', 'synth', 'sft', 'prefer', 'evaluate']))
 
-STUDIES = {'traces'}   # Run when they are named, not as part of the chain
+STUDIES = {'traces', 'preferences', 'cost'}   # Run when they are named, not as part of the chain
 
 def notebook_path(stage: str) -> Path:
     "The source notebook of a stage"
