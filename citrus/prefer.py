@@ -25,11 +25,12 @@ from .sample import Limits, Stop, counts_table, funnel, general_questions, make_
 from .sft import one_bar
 from .synth import general_rows
 
-# %% ../nbs/50_prefer.ipynb #55043102
+# %% ../nbs/50_prefer.ipynb #780fdd30
 def to_ask(s) -> tuple:   # (medical, non-medical `question` records)
-    "The questions that the student answers, none of which stage 3 was trained on"
+    "The questions that the student answers; of the non-medical ones, those that stage 3 was not trained on come first"
     p, used = s.params, {r['id'] for r in s.read('sft', 'stage3.jsonl', 'sft')}
-    other = general_questions(general_rows(p['general_hub'], p['general_longest']), used) if p['general'] else []
+    rows = sorted(general_rows(p['general_hub'], p['general_longest']), key=lambda r: r['id'] in used) if p['general'] else []
+    other = general_questions(rows)
     return s.read('cases', 'train.jsonl', 'question')[p['first']:p['first'] + p['questions']], other[:p['general']]
 
 # %% ../nbs/50_prefer.ipynb #8bdf6645

@@ -197,8 +197,8 @@ def plot_counts(table: pd.DataFrame):   # As `counts_table` gives it
     ax.set(xlabel=f'right answers of {table.of.iloc[0]}', ylabel='questions', title=f'{table.questions.sum()} questions; only those between the ends give pairs')
     return fig
 
-# %% ../nbs/48_sample.ipynb #703c7c83
-def general_questions(rows: list, used: set) -> list:   # `question` records
-    "Worked problems as open questions; `used` are ids to leave out"
+# %% ../nbs/48_sample.ipynb #14e1514a
+def general_questions(rows: list) -> list:   # rows: `sft` records; `question` records
+    "Worked problems as open questions"
     return [dict(id=r['id'], source=r['source'], split='train', stem=r['messages'][-2]['content'], open_stem=r['messages'][-2]['content'], options=[], answer=None,
-                 answer_text=between(r['messages'][-1]['content'], 'answer'), aliases=[], context=None, difficulty=None, meta={}) for r in rows if r['id'] not in used]
+                 answer_text=between(r['messages'][-1]['content'], 'answer'), aliases=[], context=None, difficulty=None, meta={}) for r in rows]
