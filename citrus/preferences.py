@@ -74,7 +74,7 @@ def examined(folder, name: str, probe: list, max_tokens: int) -> list:   # A row
     order = lambda q: [q['answer_text'], *(n for n in names if n != q['answer_text'])]
     return [dict(question_id=q['id'], written=float(matches(parse_reply(r.text).answer, q)), tokens=r.tokens) | scored(lm, tokenizer, q, order(q)) for q, (r,) in zip(probe, replies)]
 
-# %% ../nbs/52_preferences.ipynb #efcfa052
+# %% ../nbs/52_preferences.ipynb #4ca377fd
 def teach(s, start, pairs: list, probe: list, way: str, rate: float, seed: int) -> list:   # A row for each question
     "Train one student, examine it, and throw it away"
     p, slug = s.params, digest([way, rate, seed])
@@ -82,7 +82,7 @@ def teach(s, start, pairs: list, probe: list, way: str, rate: float, seed: int) 
     if not done.exists():
         if way != START:
             s.write(f'.{slug}.pairs.jsonl', drawn(pairs, way, p['pairs'], seed), 'pair')
-            launch('prefer.train', out=str(out), base=str(start), pairs=str(s.dir / f'.{slug}.pairs.jsonl'), learning_rate=rate, global_batch=p['global_batch'], epochs=1, checkpoint_seconds=1e9, seed=seed, **terms(way, p))
+            launch('prefer.train', out=str(out), base=str(start), pairs=str(s.dir / f'.{slug}.pairs.jsonl'), learning_rate=rate, global_batch=p['global_batch'], micro_batch=p['global_batch'], epochs=1, checkpoint_seconds=1e9, seed=seed, **terms(way, p))
         rows = examined(out if way != START else start, slug, probe, p['max_tokens'])
         s.write(f'students/{slug}.jsonl', [dict(way=way, rate=rate, seed=seed) | r for r in rows])
     for left in s.dir.glob(f'.{slug}*'): shutil.rmtree(left) if left.is_dir() else left.unlink()

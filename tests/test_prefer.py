@@ -182,10 +182,6 @@ def test_two_processes_train_as_one_does(student, tmp_path):
     same_training(tmp_path, student, CPU | dict(distributed_type='MULTI_CPU', mixed_precision='no'))
 
 
-def test_two_processes_train_adapters_as_one_does(student, tmp_path):
-    same_training(tmp_path, student, CPU | dict(distributed_type='MULTI_CPU', mixed_precision='no'), rank=4, learning_rate=1e-2)
-
-
 def test_sharded_weights_train_as_whole_ones_do(student, tmp_path):
     pytest.importorskip('deepspeed', reason='deepspeed is not installed')
     same_training(tmp_path, student, yaml.safe_load((root() / 'nbs' / 'recipes' / 'zero3.yaml').read_text()) | CPU)

@@ -47,7 +47,7 @@ def test_rates_after_an_early_stop_are_not_biased(coin):
     few = sample_answers(QUESTIONS, model, Sampling(temperature=1.0, n=20, seed=4), stop=Stop(4, 1, 0.5))
     full = sample_answers(QUESTIONS, model, Sampling(temperature=1.0, n=20, seed=4))
     correct, n = right_counts(QUESTIONS, few)
-    assert n == 4 and correct == [sum(r['correct'] for r in full if r['question_id'] == q['id'] and r in full[i * 20:i * 20 + 4]) for i, q in enumerate(QUESTIONS)]
+    assert n == 4 and correct == [sum(r['correct'] for r in full[i:i + 4]) for i in range(0, 240, 20)]
 
 
 def test_pass_at_is_the_mean_over_subsets():
