@@ -6,7 +6,7 @@
 __all__ = ['HOW', 'START', 'SFT', 'SIMPO', 'CPO', 'SWAPPED', 'MEASURES', 'split_pool', 'raise_student', 'terms', 'drawn', 'jobs',
            'scored', 'examined', 'teach', 'teach_all', 'grid', 'compared', 'plot_ways', 'plot_rates']
 
-# %% ../nbs/52_preferences.ipynb #063c73d6
+# %% ../nbs/52_preferences.ipynb #2d19a838
 import random, shutil
 
 import pandas as pd
@@ -17,7 +17,7 @@ from .cases import matches
 from .chat import Sampling, ask, chat, load_local, local_model, parse_reply, target
 from .prefer import answer_logp, collate, encode_pair
 from .run import UserError, digest, launch, read_jsonl, save_fig, stage
-from .sample import Limits, funnel, make_pairs, outcome, sample_answers
+from .sample import Limits, counts_table, funnel, make_pairs, outcome, plot_counts, sample_answers, savings, survival
 from .sft import bare_rows, fill
 from .traces import interval
 
