@@ -10,8 +10,9 @@ __all__ = ['MATHS', 'LANGUAGES', 'ARMS', 'LETTERS', 'MMLU', 'BENCHMARKS', 'EXERC
            'mathematics', 'code', 'Arm', 'question', 'medqa', 'medmcqa', 'mmlu', 'sft', 'exercises', 'instructions',
            'conversations', 'dialogues', 'worked', 'reasoning', 'Adapter', 'chat_turns', 'first', 'open_question',
            'hub_records', 'hub', 'read_gguf', 'fields', 'build_tokenizer', 'name_tokens', 'settle', 'save_student',
-           'convert', 'micro', 'from_hub', 'make_student', 'encode_bpe', 'tokenizer_disagreements', 'gguf_tensors',
-           'rms', 'rotate', 'attention', 'gguf_logits', 'check_conversion', 'inventory', 'wheel_rows', 'say']
+           'empty_like', 'whole_model', 'convert', 'micro', 'from_hub', 'make_student', 'encode_bpe',
+           'tokenizer_disagreements', 'gguf_tensors', 'rms', 'rotate', 'attention', 'gguf_logits', 'check_conversion',
+           'inventory', 'wheel_rows', 'say']
 
 # %% ../nbs/02_assets.ipynb #7eca2cfc
 import fcntl, functools, gzip, hashlib, itertools, json, os, re, shutil, subprocess, sys, tempfile, zipfile
@@ -372,11 +373,12 @@ class Adapter:
     config: str = None    # Configuration to load unless another is given
     licence: str = 'not stated'
 
-# %% ../nbs/02_assets.ipynb #8dec76f8
+# %% ../nbs/02_assets.ipynb #2a2810d0
 def chat_turns(id: str, stage: int, source: str, turns: list) -> dict:
-    "ShareGPT-style turns {from, value} as an `sft` record"
+    "Turns of a conversation, {from, value} or {role, content}, as an `sft` record"
     roles = dict(system='system', human='user', user='user', gpt='assistant', assistant='assistant')
-    return dict(id=id, stage=stage, source=source, messages=[dict(role=roles[t['from']], content=t['value']) for t in turns])
+    said = [(t['role'], t['content']) if 'role' in t else (t['from'], t['value']) for t in turns]
+    return dict(id=id, stage=stage, source=source, messages=[dict(role=roles[who], content=text) for who, text in said])
 
 # %% ../nbs/02_assets.ipynb #f16b0cf5
 HUB = {}
@@ -400,7 +402,7 @@ def first(value):
     "The value itself, or the first of a list"
     return value[0] if isinstance(value, list) else value
 
-# %% ../nbs/02_assets.ipynb #db14237f
+# %% ../nbs/02_assets.ipynb #fa258b0f
 def open_question(id: str, source: str, stem: str, answer: str, **meta) -> dict:
     "A `question` record without options"
     return dict(id=id, source=source, split='', stem=stem, open_stem=stem, options=[], answer=None, answer_text=answer, aliases=[], context=None, difficulty=None, meta=meta)
@@ -413,6 +415,7 @@ HUB['FreedomIntelligence/medical-o1-reasoning-SFT'] = Adapter('sft', lambda i, r
     f'o1-{i}', 3, 'medical_o1', r['Question'], f'<think>{r["Complex_CoT"]}</think>\n<answer>{r["Response"]}</answer>'), 'en', 'Apache-2.0')
 HUB['BAAI/Infinity-Instruct'] = Adapter('sft', lambda i, r: chat_turns(f'infinity-{r.get("id", i)}', 1, 'infinity_instruct', r['conversations']), '0625', 'CC BY-SA 4.0')
 HUB['openai/gsm8k'] = Adapter('sft', lambda i, r: worked(f'gsm8k-{i}', r), 'main', 'MIT')
+HUB['jdh-algo/Citrus_S3'] = Adapter('sft', lambda i, r: chat_turns(f'citrus_s3-{i}', 3, 'citrus_s3', r.get('messages') or r['conversations']))   # its fields are not documented: either usual form, or a clear refusal
 
 # %% ../nbs/02_assets.ipynb #12478ae7
 HUB['cerebras/SlimPajama-627B'] = Adapter('document', lambda i, r: document(f'slimpajama-{i}', 'slimpajama', r['text'], 'general', set=r['meta']['redpajama_set_name']))
@@ -483,7 +486,7 @@ def name_tokens(model, tokenizer):   # The model
         for config in (model.config, model.generation_config): setattr(config, name, getattr(tokenizer, name))
     return model
 
-# %% ../nbs/02_assets.ipynb #c723a47c
+# %% ../nbs/02_assets.ipynb #110b567a
 def settle(part: Path, folder: Path):
     "Give a completely written folder its name, once its bytes are on the disk"
     for p in part.rglob('*'):
@@ -491,16 +494,49 @@ def settle(part: Path, folder: Path):
             with open(p, 'rb') as f: os.fsync(f.fileno())
     part.rename(folder)
 
-def save_student(model, tokenizer, folder, card: str = '', state: dict = None):   # state: its weights, if the model does not hold them whole
-    "Save a model in bfloat16 with its tokenizer and a model card; the folder appears when it is complete"
+def save_student(
+    model,                # Hugging Face model, or a LoRA model of `peft`
+    tokenizer, folder,
+    card: str = '',       # Text of README.md
+    record: dict = None,  # What training.json should hold
+):
+    "Save a model in bfloat16 with tokenizer, card and record. LoRA adapters are merged, and kept in `adapter/`. The folder appears when it is complete"
     import torch
-    part, once = Path(f'{folder}.part'), {}
+    part = Path(f'{folder}.part')
     shutil.rmtree(part, ignore_errors=True)
-    if state: model.save_pretrained(part, state_dict={k: once.setdefault(v.data_ptr(), v.to(torch.bfloat16)) for k, v in state.items()})   # tied weights stay one tensor
-    else: model.to(torch.bfloat16).save_pretrained(part)
+    if hasattr(model, 'merge_and_unload'):
+        model.active_peft_config.base_model_name_or_path = ''   # it would be a path on this machine
+        model.save_pretrained(part / 'adapter')
+        (part / 'adapter' / 'README.md').unlink()
+        model = model.float().merge_and_unload()
+    model.to(torch.bfloat16).save_pretrained(part)
     tokenizer.save_pretrained(part)
     if card: (part / 'README.md').write_text(card, encoding='utf-8')
+    if record: (part / 'training.json').write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
     settle(part, Path(folder))
+
+# %% ../nbs/02_assets.ipynb #7ea93c6c
+def empty_like(model):
+    "A model of the same build, LoRA adapters included, with no memory behind its weights"
+    import torch
+    with torch.device('meta'):
+        if not hasattr(model, 'peft_config'): return type(model)(model.config)
+        from peft import get_peft_model
+        base = model.get_base_model()
+        return get_peft_model(type(base)(base.config), model.active_peft_config)
+
+def whole_model(
+    model,         # As training holds it: wrapped, or split by ZeRO-3
+    accelerator,   # `accelerate.Accelerator`
+):                 # The first process gets a plain model with all weights, the others None
+    "Gather a trained model for saving. Every process must call it"
+    weights, model = accelerator.get_state_dict(model), accelerator.unwrap_model(model)
+    if not accelerator.is_main_process: return None
+    whole = empty_like(model)
+    whole.load_state_dict(weights, assign=True)
+    whole.tie_weights()
+    whole.generation_config = model.generation_config
+    return whole
 
 # %% ../nbs/02_assets.ipynb #e8c50baf
 def convert(folder: Path):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'CURVES', 'CARD', 'to_ask', 'cpo_simpo', 'encode_pair', 'encode_pairs', 'collate', 'visible', 'TokenLogp',
-           'scoring', 'answer_logp', 'fit_to_train', 'trainer_class', 'trainer_settings', 'with_adapters', 'merged',
-           'train', 'keep', 'unchanged', 'plot_curves']
+           'scoring', 'answer_logp', 'fit_to_train', 'trainer_class', 'trainer_settings', 'trainable', 'train', 'keep',
+           'unchanged', 'plot_curves']
 
-# %% ../nbs/50_prefer.ipynb #4702b9e9
+# %% ../nbs/50_prefer.ipynb #451cc82f
 import contextlib, json, math, os, shutil
 from collections import Counter
 from pathlib import Path
@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .assets import save_student, settle
+from .assets import save_student, settle, whole_model
 from .chat import Sampling, compute_dtype, local_model
 from .mix import beside, forget, load_student, resumable
 from .run import UserError, atomic, launch, read_jsonl, save_fig, stage
 from .sample import Limits, Stop, counts_table, funnel, general_questions, make_pairs, outcome, plot_counts, sample_answers, savings, survival
-from .sft import one_bar
+from .sft import adapters, one_bar, render
 from .synth import general_rows
 
 # %% ../nbs/50_prefer.ipynb #780fdd30
@@ -49,15 +49,13 @@ def cpo_simpo(
                 nll=-total[:n], length_chosen=count[:n].float(), length_rejected=count[n:].float(), pairs=torch.ones_like(margin))
     return loss, {k: v.detach().sum() for k, v in each.items()}
 
-# %% ../nbs/50_prefer.ipynb #083dbd8e
+# %% ../nbs/50_prefer.ipynb #c7adefda
 SIDES = 'chosen', 'rejected'
 
 def encode_pair(pair: dict, tokenizer, sides: tuple = SIDES) -> dict:   # Token ids of prompt and of each side
     "Tokens of the prompt, and of what each answer adds to it. Raises `UserError` if the template rewrites the prompt"
-    text = lambda messages, **kw: tokenizer.apply_chat_template(messages, tokenize=False, **kw)
     ids = lambda text: tokenizer(text, add_special_tokens=False)['input_ids']
-    prompt = text(pair['prompt'], add_generation_prompt=True)
-    said = {side: text(pair['prompt'] + pair[side]) for side in sides}
+    prompt, said = render(pair['prompt'], tokenizer, prompt=True), {side: render(pair['prompt'] + pair[side], tokenizer) for side in sides}
     if not all(s.startswith(prompt) for s in said.values()): raise UserError('the chat template rewrites the prompt once it is answered, so training would not see the prompts of sampling: use another template')
     return dict(prompt=ids(prompt)) | {side: ids(s[len(prompt):].rstrip('\n')) for side, s in said.items()}
 
@@ -189,30 +187,20 @@ def trainer_settings(out: str, learning_rate: float, global_batch: int, micro_ba
         lr_scheduler_type='cosine', warmup_steps=0.1, adam_beta2=0.95, weight_decay=1e-4, bf16=compute_dtype() == torch.bfloat16, use_cpu=cpu, gradient_checkpointing=not cpu, gradient_checkpointing_kwargs=dict(use_reentrant=False), logging_steps=1, save_strategy='no',
         report_to=[], seed=seed, remove_unused_columns=False, logging_nan_inf_filter=False, disable_tqdm=True)
 
-# %% ../nbs/50_prefer.ipynb #cd664632
-def with_adapters(model, rank: int):   # A `peft.PeftModel`, or the model itself if rank is 0
-    "Put LoRA adapters on the linear layers, scaled by two"
-    if not rank: return model
-    from peft import LoraConfig, get_peft_model
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules='all-linear', task_type='CAUSAL_LM'))
+# %% ../nbs/50_prefer.ipynb #05c559e3
+def trainable(base: str, lora_rank: int):
+    "The model of a folder in float32, with LoRA adapters if their rank is not 0"
+    model = fit_to_train(load_student(base)).train()
+    if not lora_rank: return model
+    from peft import get_peft_model
+    return get_peft_model(model, adapters(lora_rank))
 
-def merged(state: dict, scale: float = 2.0) -> dict:
-    "Weights by their plain names, with the adapters added: W + scale * B A"
-    kept = {}
-    for name, w in state.items():
-        if '.lora_' in name: continue
-        if '.base_layer.' in name:
-            a, b = (state[name.replace('base_layer', f'lora_{x}.default')] for x in 'AB')
-            w = (w.float() + scale * b.float() @ a.float()).to(w.dtype)
-        kept[name.removeprefix('base_model.model.').replace('.base_layer', '')] = w
-    return kept
-
-# %% ../nbs/50_prefer.ipynb #b7f1762d
+# %% ../nbs/50_prefer.ipynb #99b093ab
 def train(
     out: str,     # Folder for the model; `<out>.history.jsonl` is written beside it
     base: str,    # Folder of the model to start from
     pairs: str,   # File of `pair` records
-    beta: float, gamma: float, alpha: float, learning_rate: float, global_batch: int, epochs: float, checkpoint_seconds: float, seed: int, length: int = 2048, micro_batch: int = 1, rank: int = 0,
+    beta: float, gamma: float, alpha: float, learning_rate: float, global_batch: int, epochs: float, checkpoint_seconds: float, seed: int, length: int = 2048, micro_batch: int = 1, lora_rank: int = 0,
 ):
     "Train on preference pairs; does nothing if the model is there, and passes the model on unchanged if there are no pairs"
     if Path(out).exists(): return forget(out)
@@ -223,31 +211,41 @@ def train(
     tokenizer = AutoTokenizer.from_pretrained(base)
     data, refused = encode_pairs(rows, tokenizer, length)
     args = trainer_settings(out, learning_rate, global_batch, micro_batch, epochs, seed)
-    model = with_adapters(fit_to_train(load_student(base)), rank)
-    model.train()
-    trainer = trainer_class()(model=model, args=args, train_dataset=data, data_collator=collate, beta=beta, gamma=gamma, alpha=alpha)
+    trainer = trainer_class()(model=trainable(base, lora_rank), args=args, train_dataset=data, data_collator=collate, beta=beta, gamma=gamma, alpha=alpha)
     one_bar(trainer, 'preference training')
     trainer.train(resume_from_checkpoint=resumable(trainer, out, checkpoint_seconds))
-    keep(trainer, tokenizer, out, len(data), refused)
+    keep(trainer, tokenizer, out, dict(base=Path(base).name, pairs=len(rows), refused=refused, beta=beta, gamma=gamma, alpha=alpha, learning_rate=learning_rate, global_batch=global_batch, epochs=epochs,
+                                       length=length, lora_rank=lora_rank, processes=args.world_size, seed=seed))
 
-# %% ../nbs/50_prefer.ipynb #62cb25a7
-def keep(trainer, tokenizer, out: str, pairs: int, refused: dict):
-    "Write the curves beside the model, then the model. Raises `UserError` if a loss was not finite"
+# %% ../nbs/50_prefer.ipynb #edc78e1b
+def keep(trainer, tokenizer, out: str, record: dict):
+    "Write the curves, then the model with its card and record; every process must call it. Raises `UserError` if a loss was not finite"
     log = [{k: h[k] for k in CURVES} for h in trainer.state.log_history if 'loss' in h]
     if any(not math.isfinite(h['loss']) for h in log): raise UserError('prefer: the loss is not finite; lower the learning rate')
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)   # of all devices, so by all of them
+    model = whole_model(trainer.model_wrapped, trainer.accelerator)
     if not trainer.is_world_process_zero(): return
     with atomic(f'{out}.history.jsonl') as f: f.writelines(json.dumps(h) + '\n' for h in log)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    save_student(getattr(model, 'get_base_model', lambda: model)(), tokenizer, out, CARD.format(pairs=pairs, refused=sum(refused.values()), steps=len(log), loss=log[-1]['loss'], margin=log[-1]['margin']), merged(state))
+    record |= dict(steps=len(log), last_loss=log[-1]['loss'], last_margin=log[-1]['margin'])
+    settings = ', '.join(f'{k} {v}' for k, v in record.items() if k not in ('base', 'pairs', 'refused', 'steps', 'last_loss', 'last_margin'))
+    save_student(model, tokenizer, out, CARD.format(settings=settings, unused=sum(record['refused'].values()), **record), record)
     forget(out)
 
 CURVES = 'loss reward_chosen reward_rejected margin accuracy beyond_gamma nll length_chosen length_rejected learning_rate step'.split()
 
-CARD = '''# Preference-trained student
+CARD = '''---
+library_name: transformers
+pipeline_tag: text-generation
+license: other
+tags: [medical, research-only]
+---
+# Preference-trained student
 
-Trained by the stage `prefer` of citrus with CPO-SimPO on {pairs} pairs ({refused} were refused), {steps} steps, last loss {loss:.3f}, last margin {margin:.2f}.
-For research only: not for clinical use. Parameters, data and versions are in the stage's `manifest.json`.
+**For research only: not for clinical use.** It has not been tested for any use with patients.
+
+Trained from `{base}` by the stage `prefer` of citrus, a reproduction of Citrus (arXiv 2502.18274), with CPO-SimPO on {pairs} pairs of a right and a wrong answer of its own, {unused} of them refused; {steps} steps, last loss {last_loss:.3f}, last margin {last_margin:.2f}.
+The weights carry the licence of the model they started from, the questions that of the HPO.
+
+Settings: {settings}. Code, versions and the keys of the data are in the stage's `manifest.json`.
 '''
 
 # %% ../nbs/50_prefer.ipynb #f2ee3d11

@@ -1,15 +1,11 @@
 "The preference trainer: parity with TRL, micro-batches, devices, precision, adapters, pairs that cannot be used."
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
-import yaml
-from conftest import BIN
+from ranks import GLOO, ZERO3, launched
 
-from citrus.run import UserError, read_jsonl, root, write_jsonl
+from citrus.run import UserError, read_jsonl, write_jsonl
 
 TERMS = 10.0, 5.4, 0.05
 
@@ -112,10 +108,13 @@ def test_prompt_is_what_sampling_sends(tokenizer):
 
 # --- training --------------------------------------------------------------------------------------------------------
 
+HOW = dict(beta=10.0, gamma=5.4, alpha=0.05, learning_rate=1e-3, global_batch=2, epochs=2, checkpoint_seconds=300.0, seed=0)
+
+
 def train(folder, student, pairs, name='model', **kw):
     from citrus.prefer import train
     write_jsonl(folder / 'pairs.jsonl', pairs, 'pair')
-    train(**dict(out=str(folder / name), base=str(student), pairs=str(folder / 'pairs.jsonl'), beta=10.0, gamma=5.4, alpha=0.05, learning_rate=1e-3, global_batch=2, epochs=2, checkpoint_seconds=300.0, seed=0) | kw)
+    train(**HOW | dict(out=str(folder / name), base=str(student), pairs=str(folder / 'pairs.jsonl')) | kw)
     return read_jsonl(folder / f'{name}.history.jsonl'), load(folder / name)
 
 
@@ -133,12 +132,12 @@ def test_empty_and_long_pairs_are_refused_and_counted(student, tmp_path):
     log, model = train(tmp_path, student, PAIRS[:4] + bad, length=100)
     clean, same = train(tmp_path, student, PAIRS[:4], 'clean', length=100)
     assert log == clean and torch.equal(weights(model), weights(same))
-    assert '4 pairs (1 were refused)' in (tmp_path / 'model' / 'README.md').read_text()
+    assert json.loads((tmp_path / 'model' / 'training.json').read_text())['refused'] == {'too long': 1} and '1 of them refused' in (tmp_path / 'model' / 'README.md').read_text()
     with pytest.raises(UserError, match='none of 1 pairs can be used.*too long'): train(tmp_path, student, bad, 'none', length=100)
 
 
 def test_adapters_end_in_plain_weights(student, tmp_path):
-    log, model = train(tmp_path, student, PAIRS, rank=4, learning_rate=1e-2)
+    log, model = train(tmp_path, student, PAIRS, lora_rank=4, learning_rate=1e-2)
     start, names = load(student), [n for n, _ in model.named_parameters()]
     moved = {n for (n, p), (_, q) in zip(model.named_parameters(), start.named_parameters()) if not torch.equal(p, q)}
     assert names == [n for n, _ in start.named_parameters()] and moved and all('proj' in n for n in moved), 'only linear layers have adapters'
@@ -153,25 +152,10 @@ def test_a_swapped_pair_pushes_the_other_way(student, tmp_path):
 
 # --- two processes ---------------------------------------------------------------------------------------------------
 
-def two_ranks(folder, student, config, **kw):
-    "The training in two processes on this machine"
-    write_jsonl(folder / 'pairs.jsonl', PAIRS, 'pair')
-    arguments = dict(out=str(folder / 'two'), base=str(student), pairs=str(folder / 'pairs.jsonl'), beta=10.0, gamma=5.4, alpha=0.05, learning_rate=1e-3, global_batch=2, epochs=2, checkpoint_seconds=300.0, seed=0) | kw
-    (folder / 'two.json').write_text(json.dumps(dict(function='prefer.train', arguments=arguments)))
-    (folder / 'accelerate.yaml').write_text(yaml.safe_dump(config))
-    env = os.environ | dict(PYTHONPATH=os.pathsep.join([str(root()), *sys.path]), OMP_NUM_THREADS='1', DS_ACCELERATOR='cpu', DS_IGNORE_CUDA_DETECTION='1')
-    done = subprocess.run([sys.executable, '-m', 'accelerate.commands.launch', '--config_file', str(folder / 'accelerate.yaml'), '--num_processes', '2', '--main_process_port', '0', '--no_python', str(BIN / 'citrus_train'), str(folder / 'two.json')],
-                          env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return read_jsonl(folder / 'two.history.jsonl'), load(folder / 'two')
-
-
-CPU = dict(compute_environment='LOCAL_MACHINE', num_machines=1, machine_rank=0, main_training_function='main', use_cpu=True)
-
-
 def same_training(folder, student, config, **kw):
-    log, model = two_ranks(folder, student, config, **kw)
     alone, whole = train(folder, student, PAIRS, 'one', **kw)
+    launched(config, 2, 'prefer.train', **HOW | dict(out=str(folder / 'two'), base=str(student), pairs=str(folder / 'pairs.jsonl')) | kw)
+    log, model = read_jsonl(folder / 'two.history.jsonl'), load(folder / 'two')
     assert len(log) == len(alone) == 6
     for a, b in zip(log, alone): assert a == pytest.approx(b, rel=0.02, abs=0.02)
     moved = weights(whole) - weights(load(student))
@@ -179,9 +163,9 @@ def same_training(folder, student, config, **kw):
 
 
 def test_two_processes_train_as_one_does(student, tmp_path):
-    same_training(tmp_path, student, CPU | dict(distributed_type='MULTI_CPU', mixed_precision='no'))
+    same_training(tmp_path, student, GLOO)
 
 
 def test_sharded_weights_train_as_whole_ones_do(student, tmp_path):
     pytest.importorskip('deepspeed', reason='deepspeed is not installed')
-    same_training(tmp_path, student, yaml.safe_load((root() / 'nbs' / 'recipes' / 'zero3.yaml').read_text()) | CPU)
+    same_training(tmp_path, student, ZERO3)
