@@ -18,7 +18,7 @@ from .mix import load_student
 from .prefer import SIDES, answer_logp, collate, cpo_simpo
 from .run import UserError, atomic, digest, save_fig, stage
 
-# %% ../nbs/53_cost.ipynb #8d4566e3
+# %% ../nbs/53_cost.ipynb #61ffb22d
 TERMS = 10.0, 5.4, 0.05
 
 def random_pairs(n: int, lengths: list, vocabulary: int, seed: int) -> list:   # As `citrus.prefer.encode_pair` gives them
@@ -27,6 +27,7 @@ def random_pairs(n: int, lengths: list, vocabulary: int, seed: int) -> list:   #
     ids = lambda low, high: [rng.randrange(3, vocabulary) for _ in range(rng.randint(low, high))]
     return [dict(prompt=ids(*lengths[:2]), chosen=ids(*lengths[2:]), rejected=ids(*lengths[2:])) for _ in range(n)]
 
+# %% ../nbs/53_cost.ipynb #a5a901f8
 def apart(pairs: list, side: str) -> dict:   # input_ids, attention_mask, labels: (pairs, longest)
     "One side of the pairs, each answer behind its own copy of the prompt, padded on the right"
     rows = [p['prompt'] + p[side] for p in pairs]
@@ -72,7 +73,7 @@ def present() -> dict:   # name -> loss
     "The implementations that are installed"
     return {name: loss for name, loss in LOSSES.items() if name != 'Liger' or importlib.util.find_spec('liger_kernel')}
 
-# %% ../nbs/53_cost.ipynb #0160d9ff
+# %% ../nbs/53_cost.ipynb #5f1fb689
 def resident() -> int:
     "Bytes this process holds now"
     return int(Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize()
@@ -83,6 +84,7 @@ def make_model(model: str, toy: dict):
     torch.manual_seed(0)
     return load_student(model) if model != 'toy' else LlamaForCausalLM(LlamaConfig(**toy, tie_word_embeddings=True))
 
+# %% ../nbs/53_cost.ipynb #ccd523de
 def measure(out: str, model: str, way: str, toy: dict, lengths: list, pairs: int, seed: int):
     "Write loss, CPU-seconds and peak memory of one step, forward and backward"
     torch.set_num_threads(1)
@@ -96,7 +98,7 @@ def measure(out: str, model: str, way: str, toy: dict, lengths: list, pairs: int
     norm = torch.stack([p.grad.norm() for p in lm.parameters()]).norm()
     with atomic(out) as f: json.dump(dict(way=way, loss=loss.item(), gradient=norm.item(), seconds=seconds, gigabytes=peak / 1e9), f)
 
-# %% ../nbs/53_cost.ipynb #5b85ec5c
+# %% ../nbs/53_cost.ipynb #c0d777da
 def in_process(function: str, **arguments) -> dict:
     "Call a function of this package that writes a JSON file `out`, in a process of its own with one thread. Raises `UserError` if it fails"
     out = Path(arguments['out'])
@@ -106,6 +108,7 @@ def in_process(function: str, **arguments) -> dict:
     if done.returncode: raise UserError(f'{function} failed in a process of its own: {(done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}')
     return json.loads(out.read_text())
 
+# %% ../nbs/53_cost.ipynb #6c82dc75
 def measure_all(s, models: dict) -> pd.DataFrame:   # models: name -> folder, or 'toy'
     "All measurements, taking turns; those that are there already are read"
     p, rows = s.params, []
@@ -117,7 +120,7 @@ def measure_all(s, models: dict) -> pd.DataFrame:   # models: name -> folder, or
         rows.append(dict(model=name, repeat=i) | row)
     return pd.DataFrame(rows)
 
-# %% ../nbs/53_cost.ipynb #1215488f
+# %% ../nbs/53_cost.ipynb #2d8e21c6
 def cost_table(steps: pd.DataFrame) -> pd.DataFrame:
     "Median, least and most of each implementation, and how many times TRL takes what it takes"
     g = steps.groupby(['model', 'way'], sort=False)
@@ -126,6 +129,7 @@ def cost_table(steps: pd.DataFrame) -> pd.DataFrame:
     for k in ('seconds', 'gigabytes'): table[f'{k}_times'] = table.model.map(trl[f'{k}_median']) / table[f'{k}_median']
     return table
 
+# %% ../nbs/53_cost.ipynb #13ee0a25
 def plot_cost(table: pd.DataFrame):   # As `cost_table` gives it
     "CPU-seconds and memory of a step by implementation; bars are medians, lines go from the least to the most"
     import matplotlib.pyplot as plt

@@ -7,7 +7,7 @@ __all__ = ['SIDES', 'CURVES', 'CARD', 'to_ask', 'cpo_simpo', 'encode_pair', 'enc
            'scoring', 'answer_logp', 'fit_to_train', 'trainer_class', 'trainer_settings', 'trainable', 'train', 'keep',
            'unchanged', 'plot_curves']
 
-# %% ../nbs/50_prefer.ipynb #451cc82f
+# %% ../nbs/50_prefer.ipynb #3233242f
 import contextlib, json, math, os, shutil
 from collections import Counter
 from pathlib import Path
@@ -15,7 +15,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
 from .assets import save_student, settle, whole_model
 from .chat import Sampling, compute_dtype, local_model
@@ -49,7 +48,7 @@ def cpo_simpo(
                 nll=-total[:n], length_chosen=count[:n].float(), length_rejected=count[n:].float(), pairs=torch.ones_like(margin))
     return loss, {k: v.detach().sum() for k, v in each.items()}
 
-# %% ../nbs/50_prefer.ipynb #c7adefda
+# %% ../nbs/50_prefer.ipynb #1cefc3e2
 SIDES = 'chosen', 'rejected'
 
 def encode_pair(pair: dict, tokenizer, sides: tuple = SIDES) -> dict:   # Token ids of prompt and of each side
@@ -59,6 +58,7 @@ def encode_pair(pair: dict, tokenizer, sides: tuple = SIDES) -> dict:   # Token 
     if not all(s.startswith(prompt) for s in said.values()): raise UserError('the chat template rewrites the prompt once it is answered, so training would not see the prompts of sampling: use another template')
     return dict(prompt=ids(prompt)) | {side: ids(s[len(prompt):].rstrip('\n')) for side, s in said.items()}
 
+# %% ../nbs/50_prefer.ipynb #2237f57e
 def encode_pairs(pairs: list, tokenizer, length: int) -> tuple:   # (encoded pairs, {reason: refused})
     "Encode pairs; an empty answer has no mean, and one that is cut has lost its end, so both are refused. Raises `UserError` if none is left"
     kept, refused = [], Counter()
@@ -69,7 +69,7 @@ def encode_pairs(pairs: list, tokenizer, length: int) -> tuple:   # (encoded pai
     if pairs and not kept: raise UserError(f'prefer: none of {len(pairs)} pairs can be used ({dict(refused)}); raise prefer.length')
     return kept, dict(refused)
 
-# %% ../nbs/50_prefer.ipynb #0adf580c
+# %% ../nbs/50_prefer.ipynb #4541c194
 def collate(
     pairs: list,   # As `encode_pair` gives them, with as many sides each
 ) -> dict:         # input_ids, position_ids, segment: (B, columns); rows, columns, tokens, owner: (answer tokens,); count: (sides x B,)
@@ -89,6 +89,7 @@ def collate(
     rows, columns, tokens, owner = torch.tensor(picks).T
     return dict(input_ids=ids, position_ids=place, segment=segment, rows=rows, columns=columns, tokens=tokens, owner=owner, count=owner.bincount(minlength=len(sides) * len(pairs)))
 
+# %% ../nbs/50_prefer.ipynb #671f3a9f
 def visible(segment):   # (B, columns) -> (B, 1, columns, columns) of bool
     "A token sees its prompt and its own answer, up to itself"
     asks, seen = segment[:, :, None], segment[:, None, :]
@@ -96,38 +97,48 @@ def visible(segment):   # (B, columns) -> (B, 1, columns, columns) of bool
     own = ((seen == 0) | (seen == asks)) & (seen >= 0) & torch.ones(n, n, dtype=torch.bool, device=segment.device).tril()
     return (own | torch.eye(n, dtype=torch.bool, device=segment.device))[:, None]   # padding sees itself: a row of nothing has no softmax
 
-# %% ../nbs/50_prefer.ipynb #c474604f
+# %% ../nbs/50_prefer.ipynb #34083d25
 class TokenLogp(torch.autograd.Function):
-    "Log-probability of one token of each row of scores; the backward pass overwrites the scores"
+    "Log-probabilities of tokens under a linear output layer, whose scores are made a chunk at a time, and made again in the backward pass"
     @staticmethod
-    def forward(ctx, scores, tokens):   # (n, vocabulary) float, (n,)
-        total = scores.logsumexp(-1)
-        ctx.save_for_backward(scores, tokens, total)
-        return scores.gather(-1, tokens[:, None])[:, 0] - total
+    def forward(ctx, hidden, weight, tokens, chunk):   # (n, width), (vocabulary, width), (n,), columns; gives (n,) float32
+        total, right = [], []
+        for h, t in zip(hidden.split(chunk), tokens.split(chunk)):
+            scores = (h @ weight.T).float()
+            total.append(scores.logsumexp(-1))
+            right.append(scores.gather(-1, t[:, None])[:, 0])
+        ctx.chunk, total = chunk, torch.cat(total)
+        ctx.save_for_backward(hidden, weight, tokens, total)
+        return torch.cat(right) - total
 
     @staticmethod
     def backward(ctx, grad):   # (n,)
-        scores, tokens, total = ctx.saved_tensors
-        p = scores.sub_(total[:, None]).exp_().mul_(-grad[:, None])
-        return p.scatter_add_(-1, tokens[:, None], grad[:, None]), None
+        hidden, weight, *rest = ctx.saved_tensors
+        into, sums = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        for at, h, t, total, g in zip(into.split(ctx.chunk), hidden.split(ctx.chunk), *(x[:, None].split(ctx.chunk) for x in (*rest, grad))):
+            p = (h @ weight.T).float().sub_(total).exp_().mul_(-g).scatter_add_(-1, t, g).to(weight.dtype)
+            torch.mm(p, weight, out=at)
+            if sums is not None and p.dtype == sums.dtype: sums.addmm_(p.T, h)
+            elif sums is not None: sums += p.T @ h
+        return into, sums if sums is None else sums.to(weight.dtype), None, None
 
-# %% ../nbs/50_prefer.ipynb #4141b21f
+# %% ../nbs/50_prefer.ipynb #e6d7d521
 @contextlib.contextmanager
 def scoring(
-    head,          # Output layer
+    head,          # Output layer, linear
     batch: dict,   # As `collate` gives it
     chunk: int,    # Columns scored at a time
 ):
     "Let an output layer give, in place of scores, the log-probabilities of the answer tokens, of shape (1, answer tokens)"
-    raw = head.forward
-    def logp(hidden, tokens): return TokenLogp.apply(raw(hidden).float(), tokens)
     def forward(hidden):
-        parts = zip(hidden[batch['rows'], batch['columns']].split(chunk), batch['tokens'].split(chunk))
-        return torch.cat([checkpoint(logp, h, t, use_reentrant=False) for h, t in parts])[None]
+        device, picked = hidden.device.type, hidden[batch['rows'], batch['columns']]
+        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else picked.dtype
+        with torch.autocast(device, enabled=False): return TokenLogp.apply(picked.to(kind), head.weight.to(kind), batch['tokens'], chunk)[None]
     head.forward = forward
     try: yield
     finally: del head.forward
 
+# %% ../nbs/50_prefer.ipynb #5f1b9334
 def answer_logp(
     model,              # A causal language model, or what a trainer has wrapped around it
     batch: dict,        # As `collate` gives it
@@ -139,12 +150,13 @@ def answer_logp(
         each = model(input_ids=batch['input_ids'], attention_mask=visible(batch['segment']), position_ids=batch['position_ids'], use_cache=False).logits[0]
     return torch.zeros(len(batch['count']), device=each.device).index_add(0, batch['owner'], each)
 
-# %% ../nbs/50_prefer.ipynb #2a7bb0bf
+# %% ../nbs/50_prefer.ipynb #60e43ea8
 def fit_to_train(model):
-    "Raises `UserError` for a model whose scores are changed after its output layer, or whose attention takes no mask"
-    c = model.config
+    "Raises `UserError` for a model whose scores are not those of a plain output layer, or whose attention takes no mask"
+    c, head = model.config, model.get_output_embeddings()
     altered = [k for k, plain in dict(final_logit_softcapping=None, logit_scale=1.0, logits_scaling=1.0).items() if getattr(c, k, plain) not in (plain, None)]
     if altered: raise UserError(f'prefer: the model {c.model_type!r} changes its scores after the output layer ({altered[0]}), which this trainer leaves out; take another model')
+    if not isinstance(head, torch.nn.Linear) or head.bias is not None: raise UserError(f'prefer: the output layer of the model {c.model_type!r} is not a plain matrix; take another model')
     if c._attn_implementation != 'sdpa': raise UserError(f'prefer: attention {c._attn_implementation!r} does not take the mask that keeps two answers apart; the model needs the implementation sdpa')
     return model
 

@@ -41,13 +41,14 @@ def raise_student(s, learn: list):   # Folder of the model
     launch('sft.train', out=str(out), base=str(base), rows=str(s.dir / '.student.rows.jsonl'), learning_rate=p['sft_rate'], seed=p['seed'], **HOW)
     return out
 
-# %% ../nbs/52_preferences.ipynb #4649422d
+# %% ../nbs/52_preferences.ipynb #10207c7a
 START, SFT, SIMPO, CPO, SWAPPED = 'student', 'SFT on chosen', 'SimPO, no likelihood', 'CPO-SimPO', 'control: swapped'
 
 def terms(way: str, p: dict) -> dict:   # beta, gamma, alpha
     "The loss of a way"
     return dict(beta=0.0, gamma=0.0, alpha=1.0) if way == SFT else dict(beta=p['beta'], gamma=p['gamma'], alpha=0.0 if way == SIMPO else p['alpha'])
 
+# %% ../nbs/52_preferences.ipynb #2fe1e3bc
 def drawn(pairs: list, way: str, n: int, seed: int) -> list:   # `pair` records
     "The pairs of one training, the same for all ways"
     some = random.Random(digest(['pairs', seed])).sample(pairs, min(n, len(pairs)))
@@ -57,7 +58,7 @@ def jobs(p: dict) -> list:   # (way, learning rate, seed)
     "All trainings"
     return [(way, p['learning_rate'], seed) for seed in p['seeds'] for way in (SFT, SIMPO, CPO, SWAPPED)] + [(way, rate, seed) for seed in p['rate_seeds'] for rate in p['rates'] for way in (SIMPO, CPO)]
 
-# %% ../nbs/52_preferences.ipynb #6b6db3bc
+# %% ../nbs/52_preferences.ipynb #5780e0d5
 def scored(lm, tokenizer, q: dict, names: list) -> dict:   # names: the right one first
     "How a student ranks the possible answers to a question"
     sides = {str(i): [dict(role='assistant', content=target('', n))] for i, n in enumerate(names)}
@@ -66,6 +67,7 @@ def scored(lm, tokenizer, q: dict, names: list) -> dict:   # names: the right on
     gap = mean[0] - mean[1:]
     return dict(preferred=(gap > 0).float().mean().item(), first=float((gap > 0).all()), margin=gap.mean().item(), logp_right=mean[0].item(), logp_wrong=mean[1:].mean().item())
 
+# %% ../nbs/52_preferences.ipynb #3ef3e3d3
 def examined(folder, name: str, probe: list, max_tokens: int) -> list:   # A row for each question
     "What a student writes and prefers"
     model, names = local_model(name, folder), sorted({q['answer_text'] for q in probe})
@@ -74,7 +76,7 @@ def examined(folder, name: str, probe: list, max_tokens: int) -> list:   # A row
     order = lambda q: [q['answer_text'], *(n for n in names if n != q['answer_text'])]
     return [dict(question_id=q['id'], written=float(matches(parse_reply(r.text).answer, q)), tokens=r.tokens) | scored(lm, tokenizer, q, order(q)) for q, (r,) in zip(probe, replies)]
 
-# %% ../nbs/52_preferences.ipynb #4ca377fd
+# %% ../nbs/52_preferences.ipynb #e3866572
 def teach(s, start, pairs: list, probe: list, way: str, rate: float, seed: int) -> list:   # A row for each question
     "Train one student, examine it, and throw it away"
     p, slug = s.params, digest([way, rate, seed])
@@ -88,6 +90,7 @@ def teach(s, start, pairs: list, probe: list, way: str, rate: float, seed: int) 
     for left in s.dir.glob(f'.{slug}*'): shutil.rmtree(left) if left.is_dir() else left.unlink()
     return read_jsonl(done)
 
+# %% ../nbs/52_preferences.ipynb #257a6693
 def teach_all(s, start, pairs: list, probe: list) -> pd.DataFrame:
     "Every student of the study. Raises `UserError` if there are no pairs"
     if not pairs: raise UserError('preferences: the student gives no pairs; change preferences.tokens or the temperature')
@@ -113,7 +116,7 @@ def compared(answers: pd.DataFrame, seed: int) -> pd.DataFrame:
             rows.append(dict(way=way, rate=rate, measure=what, students=len(now), n=now.shape[1], value=now.mean(), low=low, high=high, gain=gain.mean(), gain_low=down, gain_high=up, each=' '.join(f'{x.mean():.3f}' for x in now)))
     return pd.DataFrame(rows)
 
-# %% ../nbs/52_preferences.ipynb #4bc69b45
+# %% ../nbs/52_preferences.ipynb #7ed20078
 def plot_ways(table: pd.DataFrame, chance: float):   # As `compared` gives it, at one learning rate
     "Every measure of every way with 95 % intervals; small marks are single students"
     import matplotlib.pyplot as plt
@@ -130,6 +133,7 @@ def plot_ways(table: pd.DataFrame, chance: float):   # As `compared` gives it, a
     fig.suptitle(f'{table.n.iloc[0]} new patients, {table.students.max()} students of each way; 95 % intervals over students and patients')
     return fig
 
+# %% ../nbs/52_preferences.ipynb #47a4ab55
 def plot_rates(table: pd.DataFrame):   # As `compared` gives it
     "SimPO with and without the likelihood term by learning rate, with 95 % intervals"
     import matplotlib.pyplot as plt

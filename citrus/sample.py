@@ -67,7 +67,7 @@ class Stop:
         chance = 1.0 if right and wrong else 1 - (len(use) + 1) / (len(use) + left + 1)
         return min(right, wrong) >= self.pairs or chance < self.hope
 
-# %% ../nbs/48_sample.ipynb #a81f4e03
+# %% ../nbs/48_sample.ipynb #ecefd5fc
 async def answers_to(door, q: dict, model, sampling: Sampling, limits: Limits, stop: Stop) -> list:
     "Answers to one question, in rounds if there is a rule to stop by"
     rows = []
@@ -77,6 +77,7 @@ async def answers_to(door, q: dict, model, sampling: Sampling, limits: Limits, s
         rows = [dict(question_id=q['id'], text=r.text) | judged(q, r.text, limits) | dict(tokens=r.tokens, seconds=r.seconds) for r in replies]
     return rows
 
+# %% ../nbs/48_sample.ipynb #79190599
 def sample_answers(
     questions: list,     # `question` records
     model,               # A model of the chat door
@@ -97,7 +98,7 @@ def pass_at(
     "Unbiased estimate of the share of questions with a right answer among k (Chen et al. 2021, equation 1)"
     return sum(1 - math.comb(n - c, k) / math.comb(n, k) for c in correct) / len(correct)
 
-# %% ../nbs/48_sample.ipynb #82e47987
+# %% ../nbs/48_sample.ipynb #fde70fd9
 def by_question(questions: list, rows: list) -> dict:   # question id -> its rows, in the order asked
     "Answers by question"
     by = {q['id']: [] for q in questions}
@@ -111,6 +112,7 @@ def right_counts(questions: list, rows: list) -> tuple:   # (right answers of ea
     n = min(map(len, by.values()))
     return [sum(r['correct'] for r in some[:n]) for some in by.values()], n
 
+# %% ../nbs/48_sample.ipynb #2a621236
 def outcome(questions: list, rows: list, pairs: list, samples: int) -> dict:   # samples: answers that each question could have
     "What the sampling gave: pass@1, pass@n, questions that give no pair, and what was saved"
     correct, n = right_counts(questions, rows)
@@ -119,7 +121,7 @@ def outcome(questions: list, rows: list, pairs: list, samples: int) -> dict:   #
                 accepted=share((not r['problem'] for r in rows), len(rows)), pass_1=pass_at(correct, n, 1), pass_n=pass_at(correct, n, n), n=n, all_right=sum(c == n for c in correct),
                 none_right=sum(c == 0 for c in correct), pairs=len(pairs), tokens_a_second=share((r['tokens'] for r in rows), sum(r['seconds'] for r in rows)))
 
-# %% ../nbs/48_sample.ipynb #aa462806
+# %% ../nbs/48_sample.ipynb #a38c5af6
 def matched(right: list, wrong: list, each: int) -> list:   # At most `each` (right, wrong)
     "Disjoint pairs of rows, the nearest in length first"
     combos = sorted(((abs(r['tokens'] - w['tokens']), r['text'], w['text'], r, w) for r in right for w in wrong), key=lambda c: c[:3])
@@ -130,6 +132,7 @@ def matched(right: list, wrong: list, each: int) -> list:   # At most `each` (ri
             used |= {a, b}
     return made
 
+# %% ../nbs/48_sample.ipynb #d51fc201
 def make_pairs(
     questions: list,   # `question` records
     rows: list,        # As `sample_answers` gives them
@@ -157,13 +160,14 @@ def funnel(questions: list, rows: list, pairs: list) -> pd.DataFrame:
              ('question all right', [r for i in alike for r in use[i] if r['correct']]), ('question all wrong', [r for i in alike for r in use[i] if not r['correct']]), ('question has both', mixed)]
     return pd.DataFrame([dict(answers=name) | count(some) for name, some in lines] + [dict(answers='in a pair', right=len(pairs), wrong=len(pairs), questions=len({p['question_id'] for p in pairs}))])
 
-# %% ../nbs/48_sample.ipynb #18b3dd6f
+# %% ../nbs/48_sample.ipynb #ec807c3f
 def replayed(rows: list, samples: int, stop: Stop) -> list:
     "The answers to one question that would have been asked for under a rule"
     n = 0
     while n < samples and not (n and stop.now(rows[:n], samples - n)): n = min(samples, n + stop.each)
     return rows[:n]
 
+# %% ../nbs/48_sample.ipynb #31ad05c5
 def savings(questions: list, rows: list, samples: int, each: int, hopes: list) -> pd.DataFrame:
     "Share of answers that rules to stop by save, and of pairs that they keep"
     by, full = by_question(questions, rows), len(make_pairs(questions, rows, each))
@@ -183,12 +187,13 @@ def survival(questions: list, model, temperatures: list, sampling: Sampling, lim
         rows.append(dict(temperature=t, n=len(said), well_formed=share(r['problem'] != 'format' for r in said), accepted=share(not r['problem'] for r in said), right=share(r['correct'] for r in said)))
     return pd.DataFrame(rows)
 
-# %% ../nbs/48_sample.ipynb #ec6c4f14
+# %% ../nbs/48_sample.ipynb #d08876fc
 def counts_table(questions: list, rows: list) -> pd.DataFrame:
     "How many questions have how many right answers"
     correct, n = right_counts(questions, rows)
     return pd.DataFrame([dict(right=k, of=n, questions=Counter(correct)[k]) for k in range(n + 1)])
 
+# %% ../nbs/48_sample.ipynb #38a26358
 def plot_counts(table: pd.DataFrame):   # As `counts_table` gives it
     "Questions by the number of their right answers"
     import matplotlib.pyplot as plt
