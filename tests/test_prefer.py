@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from conftest import MICRO, citrus_run
 from ranks import GLOO, ZERO3, launched
 
 from citrus.run import UserError, read_jsonl, write_jsonl
@@ -169,3 +170,25 @@ def test_two_processes_train_as_one_does(student, tmp_path):
 def test_sharded_weights_train_as_whole_ones_do(student, tmp_path):
     pytest.importorskip('deepspeed', reason='deepspeed is not installed')
     same_training(tmp_path, student, ZERO3)
+
+
+# --- studies ---------------------------------------------------------------------------------------------------------
+
+def test_a_student_of_the_study_is_trained_examined_and_thrown_away(student, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+    from citrus.preferences import CPO, MEASURES, START, SWAPPED, compared, teach
+    import pandas as pd
+    monkeypatch.setenv('CITRUS_HOME', str(tmp_path))
+    s = SimpleNamespace(dir=tmp_path, params=dict(pairs=4, global_batch=2, beta=10.0, gamma=5.4, alpha=0.05, max_tokens=4), write=lambda file, rows, record=None: write_jsonl(tmp_path / file, rows, record))
+    probe = [dict(id=f'q{i}', open_stem=f'Who is {i}?', stem='', options=[], context=None, answer_text=name, aliases=[]) for i, name in enumerate(['Rash', 'Fever', 'Gout', 'Rash'])]
+    jobs = [(START, 0.0, 0), (CPO, 1e-2, 0), (SWAPPED, 1e-2, 0)]
+    answers = pd.DataFrame([row for job in jobs for row in teach(s, student, PAIRS, probe, *job)])
+    again = [row for job in jobs for row in teach(s, student, [], probe, *job)]
+    assert again == answers.to_dict('records') and not list(tmp_path.rglob('*.safetensors')), 'what is done is not done again'
+    table = compared(answers, 0)
+    assert len(table) == 3 * len(MEASURES) and set(table.n) == {4} and table.value.notna().all()
+
+
+def test_a_study_without_pairs_says_so(store):
+    said = citrus_run(store, '--recipe', str(MICRO), '--only', 'preferences', ok=False)
+    assert 'the student gives no pairs' in said
