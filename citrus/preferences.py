@@ -29,15 +29,13 @@ def split_pool(pool: list, diseases: int, questions: int, probe: int) -> tuple: 
     if len(about) <= questions + probe: raise UserError(f'preferences: {len(about)} questions about {diseases} diseases are too few for {questions} + {probe}; raise cases.train')
     return about[:-questions - probe], about[-questions - probe:-probe], about[-probe:]
 
-# %% ../nbs/52_preferences.ipynb #a31af71b
-HOW = dict(epochs=1, global_batch=1, length=512, weight_decay=1e-4, beta2=0.95, clip=1.0, checkpoint_seconds=1e9)
+# %% ../nbs/52_preferences.ipynb #c0da3ff7
+HOW = dict(epochs=1, global_batch=1, length=256, weight_decay=1e-4, beta2=0.95, clip=1.0, checkpoint_seconds=1e9)
 
 def raise_student(s, learn: list):   # Folder of the model
-    "Train the study's student on the facts about its diseases and on bare answers"
+    "Train the study's student on bare answers"
     p, base, out = s.params, s.folders['assets'] / 'student', s.dir / '.student'
-    names = {q['answer_text'] for q in learn}
-    facts = [r for r in s.read('cases', 'facts.jsonl', 'sft') if any(n in str(r['messages']) for n in names)]
-    s.write('.student.rows.jsonl', fill(facts + bare_rows(learn), p['tokens'], base), 'sft')
+    s.write('.student.rows.jsonl', fill(bare_rows(learn), p['tokens'], base), 'sft')
     launch('sft.train', out=str(out), base=str(base), rows=str(s.dir / '.student.rows.jsonl'), learning_rate=p['sft_rate'], seed=p['seed'], **HOW)
     return out
 

@@ -189,6 +189,6 @@ def test_a_student_of_the_study_is_trained_examined_and_thrown_away(student, tmp
     assert len(table) == 3 * len(MEASURES) and set(table.n) == {4} and table.value.notna().all()
 
 
-def test_a_study_without_pairs_says_so(store):
+def test_a_study_without_pairs_says_so(micro, store):
     said = citrus_run(store, '--recipe', str(MICRO), '--only', 'preferences', ok=False)
     assert 'the student gives no pairs' in said
