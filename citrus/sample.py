@@ -35,14 +35,14 @@ def foreign(text: str) -> float:
     "Share of letters that are neither Latin nor Greek"
     return sum(len(m[0]) for m in FOREIGN.finditer(text)) / max(1, sum(c.isalpha() for c in text))
 
-# %% ../nbs/48_sample.ipynb #f405a230
+# %% ../nbs/48_sample.ipynb #7a0bbe18
 def form(text: str, limits: Limits):   # `Parsed`
     "A reply taken apart; where no thought is asked for, its absence is no fault"
     return parse_reply(text if limits.thinks or '<think>' in text else f'<think>none</think>\n{text}', latin=False)
 
 FILTERS = dict(
     format=lambda text, said, asked, limits: said.problem != '',
-    language=lambda text, said, asked, limits: foreign(text) > 0.05 if foreign(asked) < 0.5 else foreign(text) < 0.5,
+    language=lambda text, said, asked, limits: foreign(said.think + said.answer) > 0.05 if foreign(asked) < 0.5 else foreign(said.think + said.answer) < 0.5,
     length=lambda text, said, asked, limits: len(said.think) < limits.characters[0] or len(text) > limits.characters[1],
     repetition=lambda text, said, asked, limits: repeated(text) > limits.repeated)
 

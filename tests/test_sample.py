@@ -125,3 +125,18 @@ def test_hope_follows_the_rule_of_succession():
     rows = [dict(correct=True, problem='')] * 6
     assert math.isclose(chance, 1 - 7 / 11, abs_tol=0.02)
     assert not Stop(1, 3, chance - 0.03).now(rows, 4) and Stop(1, 3, chance + 0.03).now(rows, 4)
+
+
+def test_problems_that_stage_3_has_not_seen_come_first(store):
+    "The embedded non-medical problems are open questions whose own solutions are right"
+    from types import SimpleNamespace
+    from citrus.prefer import to_ask
+    from citrus.synth import general_rows
+    solutions = {r['id']: r['messages'][-1]['content'] for r in general_rows('', 600)}
+    seen = sorted(solutions)[:-3]
+    files = {'train.jsonl': QUESTIONS, 'stage3.jsonl': [dict(id=i) for i in seen]}
+    s = SimpleNamespace(params=dict(first=2, questions=3, general=5, general_hub='', general_longest=600), read=lambda stage, file, record: files[file])
+    medical, other = to_ask(s)
+    assert medical == QUESTIONS[2:5] and len(other) == 5 and len([q for q in other if q['id'] in seen]) == 2 and not {q['id'] for q in other[:3]} & set(seen)
+    assert all(judged(q, solutions[q['id']], Limits()) == dict(answer=q['answer_text'], problem='', correct=True) for q in other)
+    assert not any(judged(q, solutions[other[i - 1]['id']], Limits())['correct'] for i, q in enumerate(other)), 'that of another problem is wrong'
