@@ -120,13 +120,14 @@ STAGES = dict(
     synth=('30_synth', ['assets', 'cases', 'clean']),
     sft=('40_sft', ['assets', 'cases', 'clean', 'mix', 'synth']),
     traces=('45_traces', ['cases', 'synth', 'sft']),
+    curriculum=('58_curriculum', ['cases', 'mix', 'sft']),
     prefer=('50_prefer', ['cases', 'sft']),
     preferences=('52_preferences', ['assets', 'cases']),
     cost=('53_cost', ['assets']),
     evaluate=('60_evaluate', ['assets', 'cases', 'mix', 'sft', 'prefer']),
     ablate=('70_ablate', ['cases', 'mix', 'synth', 'sft', 'prefer', 'evaluate']))
 
-STUDIES = {'traces', 'preferences', 'cost'}   # Run when they are named, not as part of the chain
+STUDIES = {'traces', 'preferences', 'cost', 'curriculum'}   # Run when they are named, not as part of the chain
 
 def notebook_path(stage: str) -> Path:
     "The source notebook of a stage"
