@@ -6,13 +6,14 @@
 __all__ = ['HOW', 'START', 'SFT', 'SIMPO', 'CPO', 'SWAPPED', 'MEASURES', 'split_pool', 'raise_student', 'terms', 'drawn', 'jobs',
            'scored', 'examined', 'teach', 'teach_all', 'grid', 'compared', 'plot_ways', 'plot_rates']
 
-# %% ../nbs/52_preferences.ipynb #2d19a838
+# %% ../nbs/52_preferences.ipynb #dc83b34e
 import random, shutil
 
 import pandas as pd
 import torch
 from tqdm import tqdm
 
+from .assets import micro
 from .cases import matches
 from .chat import Sampling, ask, chat, load_local, local_model, parse_reply, target
 from .prefer import answer_logp, collate, encode_pair
@@ -29,12 +30,14 @@ def split_pool(pool: list, diseases: int, questions: int, probe: int) -> tuple: 
     if len(about) <= questions + probe: raise UserError(f'preferences: {len(about)} questions about {diseases} diseases are too few for {questions} + {probe}; raise cases.train')
     return about[:-questions - probe], about[-questions - probe:-probe], about[-probe:]
 
-# %% ../nbs/52_preferences.ipynb #c0da3ff7
+# %% ../nbs/52_preferences.ipynb #0755a27c
 HOW = dict(epochs=1, global_batch=1, length=256, weight_decay=1e-4, beta2=0.95, clip=1.0, checkpoint_seconds=1e9)
 
 def raise_student(s, learn: list):   # Folder of the model
     "Train the study's student on bare answers"
-    p, base, out = s.params, s.folders['assets'] / 'student', s.dir / '.student'
+    p, out = s.params, s.dir / '.student'
+    base = s.dir / '.base' if p['base'] == 'micro' else s.folders['assets'] / 'student'
+    if p['base'] == 'micro' and not base.exists(): micro(base, p['seed'])
     s.write('.student.rows.jsonl', fill(bare_rows(learn), p['tokens'], base), 'sft')
     launch('sft.train', out=str(out), base=str(base), rows=str(s.dir / '.student.rows.jsonl'), learning_rate=p['sft_rate'], seed=p['seed'], **HOW)
     return out
