@@ -117,18 +117,19 @@ def compared(scores: pd.DataFrame, seed: int) -> pd.DataFrame:
             rows.append(dict(measure=measure, kind=kind, students=len(x), n=x.shape[1], mean=x.mean(), low=low, high=high, difference=(x - base).mean(), difference_low=dlow, difference_high=dhigh, each=' '.join(f'{v:.3f}' for v in x.mean(1))))
     return pd.DataFrame(rows)
 
-# %% ../nbs/58_curriculum.ipynb #2f22b267
+# %% ../nbs/58_curriculum.ipynb #d52d451a
 def plot_curricula(table: pd.DataFrame, tokens: int, chance: float):
     "Differences from the stages in order with 95 % intervals; small marks are single students' means"
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 2, figsize=(11, 2.6), sharey=True)
+    fig, axes = plt.subplots(1, 2, figsize=(12, 2.8), sharey=True)
     labels = dict(right=f'names the disease of a new patient (n = {{n}}; dotted: chance, {chance:.2f})', nats='nats a token of unseen traces (n = {n}; less is better)')
     for ax, (measure, g) in zip(axes, table.groupby('measure', sort=False)):
         for y, r in enumerate(g.itertuples()):
             ax.errorbar(r.mean, y, xerr=[[r.mean - r.low], [r.high - r.mean]], fmt='o', capsize=3, color='C3' if r.kind == CONTROL else 'C0')
             ax.plot([float(x) for x in r.each.split()], [y + .2] * r.students, '|', color='0.4')
             if y: ax.annotate(f'{r.difference:+.3f} [{r.difference_low:+.3f}, {r.difference_high:+.3f}]', (1.01, y), xycoords=('axes fraction', 'data'), fontsize=7, va='center')
-        ax.set(yticks=range(len(g)), yticklabels=g.kind, xlabel=labels[measure].format(n=g.n.iloc[0]), title=f'{g.students.iloc[0]} students of {tokens:,} tokens each')
+        ax.set(yticks=range(len(g)), yticklabels=g.kind, title=f'{tokens:,} tokens a student, {g.students.iloc[0]} seeds')
+        ax.set_xlabel(labels[measure].format(n=g.n.iloc[0]), fontsize=8)
     axes[0].axvline(chance, color='0.5', ls=':', lw=1)
     axes[0].invert_yaxis()
     fig.tight_layout()

@@ -9,7 +9,7 @@ RECIPES = sorted(p.stem for p in FOLDER.glob('*.yml'))
 
 
 def test_all_recipes_are_here():
-    assert RECIPES == ['70b', '72b', '8b', 'control', 'gpu'] and (FOLDER / 'zero3.yaml').exists()
+    assert RECIPES == ['70b', '72b', '8b', 'control', 'curriculum', 'gpu'] and (FOLDER / 'zero3.yaml').exists()
 
 
 @pytest.mark.parametrize('name', RECIPES)

@@ -76,6 +76,22 @@ def test_templates_that_change_the_text_are_refused(template, message, tokenizer
     with pytest.raises(UserError, match=message): encode(talk, tokenizer)
 
 
+@pytest.mark.parametrize('name', ['8b', '70b', '72b'])
+def test_full_size_data_is_known(name):
+    from citrus.assets import HUB
+    from citrus.run import load_recipe
+    ids = [load_recipe(name)['sft'][f'stage{i}_hub'].partition(':')[0] for i in (1, 2, 3)]
+    assert ids == ['BAAI/Infinity-Instruct'] * 2 + ['jdh-algo/Citrus_S3'] and all(HUB[i].record == 'sft' for i in ids)
+
+
+def test_released_traces_are_read_in_both_usual_forms_and_refused_otherwise():
+    from citrus.assets import hub_records
+    forms = [dict(messages=[say('user', 'a'), say('assistant', 'b')]), dict(conversations=[{'from': 'human', 'value': 'a'}, {'from': 'gpt', 'value': 'b'}])]
+    one, two = hub_records(forms, 'jdh-algo/Citrus_S3', 'train')
+    assert one['messages'] == two['messages'] == forms[0]['messages'] and one['stage'] == 3
+    with pytest.raises(UserError, match='row 0: cannot be read'): list(hub_records([dict(text='a')], 'jdh-algo/Citrus_S3', 'train'))
+
+
 # --- a training --------------------------------------------------------------------------------------------------------
 
 def trained(folder, student, config=None, processes=1, **settings):
