@@ -34,8 +34,8 @@ def apart(pairs: list, side: str) -> dict:   # input_ids, attention_mask, labels
     fill = lambda made, pad: torch.tensor([r + [pad] * (max(map(len, rows)) - len(r)) for r in made])
     return dict(input_ids=fill(rows, 0), attention_mask=fill([[1] * len(r) for r in rows], 0), labels=fill([[-100] * len(p['prompt']) + p[side] for p in pairs], -100))
 
-# %% ../nbs/53_cost.ipynb #2ce6aa58
-def citrus_loss(model, pairs: list, chunk: int = 128):
+# %% ../nbs/53_cost.ipynb #778be23b
+def citrus_loss(model, pairs: list, chunk: int = 256):
     "Our loss"
     batch = collate(pairs)
     tokens = int(batch['count'][:len(pairs)].sum())
