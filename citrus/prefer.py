@@ -138,12 +138,12 @@ def scoring(
     try: yield
     finally: del head.forward
 
-# %% ../nbs/50_prefer.ipynb #5f1b9334
+# %% ../nbs/50_prefer.ipynb #2568d799
 def answer_logp(
     model,              # A causal language model, or what a trainer has wrapped around it
     batch: dict,        # As `collate` gives it
     head=None,          # Its output layer, if it is wrapped
-    chunk: int = 128,   # Columns scored at a time
+    chunk: int = 256,   # Columns scored at a time
 ):                      # (2B,) the chosen answers first
     "Summed log-probability of each answer"
     with scoring(head or model.get_output_embeddings(), batch, chunk):
