@@ -111,7 +111,7 @@ def write_jsonl(
             f.write(json.dumps(check(row, record, f'{path}, row {n}') if record else row, ensure_ascii=False) + '\n')
     return n
 
-# %% ../nbs/00_run.ipynb #50c5e16f
+# %% ../nbs/00_run.ipynb #c919e168
 STAGES = dict(
     assets=('02_assets', []),
     cases=('06_cases', ['assets']),
@@ -128,10 +128,12 @@ STAGES = dict(
     traces=('45_traces', ['cases', 'synth', 'sft']),
     curriculum=('58_curriculum', ['cases', 'mix', 'sft']),
     prefer=('50_prefer', ['cases', 'sft']),
+    preferences=('52_preferences', ['assets', 'cases']),
+    cost=('53_cost', ['assets']),
     evaluate=('60_evaluate', ['assets', 'cases', 'mix', 'sft', 'prefer']),
     ablate=('70_ablate', ['cases', 'mix', 'synth', 'sft', 'prefer', 'evaluate']))
 
-STUDIES = {'curriculum', 'entities', 'knowledge', 'rules', 'scale', 'throughput', 'traces'}   # Run when they are named, not as part of the chain
+STUDIES = {'cost', 'curriculum', 'entities', 'knowledge', 'preferences', 'rules', 'scale', 'throughput', 'traces'}   # Run when they are named, not as part of the chain
 
 def notebook_path(stage: str) -> Path:
     "The source notebook of a stage"

@@ -2,7 +2,6 @@
 import random
 
 import pytest
-import torch
 
 from citrus.run import read_jsonl
 
@@ -85,54 +84,6 @@ def test_no_benchmark_question_in_training(micro, store):
     assert overlaps(texts, index, share=0.5).empty
     planted = 'Introduction. ' + BENCHMARKS['medqa']()[7]['stem'] + ' End.'
     assert not overlaps([planted], index, share=0.5).empty
-
-
-# --- the loss --------------------------------------------------------------------------------------------------------
-
-def test_cpo_simpo_equals_trl(micro, store, tmp_path):
-    "Same batch, same model: loss and gradients of TRL's experimental CPO trainer with loss_type='simpo'"
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl.experimental.cpo import CPOConfig, CPOTrainer
-    from citrus.prefer import answer_logp, collate, cpo_simpo, encode_pair
-    folder = store / 'runs' / 'micro' / 'assets' / 'student'
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    user = lambda t: [dict(role='system', content='Be brief.'), dict(role='user', content=t)]
-    says = lambda t: [dict(role='assistant', content=t)]
-    pairs = [dict(prompt=user('What is it?'), chosen=says('A fever of unknown origin.'), rejected=says('No idea')),
-             dict(prompt=user('And what is that, in a few more words?'), chosen=says('Rash'), rejected=says('It is a rather long and wrong answer.'))]
-    grads = []
-    for which in ('ours', 'trl'):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        if which == 'ours':
-            batch = collate([encode_pair(p, tokenizer) for p in pairs], tokenizer.pad_token_id)
-            tokens = int((batch['labels'][:2] != -100).sum())
-            loss, stats = cpo_simpo(*answer_logp(model, batch), 10.0, 5.4, 0.05, 2, tokens)
-        else:
-            text = [dict(prompt=tokenizer.apply_chat_template(p['prompt'], add_generation_prompt=True, tokenize=False),
-                         **{s: p[s][0]['content'] for s in ('chosen', 'rejected')}) for p in pairs]
-            args = CPOConfig(output_dir=str(tmp_path), loss_type='simpo', cpo_alpha=0.05, beta=10.0, simpo_gamma=5.4, max_length=512, report_to=[], use_cpu=True, bf16=False,
-                             per_device_train_batch_size=2, gradient_checkpointing=False)
-            trainer = CPOTrainer(model=model, args=args, train_dataset=Dataset.from_list(text), processing_class=tokenizer)
-            batch = trainer.data_collator([trainer.train_dataset[i] for i in range(2)])
-            loss, _ = trainer.get_batch_loss_metrics(model, batch, 'train')
-        loss.backward()
-        grads.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])))
-    (a, ga), (b, gb) = grads
-    assert abs(a - b) < 1e-5 * max(1, abs(b)), (a, b)
-    assert (ga - gb).norm() < 1e-4 * gb.norm()
-
-
-def test_loss_does_not_depend_on_the_split(micro, store):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from citrus.prefer import answer_logp, collate, cpo_simpo, encode_pair
-    folder = store / 'runs' / 'micro' / 'assets' / 'student'
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    pairs = [encode_pair(dict(prompt=[dict(role='user', content='Q' * i)], chosen=[dict(role='assistant', content='yes ' * i)], rejected=[dict(role='assistant', content='no')]), tokenizer) for i in (1, 5, 9)]
-    tokens = sum(sum(l != -100 for l in p['chosen'][1]) for p in pairs)
-    part = lambda ps: cpo_simpo(*answer_logp(model, collate(ps, tokenizer.pad_token_id)), 10.0, 5.4, 0.05, 3, tokens)[0].item()
-    assert part(pairs) == pytest.approx(sum(part([p]) for p in pairs), abs=1e-5)
 
 
 # --- the prompt ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,194 @@
+"The preference trainer: parity with TRL, micro-batches, devices, precision, adapters, pairs that cannot be used."
+import json
+
+import pytest
+import torch
+from conftest import MICRO, citrus_run
+from ranks import GLOO, ZERO3, launched
+
+from citrus.run import UserError, read_jsonl, write_jsonl
+
+TERMS = 10.0, 5.4, 0.05
+
+
+@pytest.fixture(scope='module')
+def student(store):
+    "A random two-layer model with the student's tokenizer and template"
+    from citrus.assets import micro
+    folder = store / 'prefer-student'
+    micro(folder, 0)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def tokenizer(student):
+    from transformers import AutoTokenizer
+    return AutoTokenizer.from_pretrained(student)
+
+
+def says(who, text): return [dict(role=who, content=text)]
+
+
+def pair(i, question, chosen, rejected):
+    return dict(id=str(i), question_id=str(i), prompt=says('system', 'Be brief.') + says('user', question), chosen=says('assistant', chosen), rejected=says('assistant', rejected), n_correct=1, n_samples=2)
+
+
+PAIRS = [pair(0, 'What is it?', 'A fever of unknown origin.', 'No idea'), pair(1, 'And what is that, in a few more words?', 'Rash', 'It is a rather long and wrong answer.'),
+         pair(2, 'Why?', 'Because of the spleen, which is large.', 'Because.'), pair(3, 'Since when, would you say, has it been so?', 'A week', 'A year'), pair(4, 'Who?', 'He', 'She'), pair(5, 'How?', 'So so.', 'So.')]
+
+
+def load(folder, dtype=torch.float32):
+    from transformers import AutoModelForCausalLM
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+
+
+def ours(model, pairs, tokenizer, split=None, chunk=128):
+    "Loss and gradients of a batch, read in parts of `split` pairs"
+    from citrus.prefer import answer_logp, collate, cpo_simpo, encode_pair
+    encoded = [encode_pair(p, tokenizer) for p in pairs]
+    split, tokens, loss = split or len(pairs), sum(len(e['chosen']) for e in encoded), 0.0
+    for i in range(0, len(pairs), split):
+        batch = collate(encoded[i:i + split])
+        part = cpo_simpo(answer_logp(model, batch, chunk=chunk), batch['count'], *TERMS, len(pairs), tokens)[0]
+        part.backward()
+        loss += part.item()
+    return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+
+
+def trl(model, pairs, tokenizer, folder):
+    "Loss and gradients of TRL's experimental CPO trainer with loss_type='simpo'"
+    from datasets import Dataset
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
+    text = [dict(prompt=tokenizer.apply_chat_template(p['prompt'], add_generation_prompt=True, tokenize=False), **{s: p[s][0]['content'] for s in ('chosen', 'rejected')}) for p in pairs]
+    args = CPOConfig(output_dir=str(folder), loss_type='simpo', cpo_alpha=0.05, beta=10.0, simpo_gamma=5.4, max_length=512, report_to=[], use_cpu=True, bf16=False, per_device_train_batch_size=len(pairs), gradient_checkpointing=False)
+    trainer = CPOTrainer(model=model, args=args, train_dataset=Dataset.from_list(text), processing_class=tokenizer)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(pairs))])
+    loss, _ = trainer.get_batch_loss_metrics(model, batch, 'train')
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize('n', [1, 2, 6])
+def test_loss_and_gradients_are_those_of_trl(student, tokenizer, tmp_path, n):
+    (a, ga), (b, gb) = ours(load(student), PAIRS[:n], tokenizer), trl(load(student), PAIRS[:n], tokenizer, tmp_path)
+    assert abs(a - b) < 1e-5 * abs(b), (a, b)
+    assert (ga - gb).norm() < 1e-5 * gb.norm() and gb.norm() > 0.1
+
+
+def test_untied_output_layer_equals_trl(student, tokenizer, tmp_path):
+    "Other models have an output layer of their own, several key heads, and a bias on their queries"
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+    torch.manual_seed(1)
+    config = Qwen2Config(vocab_size=load(student).config.vocab_size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False)
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / 'qwen')
+    (a, ga), (b, gb) = ours(load(tmp_path / 'qwen'), PAIRS[:2], tokenizer), trl(load(tmp_path / 'qwen'), PAIRS[:2], tokenizer, tmp_path)
+    assert abs(a - b) < 1e-5 * abs(b) and (ga - gb).norm() < 1e-5 * gb.norm()
+
+
+def test_split_and_chunk_do_not_matter(student, tokenizer):
+    loss, grad = ours(load(student), PAIRS, tokenizer)
+    for split, chunk in ((1, 128), (2, 3), (4, 1), (6, 7)):
+        again, g = ours(load(student), PAIRS, tokenizer, split, chunk)
+        assert again == pytest.approx(loss, abs=1e-5) and (g - grad).norm() < 1e-5 * grad.norm(), (split, chunk)
+
+
+def test_bfloat16_is_near(student, tokenizer):
+    loss, grad = ours(load(student), PAIRS, tokenizer)
+    with torch.autocast('cpu', torch.bfloat16): again, g = ours(load(student), PAIRS, tokenizer)
+    assert again == pytest.approx(loss, rel=0.02) and torch.cosine_similarity(g, grad, dim=0) > 0.99
+
+
+def test_prompt_is_what_sampling_sends(tokenizer):
+    from citrus.chat import render
+    from citrus.prefer import encode_pair
+    for p in PAIRS:
+        e = encode_pair(p, tokenizer)
+        assert e['prompt'] == render(tokenizer, p['prompt']) and e['chosen'][-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(e['chosen'][:-1]) == p['chosen'][0]['content']
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+HOW = dict(beta=10.0, gamma=5.4, alpha=0.05, learning_rate=1e-3, global_batch=2, epochs=2, checkpoint_seconds=300.0, seed=0)
+
+
+def train(folder, student, pairs, name='model', **kw):
+    from citrus.prefer import train
+    write_jsonl(folder / 'pairs.jsonl', pairs, 'pair')
+    train(**HOW | dict(out=str(folder / name), base=str(student), pairs=str(folder / 'pairs.jsonl')) | kw)
+    return read_jsonl(folder / f'{name}.history.jsonl'), load(folder / name)
+
+
+def weights(model): return torch.cat([p.flatten() for p in model.parameters()])
+
+
+def test_curves_do_not_depend_on_the_micro_batch(student, tmp_path):
+    (a, _), (b, _) = (train(tmp_path, student, PAIRS[:5], f'm{m}', global_batch=4, micro_batch=m) for m in (1, 4))   # 5 pairs: the last step has one
+    assert len(a) == len(b) == 4
+    for x, y in zip(a, b): assert x == pytest.approx(y, rel=0.02, abs=0.02), 'bfloat16 rounds by the batch'
+
+
+def test_empty_and_long_pairs_are_refused_and_counted(student, tmp_path):
+    bad = [pair(7, 'x ' * 300, 'yes', 'no')]
+    log, model = train(tmp_path, student, PAIRS[:4] + bad, length=100)
+    clean, same = train(tmp_path, student, PAIRS[:4], 'clean', length=100)
+    assert log == clean and torch.equal(weights(model), weights(same))
+    assert json.loads((tmp_path / 'model' / 'training.json').read_text())['refused'] == {'too long': 1} and '1 of them refused' in (tmp_path / 'model' / 'README.md').read_text()
+    with pytest.raises(UserError, match='none of 1 pairs can be used.*too long'): train(tmp_path, student, bad, 'none', length=100)
+
+
+def test_adapters_end_in_plain_weights(student, tmp_path):
+    log, model = train(tmp_path, student, PAIRS, lora_rank=4, learning_rate=1e-2)
+    start, names = load(student), [n for n, _ in model.named_parameters()]
+    moved = {n for (n, p), (_, q) in zip(model.named_parameters(), start.named_parameters()) if not torch.equal(p, q)}
+    assert names == [n for n, _ in start.named_parameters()] and moved and all('proj' in n for n in moved), 'only linear layers have adapters'
+    assert log[-1]['margin'] > log[0]['margin']
+
+
+def test_a_swapped_pair_pushes_the_other_way(student, tmp_path):
+    swapped = [p | dict(chosen=p['rejected'], rejected=p['chosen']) for p in PAIRS]
+    (a, _), (b, _) = train(tmp_path, student, PAIRS, epochs=4), train(tmp_path, student, swapped, 'swapped', epochs=4)
+    assert a[0]['margin'] == pytest.approx(-b[0]['margin'], abs=0.3) and a[-1]['margin'] > a[0]['margin'] + 0.5 and b[-1]['margin'] > b[0]['margin'] + 0.5
+
+
+# --- two processes ---------------------------------------------------------------------------------------------------
+
+def same_training(folder, student, config, **kw):
+    alone, whole = train(folder, student, PAIRS, 'one', **kw)
+    launched(config, 2, 'prefer.train', **HOW | dict(out=str(folder / 'two'), base=str(student), pairs=str(folder / 'pairs.jsonl')) | kw)
+    log, model = read_jsonl(folder / 'two.history.jsonl'), load(folder / 'two')
+    assert len(log) == len(alone) == 6
+    for a, b in zip(log, alone): assert a == pytest.approx(b, rel=0.02, abs=0.02)
+    moved = weights(whole) - weights(load(student))
+    assert (weights(model) - weights(whole)).norm() < 0.1 * moved.norm() and moved.norm() > 0, 'whole weights are saved'
+
+
+def test_two_processes_train_as_one_does(student, tmp_path):
+    same_training(tmp_path, student, GLOO)
+
+
+def test_sharded_weights_train_as_whole_ones_do(student, tmp_path):
+    pytest.importorskip('deepspeed', reason='deepspeed is not installed')
+    same_training(tmp_path, student, ZERO3)
+
+
+# --- studies ---------------------------------------------------------------------------------------------------------
+
+def test_a_student_of_the_study_is_trained_examined_and_thrown_away(student, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+    from citrus.preferences import CPO, MEASURES, START, SWAPPED, compared, teach
+    import pandas as pd
+    monkeypatch.setenv('CITRUS_HOME', str(tmp_path))
+    s = SimpleNamespace(dir=tmp_path, params=dict(pairs=4, global_batch=2, beta=10.0, gamma=5.4, alpha=0.05, max_tokens=4), write=lambda file, rows, record=None: write_jsonl(tmp_path / file, rows, record))
+    probe = [dict(id=f'q{i}', open_stem=f'Who is {i}?', stem='', options=[], context=None, answer_text=name, aliases=[]) for i, name in enumerate(['Rash', 'Fever', 'Gout', 'Rash'])]
+    jobs = [(START, 0.0, 0), (CPO, 1e-2, 0), (SWAPPED, 1e-2, 0)]
+    answers = pd.DataFrame([row for job in jobs for row in teach(s, student, PAIRS, probe, *job)])
+    again = [row for job in jobs for row in teach(s, student, [], probe, *job)]
+    assert again == answers.to_dict('records') and not list(tmp_path.rglob('*.safetensors')), 'what is done is not done again'
+    table = compared(answers, 0)
+    assert len(table) == 3 * len(MEASURES) and set(table.n) == {4} and table.value.notna().all()
+
+
+def test_a_study_without_pairs_says_so(micro, store):
+    said = citrus_run(store, '--recipe', str(MICRO), '--only', 'preferences', ok=False)
+    assert 'the student gives no pairs' in said
