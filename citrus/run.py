@@ -111,7 +111,7 @@ def write_jsonl(
             f.write(json.dumps(check(row, record, f'{path}, row {n}') if record else row, ensure_ascii=False) + '\n')
     return n
 
-# %% ../nbs/00_run.ipynb #c919e168
+# %% ../nbs/00_run.ipynb #688dde8c
 STAGES = dict(
     assets=('02_assets', []),
     cases=('06_cases', ['assets']),
@@ -124,12 +124,12 @@ STAGES = dict(
     knowledge=('24_knowledge', ['assets', 'cases', 'clean']),
     throughput=('26_throughput', ['assets', 'clean']),
     synth=('30_synth', ['assets', 'cases', 'clean']),
-    sft=('40_sft', ['assets', 'cases', 'clean', 'mix', 'synth']),
+    sft=('40_sft', ['assets', 'cases', 'clean', 'textbook', 'mix', 'synth']),
     traces=('45_traces', ['cases', 'synth', 'sft']),
-    curriculum=('58_curriculum', ['cases', 'mix', 'sft']),
     prefer=('50_prefer', ['cases', 'sft']),
     preferences=('52_preferences', ['assets', 'cases']),
     cost=('53_cost', ['assets']),
+    curriculum=('58_curriculum', ['cases', 'mix', 'sft']),
     evaluate=('60_evaluate', ['assets', 'cases', 'mix', 'sft', 'prefer']),
     ablate=('70_ablate', ['cases', 'mix', 'synth', 'sft', 'prefer', 'evaluate']))
 

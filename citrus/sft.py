@@ -218,7 +218,7 @@ def answer_only_rows(
     rows = fill(bare_rows(questions), tokens - count_tokens(general, folder), folder) + general
     return sample(rows, len(rows), seed)
 
-# %% ../nbs/40_sft.ipynb #57e15368
+# %% ../nbs/40_sft.ipynb #7d06c020
 REASONED = {'dual_expert', 'citrus_s3', 'medical_o1'}   # Sources of medical reasoning, which the control has bare answers in place of
 
 def stage_rows(s, index: Index) -> tuple:   # ({stage name: `sft` records}, rows removed as contaminated)
@@ -226,7 +226,8 @@ def stage_rows(s, index: Index) -> tuple:   # ({stage name: `sft` records}, rows
     p = s.params
     short = lambda rows: [r for r in rows if sum(len(m['content']) for m in r['messages']) <= p['longest']]
     general = lambda id, rows, n: hub_rows(id) if id else sample(short(rows()), n, p['seed'])
-    raw = dict(stage1=s.read('cases', 'facts.jsonl', 'sft') + general(p['stage1_hub'], instructions, p['instruction_rows']),
+    textbook = sample(s.read('textbook', 'textbook.jsonl', 'sft'), p['textbook_rows'], p['seed'])
+    raw = dict(stage1=s.read('cases', 'facts.jsonl', 'sft') + textbook + general(p['stage1_hub'], instructions, p['instruction_rows']),
                stage2=general(p['stage2_hub'], dialogues, p['dialogue_rows']), stage3=s.read('synth', 'sft3.jsonl', 'sft') + (hub_rows(p['stage3_hub']) if p['stage3_hub'] else []))
     if p['stage3_hub']: raw['stage3'] = sample(raw['stage3'], len(raw['stage3']), p['seed'])
     raw['stage1'] = sample(raw['stage1'], len(raw['stage1']), p['seed'])

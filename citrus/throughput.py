@@ -51,7 +51,7 @@ def flops_of(folder, length: int) -> float:
     from transformers import AutoConfig
     return token_flops(shape_of(AutoConfig.from_pretrained(folder)), length)
 
-# %% ../nbs/26_throughput.ipynb #a48f58d7
+# %% ../nbs/26_throughput.ipynb #dce2ee48
 def clock() -> np.ndarray:   # (wall, CPU) seconds
     "What a step is timed with; CPU seconds are of all threads of this process"
     import torch
@@ -71,7 +71,8 @@ def packed_stepper(folder, length: int):   # Takes the documents of a step, give
         stream = np.concatenate(docs)
         batch = [(0, s) for s in stream[:len(stream) // length * length].reshape(-1, length)]
         since = clock()
-        total, n = one_step(model, optimizer, accelerator, batch, 1)[0]
+        sums, _ = one_step(model, optimizer, accelerator, batch, len(batch), 1)
+        total, n = sums[0]
         return dict(way='packed', tokens=len(batch) * length, computed=len(batch) * length, loss=total / n) | spent(since)
     return step
 
