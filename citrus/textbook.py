@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/12_textbook.ipynb #d72b40a2
+# %% ../nbs/12_textbook.ipynb #386b43a8
 from .cases import SKILLS, Knowledge, canonical, expert_model, listing, lower, names, words
 from .chat import REFUSAL, Model, Sampling, between, converse, local_model
-from .clean import View, build_index, clusters, held_out_sets, ngrams, overlaps, permutations, signature
+from .clean import build_index, clusters, held_out_sets, overlaps, split_bands
 from .entities import Recogniser, mentions, recogniser, tags
 from .run import UserError, digest, save_fig, stage, wilson
+from .signals import Batch, Lexicon, signatures
 
 # %% ../nbs/12_textbook.ipynb #f8e8f28d
 def names_any(text: str, held: list) -> bool:   # held: names as `canonical` gives them
@@ -223,13 +224,14 @@ def judge_skill(k: Knowledge, messages: list, temperature: float, rng: random.Ra
 
 SKILLS.update({ASK: ask_skill, ANSWER: answer_skill, JUDGE: judge_skill})
 
-# %% ../nbs/12_textbook.ipynb #8c30612f
+# %% ../nbs/12_textbook.ipynb #64b3750f
 def repeats(texts: list, seed: int) -> np.ndarray:   # bool (texts,)
     "Which texts are near-duplicates of an earlier one (MinHash over pairs of words)"
     if not texts: return np.zeros(0, bool)
-    functions = permutations(14 * 8, seed)
-    hashes = [View(t).hashes for t in texts]
-    return clusters(np.array([signature(ngrams(h, min(2, len(h))), functions) for h in hashes]), 14) != np.arange(len(texts))
+    have, signed = signatures(Batch(texts, Lexicon()), shingle=2, seed=seed)
+    roots = np.arange(len(texts))
+    roots[have] = have[clusters(split_bands(signed, 14), len(have))]
+    return roots != np.arange(len(texts))
 
 def gate(made: list, held: list, index, p: dict) -> list:   # As `expand` gives them; `fault` is filled in
     "Refuse repeated and contaminated pairs"

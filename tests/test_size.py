@@ -6,9 +6,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from citrus import size
-from citrus.clean import hub_arms
 from citrus.run import UserError, load_recipe, root, settings
 from citrus.size import GIB, SHAPES, Shape, Step, activations, fits, memory, must_recompute, parameters, settled, shape_of, spare, states, steps_of, token_flops
+from citrus.sources import declare
 
 H100 = 80 * GIB
 SMALL = Shape(128, 3, 4, 2, 32, 384, 512)
@@ -92,9 +92,7 @@ def test_what_is_unknown_is_said():
 
 
 def test_recipes_name_sources_that_exist():
-    for name in ('8b', '70b', '72b'): assert {a.domain for a in hub_arms(settings(load_recipe(name))['clean']['sources']).values()} == {'medical', 'general'}
-    with pytest.raises(UserError, match='domain'): hub_arms(dict(web=['cerebras/SlimPajama-627B', 'webb']))
-    with pytest.raises(UserError, match='source of text'): hub_arms(dict(web=['openai/gsm8k', 'general']))
+    for name in ('8b', '70b', '72b'): assert {s.domain for s in declare(settings(load_recipe(name))['clean']['sources']).values()} == {'medical', 'general'}
 
 
 def test_offload_is_one_line():
