@@ -99,7 +99,8 @@ def test_a_failing_cell_is_named_and_kept(micro, store):
 def start(store, name, documents):
     "A run of the stage `clean` in the background; returns when its kernel is at work"
     args = [str(BIN / 'citrus_run'), '--recipe', str(MICRO), '--only', 'clean', '--name', name, '--set', f'clean.documents={documents}']
-    run = subprocess.Popen(args, env=os.environ | dict(CITRUS_HOME=str(store)), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    listen = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell starts what is in the background deaf to Ctrl-C
+    run = subprocess.Popen(args, env=os.environ | dict(CITRUS_HOME=str(store)), start_new_session=True, preexec_fn=listen, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     before = set((store / 'store').glob('.clean-*.kernel'))
     while run.poll() is None and not set((store / 'store').glob('.clean-*.kernel')) - before: time.sleep(0.05)
     return run
