@@ -89,7 +89,7 @@ def ordinary(s, unseen: list) -> dict:   # domain -> documents, in a random orde
     docs = random.Random(s.params['seed']).sample(docs, len(docs))
     return {domain: [d for d in docs if d['domain'] == domain] for domain in ('medical', 'general')}
 
-# %% ../nbs/24_knowledge.ipynb #4caa1762
+# %% ../nbs/24_knowledge.ipynb #17cd633c
 KINDS = ('with general text', 'medicine only', 'control: exchanged')
 
 def curricula(facts: dict, text: dict, tellings: int, seed: int, most: int = 400) -> dict:   # kind -> {arm: documents}
@@ -97,7 +97,8 @@ def curricula(facts: dict, text: dict, tellings: int, seed: int, most: int = 400
     owner = derange(list(facts), seed)
     mixed = {f: facts[owner[f]] for f in facts}
     half = lambda facts, i: tell(facts, tellings, 2 * seed + i)
-    medical, more, general = text['medical'][:most], text['medical'][most:2 * most], text['general'][:most]
+    n = min(most, len(text['medical']) // 2)
+    medical, more, general = text['medical'][:n], text['medical'][n:2 * n], text['general'][:most]
     arms = lambda facts, last: dict(facts_1=half(facts, 0), facts_2=half(facts, 1), medical=medical, last=last)
     return dict(zip(KINDS, (arms(facts, general), arms(facts, more), arms(mixed, general))))
 

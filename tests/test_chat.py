@@ -155,7 +155,7 @@ def test_killed_and_interrupted_runs_go_on(endpoint, tmp_path):
     url = endpoint(latency=0.03, spread=0.9)
     work = [sys.executable, '-c', WORK.format(here=str(HERE), url=url)]
     for at, how in enumerate((signal.SIGKILL, signal.SIGINT, signal.SIGKILL)):
-        p = subprocess.Popen(work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        p = subprocess.Popen(work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))   # also where the tests run in the background
         began = time.time()
         while stats(url)['answered'] < 30 * (at + 1) and time.time() - began < 60: time.sleep(0.01)
         p.send_signal(how)
