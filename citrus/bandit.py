@@ -7,7 +7,7 @@ __all__ = ['RULES', 'REWARDS', 'exploration', 'softmax', 'Trace', 'Bandit', 'log
 
 # %% ../nbs/18_bandit.ipynb #2b2a68c8
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from fastcore.basics import patch

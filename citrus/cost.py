@@ -7,7 +7,7 @@ __all__ = ['TERMS', 'LOSSES', 'random_pairs', 'apart', 'citrus_loss', 'unchunked
            'resident', 'make_model', 'measure', 'in_process', 'measure_all', 'cost_table', 'plot_cost']
 
 # %% ../nbs/53_cost.ipynb #17940d04
-import contextlib, gc, importlib.util, itertools, json, os, random, resource, subprocess, sys, tempfile, time
+import gc, importlib.util, itertools, json, os, random, resource, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import pandas as pd

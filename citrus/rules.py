@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .bandit import RULES, Bandit, Stream
+from .bandit import Bandit, Stream
 from .mix import Progress, advance, divide, sequence_losses
 from .run import read_jsonl, save_fig, stage
 

@@ -9,7 +9,7 @@ __all__ = ['FILTERS', 'Limits', 'repeated', 'foreign', 'form', 'judged', 'Stop',
 
 # %% ../nbs/48_sample.ipynb #f49b432f
 import math, re
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, replace
 
 import pandas as pd

@@ -132,8 +132,8 @@ def adapters(rank: int):   # A `peft.LoraConfig`, None for rank 0
     from peft import LoraConfig
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules='all-linear', task_type='CAUSAL_LM')
 
-# %% ../nbs/40_sft.ipynb #20b1c0aa
-LICENCES = dict(hpo_facts='HPO licence', dual_expert="HPO licence for the cases; that of the teacher's output for the words", answer_only='HPO licence', mbpp='CC BY 4.0', coqa='mixed', sciriff='ODC-BY', boolq='CC BY-SA 3.0',
+# %% ../nbs/40_sft.ipynb #b2ddb8e7
+LICENCES = dict(hpo_facts='HPO licence', textbook="HPO licence for the passages; that of the writer's output for the words", dual_expert="HPO licence for the cases; that of the teacher's output for the words", answer_only='HPO licence', mbpp='CC BY 4.0', coqa='mixed', sciriff='ODC-BY', boolq='CC BY-SA 3.0',
                 gsm8k='MIT', infinity_instruct='CC BY-SA 4.0', medical_o1='Apache-2.0') | dict.fromkeys(EXERCISES, 'Apache-2.0')
 
 CARD = '''---

@@ -14,7 +14,7 @@ __all__ = ['HAN', 'QUOTE', 'MARK', 'CURRENCY', 'ICON', 'UNIT', 'PREFIX', 'SUFFIX
 
 # %% ../nbs/09_signals.ipynb #d280b6aa
 import functools, itertools, re, unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PARTS', 'REASON', 'REFLECT', 'STOP', 'WRITE', 'REWRITE', 'VERIFY', 'DIRECT', 'TASKS', 'UNFIT', 'ASKING', 'RULES',
            'DESIGNS', 'SECOND_VOICE', 'FILLER', 'WAYS', 'NOBODY', 'BLIND', 'AWARE', 'SHUFFLED', 'PAIRS', 'role_prompt',
-           'tag', 'Cast', 'role_model', 'with_temperature', 'Thread', 'asking', 'unfit', 'rewrite_fault', 'open_ask',
-           'rewrite_skill', 'open_up', 'openable', 'shuffled', 'chosen', 'grade', 'graded', 'kept_easy', 'panel_table',
-           'sections', 'accepted', 'after', 'considered', 'understand', 'fits', 'weigh', 'Chart', 'chart', 'told',
-           'name_candidates', 'reason_skill', 'known_facts', 'wrong', 'advise', 'slip', 'reflect_skill', 'stop_skill',
+           'tag', 'Cast', 'with_temperature', 'Thread', 'asking', 'unfit', 'rewrite_fault', 'open_ask', 'rewrite_skill',
+           'open_up', 'openable', 'shuffled', 'chosen', 'grade', 'graded', 'kept_easy', 'panel_table', 'sections',
+           'accepted', 'after', 'considered', 'understand', 'fits', 'weigh', 'Chart', 'chart', 'told',
+           'name_candidates', 'reason_skill', 'known_facts', 'wrong', 'advise', 'reflect_skill', 'stop_skill',
            'by_findings', 'explains', 'by_candidates', 'by_rival', 'monologue', 'write_skill', 'verify_skill',
            'knowledge_base', 'special', 'Corpus', 'library', 'corpus_texts', 'look_up_table', 'propose_step', 'reflect',
            'vote', 'think', 'lost', 'leaked', 'monologue_fault', 'retell', 'by_rule', 'verify', 'synthesise',
@@ -27,10 +27,10 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-# %% ../nbs/30_synth.ipynb #603a0efa
+# %% ../nbs/30_synth.ipynb #87e07639
 from .assets import BENCHMARKS, hub, reasoning
-from .cases import NONE, SKILLS, Knowledge, canonical, derange, expert_model, family_name, listing, load_knowledge, lower, matches, mentions, propose, same_name, save_knowledge, words
-from .chat import SYSTEM, Budget, Model, Sampling, ask, converse, local_model, parse_reply, target
+from .cases import NONE, SKILLS, Knowledge, canonical, derange, expert_model, family_name, listing, load_knowledge, lower, matches, mentions, propose, role_model, same_name, save_knowledge, slip, words
+from .chat import SYSTEM, Budget, Model, Sampling, ask, converse, parse_reply, target
 from .clean import build_index, overlaps
 from .run import UserError, digest, read_jsonl, save_fig, stage, wilson
 from .stats import difference, mcnemar
@@ -85,14 +85,7 @@ class Cast:
     length: tuple = (10, 400)    # Words of a monologue
     seed: int = 0
 
-# %% ../nbs/30_synth.ipynb #543ad9ef
-def role_model(spec: str, knowledge) -> Model:
-    "The model of a parameter: `expert`, `backend:path` or `backend:path#name`, where name is what a server calls it"
-    backend, _, rest = spec.partition(':')
-    path, _, name = rest.partition('#')
-    if backend == 'expert': return expert_model(knowledge)
-    return local_model(name or path, path, backend) if Path(path).is_dir() else Model(name or path, backend, path, name or path)
-
+# %% ../nbs/30_synth.ipynb #38939632
 def with_temperature(spec: str, usual: float) -> tuple:   # (specification of a model, temperature)
     "A specification that may end in `@temperature`"
     named = re.fullmatch(r'(.*)@([\d.]+)', spec)
@@ -354,11 +347,7 @@ def advise(step: str, named: dict) -> str:
     if step.startswith('Conclusion: '): return 'Another candidate explains more of the findings.'
     return f'Check again which candidates fit: {lower(step.partition(" fits ")[0].removeprefix("No "))}.'
 
-# %% ../nbs/30_synth.ipynb #4dcd7b9e
-def slip(temperature: float, rng: random.Random) -> bool:
-    "Whether the expert errs in a judgement: one in fifty for each degree of temperature"
-    return rng.random() < min(0.02 * temperature, 0.5)
-
+# %% ../nbs/30_synth.ipynb #a4565cd1
 def reflect_skill(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
     "The knowledge expert as reflection expert"
     part = sections(messages)

@@ -5,21 +5,20 @@
 # %% auto #0
 __all__ = ['OPERATORS', 'ASK', 'ANSWER', 'JUDGE', 'TASKS', 'POINTING', 'FORMS', 'names_any', 'choose', 'task', 'unsupported',
            'pair_similarity', 'question_fault', 'Crew', 'read_question', 'read_answer', 'judged', 'ask_one', 'order',
-           'expand', 'prompt_parts', 'Entry', 'entry', 'first_sentence', 'fill', 'reply_to', 'errs', 'ask_skill',
+           'expand', 'prompt_parts', 'Entry', 'entry', 'first_sentence', 'fill', 'reply_to', 'ask_skill',
            'answer_skill', 'judge_skill', 'repeats', 'gate', 'row', 'funnel', 'expansion', 'verdicts', 'control',
-           'play', 'trials', 'survival', 'plot_funnel']
+           'trials', 'survival', 'plot_funnel']
 
 # %% ../nbs/12_textbook.ipynb #f7cf0521
 import itertools, random, re
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/12_textbook.ipynb #386b43a8
-from .cases import SKILLS, Knowledge, canonical, expert_model, listing, lower, names, words
+# %% ../nbs/12_textbook.ipynb #c386357e
+from .cases import SKILLS, Knowledge, canonical, listing, lower, names, role_model, slip, words
 from .chat import REFUSAL, Model, Sampling, between, converse, local_model
 from .clean import build_index, clusters, held_out_sets, overlaps, split_bands
 from .entities import Recogniser, mentions, recogniser, tags
@@ -194,11 +193,7 @@ def reply_to(question: str, e: Entry) -> str:
     said = dict(d=first_sentence(e.definition), n=f'{e.name}.', c=named(e.called), k=named(e.kinds))
     return said[what][0].upper() + said[what][1:] if len(what) == 1 else f'It is a kind of {said["k"]} {said["d"]}'
 
-# %% ../nbs/12_textbook.ipynb #deecf1a2
-def errs(temperature: float, rng: random.Random) -> bool:
-    "Whether the expert errs: one time in fifty for each degree of temperature"
-    return rng.random() < min(0.02 * temperature, 0.5)
-
+# %% ../nbs/12_textbook.ipynb #5c439501
 def ask_skill(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
     "The knowledge expert as writer of questions"
     part = prompt_parts(messages)
@@ -210,8 +205,8 @@ def answer_skill(k: Knowledge, messages: list, temperature: float, rng: random.R
     part = prompt_parts(messages)
     e = entry(part['Passage'])
     said = reply_to(part['Question'], e)
-    if errs(temperature, rng): said = f'{said.rstrip(".")}, with {lower(k.names[rng.choice(sorted(k.names))][0])}.'
-    if errs(temperature, rng): said = reply_to(fill(rng.choice(['first', 'kind', 'aspect']), e, rng), e)
+    if slip(temperature, rng): said = f'{said.rstrip(".")}, with {lower(k.names[rng.choice(sorted(k.names))][0])}.'
+    if slip(temperature, rng): said = reply_to(fill(rng.choice(['first', 'kind', 'aspect']), e, rng), e)
     return f'<answer>{said}</answer>'
 
 def judge_skill(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
@@ -220,7 +215,7 @@ def judge_skill(k: Knowledge, messages: list, temperature: float, rng: random.Ra
     e, said, asked = entry(part['Passage']), long(part['Answer']), long(part['Question']) & long(part['Passage'])
     own = reply_to(part['Question'], e)
     right = any(o and said and len(o & said) >= 0.6 * min(len(o), len(said)) for o in map(long, [own, *(e.called if own == f'{e.name}.' else [])]))
-    return f'<supported>{int(bool(asked) and right and not errs(temperature, rng))}</supported>'
+    return f'<supported>{int(bool(asked) and right and not slip(temperature, rng))}</supported>'
 
 SKILLS.update({ASK: ask_skill, ANSWER: answer_skill, JUDGE: judge_skill})
 
@@ -280,14 +275,7 @@ def control(made: list, docs: list, crew: Crew) -> pd.DataFrame:
         rows.append(dict(shown_with=name, n=len(said), rule=sum(a for a, _ in said) / max(len(said), 1), judge=sum(b for _, b in said) / max(len(said), 1), both=both / max(len(said), 1), low=wilson(both, len(said))[0], high=wilson(both, len(said))[1]))
     return pd.DataFrame(rows)
 
-# %% ../nbs/12_textbook.ipynb #5bb1ade9
-def play(spec: str, knowledge) -> Model:
-    "The model of a parameter: `expert`, `backend:path` or `backend:path#name`"
-    backend, _, rest = spec.partition(':')
-    path, _, name = rest.partition('#')
-    if backend == 'expert': return expert_model(knowledge)
-    return local_model(name or path, path, backend) if Path(path).is_dir() else Model(name or path, backend, path, name or path)
-
+# %% ../nbs/12_textbook.ipynb #fe106cfe
 def trials(docs: list, crew: Crew, student: Model, gates: tuple) -> dict:   # writer -> as `expand` gives them
     "A small model in the parts of the writer: first it asks and answers, then it answers what the crew's writer asks"
     p = crew.p | dict(rounds=min(crew.p['rounds'], 2))

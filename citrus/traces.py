@@ -7,7 +7,7 @@ __all__ = ['TRAINING', 'exchanged', 'curricula', 'shown', 'teach', 'teach_all', 
            'plot_taught']
 
 # %% ../nbs/45_traces.ipynb #8d66c2dd
-import random, shutil
+import shutil
 
 import numpy as np
 import pandas as pd
