@@ -8,7 +8,7 @@ __all__ = ['encode', 'streams', 'pack', 'schedule', 'devices', 'divide', 'load_s
            'save_checkpoint', 'load_checkpoint', 'draw', 'check_finite', 'advance', 'fit', 'train', 'finish_training',
            'validation_loss', 'compare', 'trajectory', 'plot_mix', 'plot_validation']
 
-# %% ../nbs/20_mix.ipynb #cc921965
+# %% ../nbs/20_mix.ipynb #9720dcbe
 import json, math, shutil, time
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
@@ -22,6 +22,7 @@ from .assets import save_student, settle, whole_model
 from .bandit import Bandit, Stream, draw_arms
 from .chat import compute_dtype
 from .run import UserError, atomic, launch, read_jsonl, save_fig, stage
+from .size import forecast, must_recompute
 
 # %% ../nbs/20_mix.ipynb #2b2379eb
 def encode(
@@ -250,7 +251,7 @@ def fit(model, optimizer, accelerator, streams: list, bandit: Bandit, out: str, 
     bar.close()
     return progress.history
 
-# %% ../nbs/20_mix.ipynb #d33d7806
+# %% ../nbs/20_mix.ipynb #f67170c9
 def train(
     out: str,            # Folder for the model; `<out>.history.jsonl` is written beside it
     base: str,           # Folder of the model to start from
@@ -269,7 +270,8 @@ def train(
     tokenizer = AutoTokenizer.from_pretrained(base)
     read = streams(arms, tokenizer, length, seed)
     bandit = Bandit(list(arms), sizes=[s.tokens for s in read], **rule)
-    model = load_student(base)
+    model, tokens = load_student(base), micro_batch * length
+    if must_recompute(model.config, tokens, tokens, accelerator.num_processes): model.gradient_checkpointing_enable(dict(use_reentrant=False))
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay)
     model, optimizer = accelerator.prepare(model, optimizer)
     history = fit(model, optimizer, accelerator, read, bandit, out, steps, learning_rate, checkpoint_seconds, global_batch=global_batch, passes=passes, seed=seed, epochs=epochs, lost_steps=lost_steps)

@@ -7,7 +7,7 @@ __all__ = ['SIDES', 'CURVES', 'CARD', 'to_ask', 'cpo_simpo', 'encode_pair', 'enc
            'scoring', 'answer_logp', 'fit_to_train', 'trainer_class', 'trainer_settings', 'trainable', 'train', 'keep',
            'unchanged', 'plot_curves']
 
-# %% ../nbs/50_prefer.ipynb #3233242f
+# %% ../nbs/50_prefer.ipynb #ecbb5f94
 import contextlib, json, math, os, shutil
 from collections import Counter
 from pathlib import Path
@@ -22,6 +22,7 @@ from .mix import beside, forget, load_student, resumable
 from .run import UserError, atomic, launch, read_jsonl, save_fig, stage
 from .sample import Limits, Stop, counts_table, funnel, general_questions, make_pairs, outcome, plot_counts, sample_answers, savings, survival
 from .sft import adapters, one_bar, render
+from .size import must_recompute
 from .synth import general_rows
 
 # %% ../nbs/50_prefer.ipynb #780fdd30
@@ -188,15 +189,17 @@ def trainer_class():
             super().log(logs | means, *args, **kw)
     return PreferenceTrainer
 
-# %% ../nbs/50_prefer.ipynb #9402f6c1
-def trainer_settings(out: str, learning_rate: float, global_batch: int, micro_batch: int, epochs: float, seed: int):
+# %% ../nbs/50_prefer.ipynb #a4fed391
+def trainer_settings(out: str, base: str, length: int, lora_rank: int, learning_rate: float, global_batch: int, micro_batch: int, epochs: float, seed: int):
     "Settings of the training. Raises `UserError` if the global batch does not divide among the devices"
-    from transformers import TrainingArguments
-    world, cpu = int(os.environ.get('WORLD_SIZE', 1)), not torch.cuda.is_available()
+    from transformers import AutoConfig, TrainingArguments
+    world, answers = int(os.environ.get('WORLD_SIZE', 1)), 2 * micro_batch * length
     if global_batch % (world * micro_batch): raise UserError(f'prefer.global_batch = {global_batch} does not divide among {world} devices with {micro_batch} pairs at a time')
+    recompute = must_recompute(AutoConfig.from_pretrained(base), answers, answers, world, chunked=True, lora=lora_rank)
     return TrainingArguments(
         output_dir=str(beside(out, 'checkpoint')), num_train_epochs=epochs, per_device_train_batch_size=micro_batch, gradient_accumulation_steps=global_batch // (world * micro_batch), learning_rate=learning_rate,
-        lr_scheduler_type='cosine', warmup_steps=0.1, adam_beta2=0.95, weight_decay=1e-4, bf16=compute_dtype() == torch.bfloat16, use_cpu=cpu, gradient_checkpointing=not cpu, gradient_checkpointing_kwargs=dict(use_reentrant=False), logging_steps=1, save_strategy='no',
+        lr_scheduler_type='cosine', warmup_steps=0.1, adam_beta2=0.95, weight_decay=1e-4, bf16=compute_dtype() == torch.bfloat16, use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=recompute, gradient_checkpointing_kwargs=dict(use_reentrant=False), logging_steps=1, save_strategy='no',
         report_to=[], seed=seed, remove_unused_columns=False, logging_nan_inf_filter=False, disable_tqdm=True)
 
 # %% ../nbs/50_prefer.ipynb #05c559e3
@@ -207,7 +210,7 @@ def trainable(base: str, lora_rank: int):
     from peft import get_peft_model
     return get_peft_model(model, adapters(lora_rank))
 
-# %% ../nbs/50_prefer.ipynb #99b093ab
+# %% ../nbs/50_prefer.ipynb #f2f06b9a
 def train(
     out: str,     # Folder for the model; `<out>.history.jsonl` is written beside it
     base: str,    # Folder of the model to start from
@@ -222,7 +225,7 @@ def train(
     set_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     data, refused = encode_pairs(rows, tokenizer, length)
-    args = trainer_settings(out, learning_rate, global_batch, micro_batch, epochs, seed)
+    args = trainer_settings(out, base, length, lora_rank, learning_rate, global_batch, micro_batch, epochs, seed)
     trainer = trainer_class()(model=trainable(base, lora_rank), args=args, train_dataset=data, data_collator=collate, beta=beta, gamma=gamma, alpha=alpha)
     one_bar(trainer, 'preference training')
     trainer.train(resume_from_checkpoint=resumable(trainer, out, checkpoint_seconds))

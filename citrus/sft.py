@@ -7,7 +7,7 @@ __all__ = ['LICENCES', 'CARD', 'REASONED', 'render', 'encode', 'encode_rows', 'c
            'count_on', 'train', 'adapters', 'card_of', 'keep', 'decontaminate', 'hub_rows', 'sample', 'bare_rows',
            'fill', 'answer_only_rows', 'stage_rows', 'train_stages', 'histories', 'plot_losses']
 
-# %% ../nbs/40_sft.ipynb #df20f44a
+# %% ../nbs/40_sft.ipynb #30dc66c6
 import json, random
 from collections import Counter
 from pathlib import Path
@@ -20,6 +20,7 @@ from .chat import ask, compute_dtype, target
 from .clean import Index, build_index, held_out_sets, overlaps, record_text
 from .mix import beside, forget, load_student, resumable
 from .run import UserError, atomic, digest, launch, read_jsonl, save_fig, stage
+from .size import must_recompute
 
 # %% ../nbs/40_sft.ipynb #18743110
 def render(messages: list, tokenizer, prompt: bool = False) -> str:   # prompt: up to where the assistant speaks
@@ -63,20 +64,21 @@ def count_tokens(rows: list, folder) -> int:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return sum(len(encode(r['messages'], tokenizer)['input_ids']) for r in rows)
 
-# %% ../nbs/40_sft.ipynb #ba7d366b
+# %% ../nbs/40_sft.ipynb #020f7b65
 def trainer_settings(
-    out: str, epochs: float, learning_rate: float, global_batch: int, length: int, weight_decay: float, beta2: float, clip: float, seed: int,
+    out: str, base: str, lora_rank: int, epochs: float, learning_rate: float, global_batch: int, length: int, weight_decay: float, beta2: float, clip: float, seed: int,
 ):
     "TRL settings of a stage. Raises `UserError` if the global batch does not divide among the devices"
     import os, torch
+    from transformers import AutoConfig
     from trl import SFTConfig
     world = int(os.environ.get('WORLD_SIZE', 1))
     if global_batch % world: raise UserError(f'sft.global_batch = {global_batch} does not divide among {world} devices')
-    cpu = not torch.cuda.is_available()
+    recompute = must_recompute(AutoConfig.from_pretrained(base), length, length, world, chunked=True, lora=lora_rank)
     return SFTConfig(
         output_dir=str(beside(out, 'checkpoint')), num_train_epochs=epochs, per_device_train_batch_size=1, gradient_accumulation_steps=global_batch // world,
         learning_rate=learning_rate, lr_scheduler_type='cosine', warmup_steps=0.05, weight_decay=weight_decay, adam_beta2=beta2, max_grad_norm=clip,
-        max_length=length, packing=True, packing_strategy='bfd', bf16=compute_dtype() == torch.bfloat16, use_cpu=cpu, gradient_checkpointing=not cpu,
+        max_length=length, packing=True, packing_strategy='bfd', bf16=compute_dtype() == torch.bfloat16, use_cpu=not torch.cuda.is_available(), gradient_checkpointing=recompute,
         logging_steps=1, save_strategy='no', report_to=[], seed=seed, logging_nan_inf_filter=False, disable_tqdm=True)
 
 # %% ../nbs/40_sft.ipynb #03fd7a1d
@@ -98,7 +100,7 @@ def count_on(trainer, checkpoint: Path):
     state = json.loads((checkpoint / 'trainer_state.json').read_text())
     trainer._total_train_tokens = state['log_history'][-1]['num_tokens']
 
-# %% ../nbs/40_sft.ipynb #2bef512e
+# %% ../nbs/40_sft.ipynb #9a4dd402
 def train(
     out: str,       # Folder for the model; `<out>.history.jsonl` is written beside it
     base: str,      # Folder of the model to start from
@@ -116,7 +118,7 @@ def train(
     tokenizer, told = AutoTokenizer.from_pretrained(base), read_jsonl(rows, 'sft')
     encoded, refused = encode_rows(told, tokenizer, settings['length'])
     if not encoded: raise UserError(f'{rows}: no row fits into {settings["length"]} tokens; raise sft.length')
-    args = trainer_settings(out, **settings)
+    args = trainer_settings(out, base, lora_rank, **settings)
     trainer = SFTTrainer(model=load_student(base), args=args, train_dataset=Dataset.from_list(encoded), processing_class=tokenizer, peft_config=adapters(lora_rank))
     one_bar(trainer, f'fine-tuning {Path(out).name}')
     last = resumable(trainer, out, checkpoint_seconds)

@@ -6,7 +6,7 @@
 __all__ = ['SHAPES', 'GIB', 'RESERVE', 'LIVE', 'BUCKET', 'SUB_GROUP', 'PROMPT', 'Shape', 'shape_of', 'linears',
            'layer_parameters', 'parameters', 'multiplied', 'adapter_parameters', 'states', 'layer_bytes', 'logit_bytes',
            'activations', 'Step', 'memory', 'spare', 'settled', 'device_bytes', 'must_recompute', 'steps_of', 'verdict',
-           'describe', 'fits', 'token_flops', 'gpu_hours']
+           'describe', 'fits', 'forecast', 'token_flops', 'gpu_hours']
 
 # %% ../nbs/19_size.ipynb #fa2777ec
 import os
@@ -134,18 +134,18 @@ def settled(step: Step, capacity: int) -> Step:
     "The step with gradient checkpointing if, and only if, it does not fit without"
     return step if spare(step, capacity) >= 0 else Step(**vars(step) | dict(recompute=True))
 
-# %% ../nbs/19_size.ipynb #595b2b70
+# %% ../nbs/19_size.ipynb #5cd624ee
 def device_bytes() -> int:
     "Memory of this process's device: of the GPU, or the machine's"
     import torch
     if torch.cuda.is_available(): return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
-def must_recompute(config, tokens: int, scored: int, devices: int = 1, chunked: bool = False) -> bool:   # config: of the model
+def must_recompute(config, tokens: int, scored: int, devices: int = 1, chunked: bool = False, lora: int = 0) -> bool:   # config: of the model
     "Whether a step of this model needs gradient checkpointing on this machine"
-    return settled(Step(shape_of(config), tokens, scored, devices, chunked), device_bytes()).recompute
+    return settled(Step(shape_of(config), tokens, scored, devices, chunked, lora=lora), device_bytes()).recompute
 
-# %% ../nbs/19_size.ipynb #112970dc
+# %% ../nbs/19_size.ipynb #3ff926d3
 PROMPT = 512   # Tokens of a preference pair's prompt
 
 def steps_of(values: dict) -> dict:   # stage -> `Step`; values: as `citrus.run.settings` gives them
@@ -153,11 +153,11 @@ def steps_of(values: dict) -> dict:   # stage -> `Step`; values: as `citrus.run.
     student = values['assets']['student']
     if student not in SHAPES: raise UserError(f'the shape of {student!r} is not known: add it to size.SHAPES, or one of {", ".join(SHAPES)}')
     s, mix, sft, prefer = SHAPES[student], values['mix'], values['sft'], values['prefer']
-    pair = 2 * prefer['max_tokens']
-    return dict(mix=Step(s, mix['length'], mix['length'], mix['processes']), sft=Step(s, sft['length'], sft['length'], sft['processes'], chunked=True),
-                prefer=Step(s, 2 * PROMPT + pair, pair, prefer['processes'], offload=prefer.get('offload', False)))
+    pair = 2 * prefer['max_tokens'] * prefer['micro_batch']
+    return dict(mix=Step(s, mix['length'] * mix['micro_batch'], mix['length'] * mix['micro_batch'], mix['processes']), sft=Step(s, sft['length'], sft['length'], sft['processes'], chunked=True, lora=sft['lora_rank']),
+                prefer=Step(s, PROMPT * prefer['micro_batch'] + pair, pair, prefer['processes'], chunked=True, offload=prefer['offload'], lora=prefer['lora_rank']))
 
-# %% ../nbs/19_size.ipynb #b3b0011f
+# %% ../nbs/19_size.ipynb #2af5f24a
 def verdict(step: Step, capacity: int) -> str:
     "One line: whether a step fits, and by how much"
     left = spare(step, capacity) / GIB
@@ -171,6 +171,11 @@ def describe(step: Step, capacity: int) -> dict:   # GiB
 def fits(values: dict, gib: float = 80.0) -> pd.DataFrame:   # values: as `citrus.run.settings` gives them; gib: memory of a device
     "Memory of every training of a recipe on devices of this size"
     return pd.DataFrame([dict(stage=stage) | describe(step, int(gib * GIB)) for stage, step in steps_of(values).items()])
+
+def forecast(base, tokens: int, devices: int = 1) -> pd.Series:   # base: model folder; tokens: of a micro-batch
+    "What a step of pre-training will hold on each device of this machine"
+    from transformers import AutoConfig
+    return pd.Series(describe(Step(shape_of(AutoConfig.from_pretrained(base)), tokens, tokens, devices), device_bytes()))
 
 # %% ../nbs/19_size.ipynb #a8518d0d
 def token_flops(s: Shape, length: int) -> float:   # length: tokens that attend to each other
