@@ -145,7 +145,7 @@ def decide(self: Bandit) -> np.ndarray:   # (K,)
     bound = np.where(n, np.exp(values - values.max()) + np.sqrt(2 * math.log(self.t) / np.maximum(n, 1)), np.inf)
     return np.eye(K)[bound.argmax()]
 
-# %% ../nbs/18_bandit.ipynb #078bb95a
+# %% ../nbs/18_bandit.ipynb #f4980e8f
 def draw_arms(
     bandit: Bandit,
     n: int,              # Sequences in the step
@@ -154,8 +154,8 @@ def draw_arms(
 ) -> list:               # n indices of arms
     "The arms of the sequences of the bandit's next step. Raises `UserError` when every arm is used up"
     p, left, arms = bandit.weights(), np.array(room if room is not None else [math.inf] * len(bandit.arms), float), []
-    evenly = (seed * 0.7548776662 + np.arange((bandit.t - 1) * n, bandit.t * n) * 0.6180339887498949) % 1   # a golden-ratio sequence
-    for u in evenly if bandit.rule == 'stratified' else np.random.Generator(np.random.Philox(key=[seed, bandit.t])).random(n):
+    evenly = (seed * 0.7548776662 + np.arange((bandit.t - 1) * n, bandit.t * n) * 0.6180339887498949) % 1
+    for u in np.random.Generator(np.random.Philox(key=[seed, bandit.t])).random(n) if bandit.rule == 'uniform' else evenly:
         if not (left > 0).any(): raise UserError(f'every arm is used up after {bandit.t - 1} steps: raise `epochs`, lower `steps`, or read more documents')
         bounds = np.cumsum(np.where(left > 0, np.maximum(p, 1e-12), 0))   # so that an empty arm leaves no hole where all others have no share
         i = int(np.searchsorted(bounds, u * bounds[-1], side='right'))

@@ -166,4 +166,4 @@ def test_the_study_runs_when_it_is_named(micro, store):
     citrus_run(store, '--recipe', str(MICRO), '--only', 'rules')
     folder = store / 'runs' / 'micro' / 'rules'
     metrics = json.loads((folder / 'manifest.json').read_text())['metrics']
-    assert metrics['trainings'] == 2 * (3 * 8 + 1) == len(list((folder / 'trainings').iterdir())) and {p.suffix for p in (folder / 'figures').iterdir()} == {'.png', '.pdf', '.csv'}
+    assert metrics['trainings'] == 2 * (4 * 8 + 2) == len(list((folder / 'trainings').iterdir())) and {p.suffix for p in (folder / 'figures').iterdir()} == {'.png', '.pdf', '.csv'}
