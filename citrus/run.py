@@ -509,7 +509,7 @@ def wilson(
     mid, spread = (k + z * z / 2) / (n + z * z), z * (k * (n - k) / n + z * z / 4) ** .5 / (n + z * z)
     return 0.0 if k == 0 else mid - spread, 1.0 if k == n else mid + spread   # exact at the ends, whatever the rounding
 
-# %% ../nbs/00_run.ipynb #8df75461
+# %% ../nbs/00_run.ipynb #9c15e37a
 def save_fig(
     fig,                  # A matplotlib figure
     table: pd.DataFrame,  # The numbers that it shows
@@ -521,7 +521,7 @@ def save_fig(
     at, folder = commit()[0], _open.dir / 'figures'
     made_by = f'{_open.name}-{_open.key}'
     stamp = f'run {_open.run}, {made_by}, commit {at}'
-    fig.text(1, -0.03, stamp, ha='right', va='top', fontsize=6, color='0.5')
+    fig.text(1, fig.get_tightbbox().y0 / fig.get_figheight(), stamp, ha='right', va='top', fontsize=6, color='0.5')   # below everything else
     for suffix, tags in dict(png={'Source': stamp}, pdf={'Subject': stamp, 'CreationDate': None}).items():
         with atomic(folder / f'{name}.{suffix}', 'wb') as f: fig.savefig(f, format=suffix, bbox_inches='tight', dpi=110, metadata=tags)
     with atomic(folder / f'{name}.csv') as f: table.assign(run=_open.run, made_by=made_by, commit=at).to_csv(f, index=False)
