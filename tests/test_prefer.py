@@ -4,7 +4,6 @@ import json
 import pytest
 import torch
 from conftest import MICRO, citrus_run
-from ranks import GLOO, ZERO3, launched
 
 from citrus.run import UserError, read_jsonl, write_jsonl
 
@@ -149,27 +148,6 @@ def test_a_swapped_pair_pushes_the_other_way(student, tmp_path):
     swapped = [p | dict(chosen=p['rejected'], rejected=p['chosen']) for p in PAIRS]
     (a, _), (b, _) = train(tmp_path, student, PAIRS, epochs=4), train(tmp_path, student, swapped, 'swapped', epochs=4)
     assert a[0]['margin'] == pytest.approx(-b[0]['margin'], abs=0.3) and a[-1]['margin'] > a[0]['margin'] + 0.5 and b[-1]['margin'] > b[0]['margin'] + 0.5
-
-
-# --- two processes ---------------------------------------------------------------------------------------------------
-
-def same_training(folder, student, config, **kw):
-    alone, whole = train(folder, student, PAIRS, 'one', **kw)
-    launched(config, 2, 'prefer.train', **HOW | dict(out=str(folder / 'two'), base=str(student), pairs=str(folder / 'pairs.jsonl')) | kw)
-    log, model = read_jsonl(folder / 'two.history.jsonl'), load(folder / 'two')
-    assert len(log) == len(alone) == 6
-    for a, b in zip(log, alone): assert a == pytest.approx(b, rel=0.02, abs=0.02)
-    moved = weights(whole) - weights(load(student))
-    assert (weights(model) - weights(whole)).norm() < 0.1 * moved.norm() and moved.norm() > 0, 'whole weights are saved'
-
-
-def test_two_processes_train_as_one_does(student, tmp_path):
-    same_training(tmp_path, student, GLOO)
-
-
-def test_sharded_weights_train_as_whole_ones_do(student, tmp_path):
-    pytest.importorskip('deepspeed', reason='deepspeed is not installed')
-    same_training(tmp_path, student, ZERO3)
 
 
 # --- studies ---------------------------------------------------------------------------------------------------------
