@@ -10,7 +10,7 @@ export MALLOC_TRIM_THRESHOLD_ = 100000000000
 run: .venv/done            ## every stage notebook, embedded default
 	$(BIN)/citrus_run
 
-test: .venv/done           ## notebooks clean and in step, lessons, tests
+test: .venv/done .deepspeed/done   ## notebooks clean and in step, lessons, tests
 	$(BIN)/pytest -q tests/test_sync.py tests/test_recipes.py
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
 	$(BIN)/pytest -q --durations=8 tests
@@ -47,6 +47,12 @@ kill-synth: .venv/done     ## 2,000 questions behind a server that misbehaves, k
 	$(BIN)/pip install -q -c constraints.txt pip setuptools wheel
 	$(BIN)/pip install -q -c constraints.txt torch numpy
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+# beside the environment: where it is installed, every library that trains imports it, also in one process on a CPU
+.deepspeed/done: .venv/done constraints.txt
+	rm -rf .deepspeed
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(BIN)/pip install -q --target .deepspeed --no-deps --no-build-isolation -c constraints.txt deepspeed hjson msgpack ninja nvidia-ml-py py-cpuinfo einops
 	touch $@
 
 .PHONY: run test test-vllm lab figures chaos control kill-synth

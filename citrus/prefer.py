@@ -98,56 +98,58 @@ def visible(segment):   # (B, columns) -> (B, 1, columns, columns) of bool
     own = ((seen == 0) | (seen == asks)) & (seen >= 0) & torch.ones(n, n, dtype=torch.bool, device=segment.device).tril()
     return (own | torch.eye(n, dtype=torch.bool, device=segment.device))[:, None]   # padding sees itself: a row of nothing has no softmax
 
-# %% ../nbs/50_prefer.ipynb #34083d25
+# %% ../nbs/50_prefer.ipynb #6cacb4c1
 class TokenLogp(torch.autograd.Function):
-    "Log-probabilities of tokens under a linear output layer, whose scores are made a chunk at a time, and made again in the backward pass"
+    "Log-probabilities of tokens under a linear output layer, whose scores are made for a part of the vocabulary at a time, and made again in the backward pass"
     @staticmethod
-    def forward(ctx, hidden, weight, tokens, chunk):   # (n, width), (vocabulary, width), (n,), columns; gives (n,) float32
-        total, right = [], []
-        for h, t in zip(hidden.split(chunk), tokens.split(chunk)):
-            scores = (h @ weight.T).float()
-            total.append(scores.logsumexp(-1))
-            right.append(scores.gather(-1, t[:, None])[:, 0])
-        ctx.chunk, total = chunk, torch.cat(total)
+    def forward(ctx, hidden, weight, tokens, part):   # (n, width), (vocabulary, width), (n,), tokens of the vocabulary; gives (n,) float32
+        total, right = hidden.new_full((2, len(hidden)), -torch.inf, dtype=torch.float32)
+        for i, w in enumerate(weight.split(part)):
+            scores, place = (hidden @ w.to(hidden.dtype).T).float(), tokens - i * part
+            total = torch.logaddexp(total, scores.logsumexp(-1))
+            right = torch.where((place >= 0) & (place < len(w)), scores.gather(-1, place.clamp(0, len(w) - 1)[:, None])[:, 0], right)
+        ctx.part = part
         ctx.save_for_backward(hidden, weight, tokens, total)
-        return torch.cat(right) - total
+        return right - total
 
     @staticmethod
     def backward(ctx, grad):   # (n,)
-        hidden, weight, *rest = ctx.saved_tensors
-        into, sums = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for at, h, t, total, g in zip(into.split(ctx.chunk), hidden.split(ctx.chunk), *(x[:, None].split(ctx.chunk) for x in (*rest, grad))):
-            p = (h @ weight.T).float().sub_(total).exp_().mul_(-g).scatter_add_(-1, t, g).to(weight.dtype)
-            torch.mm(p, weight, out=at)
-            if sums is not None and p.dtype == sums.dtype: sums.addmm_(p.T, h)
-            elif sums is not None: sums += p.T @ h
-        return into, sums if sums is None else sums.to(weight.dtype), None, None
+        hidden, weight, tokens, total = ctx.saved_tensors
+        into, sums = weight[tokens].float(), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        scaled = (grad[:, None] * hidden).to(hidden.dtype)
+        for i, w in enumerate(weight.split(ctx.part)):
+            w = w.to(hidden.dtype)
+            p = (hidden @ w.T).float().sub_(total[:, None]).exp_().to(hidden.dtype)
+            into -= p @ w
+            if sums is not None: sums[i * ctx.part:][:len(w)] = (p.T @ scaled).neg_()
+        if sums is not None: sums.index_put_((tokens,), scaled.to(sums.dtype), accumulate=True)
+        return (grad[:, None] * into).to(hidden.dtype), sums, None, None
 
-# %% ../nbs/50_prefer.ipynb #e6d7d521
+# %% ../nbs/50_prefer.ipynb #e950fd63
 @contextlib.contextmanager
 def scoring(
     head,          # Output layer, linear
     batch: dict,   # As `collate` gives it
-    chunk: int,    # Columns scored at a time
+    part: int,     # Tokens of the vocabulary scored at a time
 ):
     "Let an output layer give, in place of scores, the log-probabilities of the answer tokens, of shape (1, answer tokens)"
     def forward(hidden):
         device, picked = hidden.device.type, hidden[batch['rows'], batch['columns']]
         kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else picked.dtype
-        with torch.autocast(device, enabled=False): return TokenLogp.apply(picked.to(kind), head.weight.to(kind), batch['tokens'], chunk)[None]
+        with torch.autocast(device, enabled=False): return TokenLogp.apply(picked.to(kind), head.weight, batch['tokens'], part)[None]
     head.forward = forward
     try: yield
     finally: del head.forward
 
-# %% ../nbs/50_prefer.ipynb #2568d799
+# %% ../nbs/50_prefer.ipynb #b2ff94ad
 def answer_logp(
     model,              # A causal language model, or what a trainer has wrapped around it
     batch: dict,        # As `collate` gives it
     head=None,          # Its output layer, if it is wrapped
-    chunk: int = 256,   # Columns scored at a time
+    part: int = 1024,   # Tokens of the vocabulary scored at a time
 ):                      # (2B,) the chosen answers first
     "Summed log-probability of each answer"
-    with scoring(head or model.get_output_embeddings(), batch, chunk):
+    with scoring(head or model.get_output_embeddings(), batch, part):
         each = model(input_ids=batch['input_ids'], attention_mask=visible(batch['segment']), position_ids=batch['position_ids'], use_cache=False).logits[0]
     return torch.zeros(len(batch['count']), device=each.device).index_add(0, batch['owner'], each)
 

@@ -1,13 +1,11 @@
-"Continued pre-training at its edges: several processes, losses that are not finite, sources that run out."
+"Continued pre-training at its edges: losses that are not finite, sources that run out."
 import json
 import math
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 from conftest import MICRO, citrus_run
-from ranks import GLOO, ZERO3, launched
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from citrus.bandit import Bandit, Stream
@@ -121,42 +119,6 @@ def test_every_rule_resumes(rule, tmp_path):
     assert progress['step'] == 3 and len(progress['bandit']['traces']) == 2
     again, _ = run(tmp_path / 'part', 7)
     assert [h['step'] for h in again] == list(range(1, 8)) and again[3]['epochs'] == whole[3]['epochs']
-
-
-# --- two processes ---------------------------------------------------------------------------------------------------
-
-@pytest.fixture(scope='module')
-def alone(student, arms, tmp_path_factory):
-    out = tmp_path_factory.mktemp('alone') / 'model'
-    train(str(out), str(student), arms, **SETTINGS)
-    return out
-
-
-def same_trajectory(one, two, near):
-    a, b = (read_jsonl(f'{out}.history.jsonl') for out in (one, two))
-    assert len(a) == len(b) == SETTINGS['steps']
-    for x, y in zip(a, b):
-        assert x['epochs'] == y['epochs'], 'other sequences were drawn'
-        assert x['weights'] == pytest.approx(y['weights'], abs=near) and x['losses'] == pytest.approx(y['losses'], abs=10 * near)
-
-
-def same_model(one, two, near):
-    from safetensors.torch import load_file
-    a, b = (load_file(out / 'model.safetensors') for out in (one, two))
-    assert a.keys() == b.keys() and all(a[k].shape == b[k].shape and (a[k].float() - b[k].float()).abs().max() < near for k in a)
-
-
-def test_two_processes_take_the_same_steps_as_one(student, alone, arms, tmp_path):
-    launched(GLOO, 2, 'mix.train', out=str(tmp_path / 'model'), base=str(student), arms=arms, **SETTINGS)
-    same_trajectory(alone, tmp_path / 'model', 1e-4)
-    same_model(alone, tmp_path / 'model', 1e-2)
-
-
-@pytest.mark.skipif(not find_spec('deepspeed'), reason='deepspeed is not installed; it comes with the gpu extra')
-def test_zero3_takes_the_same_steps_as_one(student, alone, arms, tmp_path):
-    launched(ZERO3, 2, 'mix.train', out=str(tmp_path / 'model'), base=str(student), arms=arms, **SETTINGS)
-    same_trajectory(alone, tmp_path / 'model', 5e-3)
-    same_model(alone, tmp_path / 'model', 2e-2)
 
 
 # --- the study of the rules ----------------------------------------------------------------------------------------------

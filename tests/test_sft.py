@@ -1,10 +1,8 @@
-"Fine-tuning: the prompt it trains on, what it refuses, LoRA, and one process against two."
+"Fine-tuning: the prompt it trains on, what it refuses, and LoRA."
 import json
-from importlib.util import find_spec
 
 import pytest
 import torch
-from ranks import GLOO, ZERO3, launched
 
 from citrus.run import UserError, read_jsonl, write_jsonl
 
@@ -94,7 +92,7 @@ def test_released_traces_are_read_in_both_usual_forms_and_refused_otherwise():
 
 # --- a training --------------------------------------------------------------------------------------------------------
 
-def trained(folder, student, config=None, processes=1, **settings):
+def trained(folder, student, **settings):
     "Train on 12 short rows, one too long and one without a reply; gives the model's folder and the losses"
     from citrus.sft import train
     folder.mkdir(exist_ok=True)
@@ -102,7 +100,7 @@ def trained(folder, student, config=None, processes=1, **settings):
     rows += [dict(id='long', stage=1, source='coqa', messages=[say('user', 'very ' * 99), say('assistant', 'Long.')]), dict(id='silent', stage=1, source='mbpp', messages=[say('user', 'Hello?')])]
     write_jsonl(folder / 'rows.jsonl', rows, 'sft')
     arguments = SETTINGS | dict(out=str(folder / 'model'), base=str(student), rows=str(folder / 'rows.jsonl')) | settings
-    train(**arguments) if config is None else launched(config, processes, 'sft.train', **arguments)
+    train(**arguments)
     return folder / 'model', [h['loss'] for h in read_jsonl(folder / 'model.history.jsonl')]
 
 
@@ -126,19 +124,6 @@ def test_a_model_lies_with_its_record_and_card(alone):
     record, card = json.loads((folder / 'training.json').read_text()), (folder / 'README.md').read_text()
     assert (record['rows'], record['refused'], record['sources']) == (14, 2, dict(coqa=13, mbpp=1)) and record['steps'] == len(losses) == 6 and 0 < record['tokens'] < 12 * 64
     assert 'research only' in card.lower() and '| mbpp | 1 | CC BY 4.0 |' in card and 'learning_rate 0.001' in card and str(folder.parent) not in card + str(record)
-
-
-@pytest.mark.parametrize('kind', ['gloo', 'zero3', 'zero3, LoRA'])
-def test_two_processes_train_as_one(kind, alone, lora, student, tmp_path):
-    "Same losses to 1e-3, and the weights on disk are whole"
-    if kind != 'gloo' and not find_spec('deepspeed'): pytest.skip('deepspeed is not installed')
-    (one, losses), settings = (lora, LORA) if 'LoRA' in kind else (alone, {})
-    two, again = trained(tmp_path / 'two', student, GLOO if kind == 'gloo' else ZERO3, 2, **settings)
-    assert losses[0] > losses[-1] and max(abs(a - b) for a, b in zip(losses, again, strict=True)) < 1e-3, (losses, again)
-    a, b, base = weights(one), weights(two), weights(student)
-    assert a.keys() == b.keys() == base.keys() and all(a[k].shape == b[k].shape for k in a)
-    moved = lambda w: torch.cat([(w[k] - base[k]).float().flatten() for k in base])
-    assert moved(a).norm() > 0 and torch.nn.functional.cosine_similarity(moved(a), moved(b), dim=0) > 0.9
 
 
 def test_lora_saves_a_whole_model_and_its_adapters(lora, student):
