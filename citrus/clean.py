@@ -7,13 +7,13 @@ __all__ = ['NOISE', 'UNSEEN', 'PILE', 'LINE_END', 'SPACES', 'LEXICON', 'GATES', 
            'normalise', 'word_hashes', 'ngrams', 'limit_table', 'identifier', 'language', 'check_rules', 'judge',
            'gate', 'signals', 'candidate_probability', 'join', 'clusters', 'split_bands', 'spoil', 'sign',
            'planted_pairs', 'recall_table', 'Index', 'question_hashes', 'build_index', 'found_in', 'overlaps',
-           'record_text', 'Domains', 'learn_domains', 'domain_of', 'labelled', 'test_domains', 'confusion', 'Reading',
-           'read_batch', 'taggers_of', 'task_file', 'run_task', 'part_of', 'part_size', 'ReadPart', 'read_corpus',
-           'speed_of', 'executor_of', 'queued', 'wait_for', 'execute', 'tasks_of', 'readings_of', 'address', 'first_of',
-           'bands_of', 'remove_copies', 'remove_benchmarks', 'held_out', 'records', 'parts', 'funnel_table', 'wide',
-           'contents', 'medical_share', 'label_summary', 'plot_funnel', 'signal_table', 'quantiles', 'plot_signals',
-           'snippets', 'planted_questions', 'overlap_matrix', 'matrix_of', 'Clean', 'controls', 'arms_of', 'clean',
-           'held_out_sets', 'describe_clean']
+           'record_text', 'Domains', 'learn_domains', 'domain_of', 'labelled', 'domains_of', 'test_domains',
+           'confusion', 'Reading', 'read_batch', 'taggers_of', 'task_file', 'run_task', 'part_of', 'part_size',
+           'ReadPart', 'read_corpus', 'speed_of', 'executor_of', 'queued', 'wait_for', 'execute', 'tasks_of',
+           'readings_of', 'address', 'first_of', 'bands_of', 'remove_copies', 'remove_benchmarks', 'held_out',
+           'records', 'parts', 'funnel_table', 'wide', 'contents', 'medical_share', 'label_summary', 'plot_funnel',
+           'signal_table', 'quantiles', 'plot_signals', 'snippets', 'planted_questions', 'overlap_matrix', 'matrix_of',
+           'Clean', 'controls', 'arms_of', 'clean', 'held_out_sets', 'describe_clean']
 
 # %% ../nbs/10_clean.ipynb #ce22d139
 import functools, inspect, itertools, json, multiprocessing, random, re, shutil, subprocess, time, unicodedata
@@ -268,7 +268,7 @@ def record_text(row: dict) -> str:
     if 'text' in row: return row['text']
     return '\n'.join(m['content'] for part in ('messages', 'prompt', 'chosen', 'rejected') for m in row.get(part, []))
 
-# %% ../nbs/10_clean.ipynb #4a7e1b9c
+# %% ../nbs/10_clean.ipynb #b8ecb5a7
 BUCKETS = 2**16
 
 @dataclass
@@ -281,12 +281,13 @@ class Domains:
         votes = self.weights[np.unique(words >> np.uint64(48)).astype(int)].sum(0)
         return self.labels[int(votes.argmax())]
 
-def learn_domains(words: list, labels: list) -> Domains:
-    "Fit the classifier to the word hashes of labelled texts; every label weighs the same"
-    names = sorted(set(labels))
-    counts = np.ones((BUCKETS, len(names)))
-    for w, label in zip(words, labels): np.add.at(counts[:, names.index(label)], np.unique(w >> np.uint64(48)).astype(int), 1)
-    share_of = np.log(counts / counts.sum(0))
+def learn_domains(words: list, labels: list, arms: list) -> Domains:
+    "Fit the classifier to the word hashes of labelled texts; every label weighs the same, and within it every arm"
+    names, groups = sorted(set(labels)), {}
+    for w, label, arm in zip(words, labels, arms): groups.setdefault((label, arm), []).append(np.unique(w >> np.uint64(48)).astype(int))
+    held = np.zeros((BUCKETS, len(names)))
+    for (label, _), texts in groups.items(): held[:, names.index(label)] += (np.bincount(np.concatenate(texts), minlength=BUCKETS) + 0.01) / (len(texts) + 1)
+    share_of = np.log(held / held.sum(0))
     return Domains(names, share_of - share_of.mean(1, keepdims=True))
 
 # %% ../nbs/10_clean.ipynb #f3760b55
@@ -306,12 +307,17 @@ def labelled(
         rows += [dict(arm=name, label=domain_of(name, arm, p['other']), learn=i < n, words=w) for i, w in enumerate(Batch(texts, LEXICON).words())] if texts else []
     return pd.DataFrame(rows)
 
-# %% ../nbs/10_clean.ipynb #e2976641
+# %% ../nbs/10_clean.ipynb #3a3eeac3
+def domains_of(data: pd.DataFrame) -> Domains:
+    "The classifier that the texts to learn from give"
+    return learn_domains(*(data.loc[data.learn, c].tolist() for c in ('words', 'label', 'arm')))
+
+# %% ../nbs/10_clean.ipynb #ece531a8
 def test_domains(data: pd.DataFrame, seed: int) -> pd.DataFrame:   # A row for each way of learning: n, right, low, high
     "Accuracy on texts not learned from; on an arm no text of which was learned from; and after learning from shuffled labels"
     learn, held, rows = data[data.learn], data[~data.learn], []
     def add(way, train, labels, test):
-        model = learn_domains(train.words.tolist(), labels)
+        model = learn_domains(train.words.tolist(), labels, train.arm.tolist())
         k = sum(model(w) == l for w, l in zip(test.words, test.label))
         rows.append(dict(learned_from=way, tested_on=', '.join(dict.fromkeys(test.arm)) if test.arm.nunique() == 1 else 'all arms', n=len(test), accuracy=k / max(len(test), 1), low=wilson(k, len(test))[0], high=wilson(k, len(test))[1]))
     add('all arms', learn, learn.label.tolist(), held)
@@ -323,7 +329,7 @@ def test_domains(data: pd.DataFrame, seed: int) -> pd.DataFrame:   # A row for e
 
 def confusion(data: pd.DataFrame) -> pd.DataFrame:
     "What held-out texts of each label are taken for"
-    model, held = learn_domains(data.words[data.learn].tolist(), data.label[data.learn].tolist()), data[~data.learn]
+    model, held = domains_of(data), data[~data.learn]
     return pd.crosstab(held.label, pd.Series([model(w) for w in held.words], held.index, name='taken for'))
 
 # %% ../nbs/10_clean.ipynb #9b7b1545
@@ -779,11 +785,11 @@ def arms_of(sources: list) -> dict:   # name -> Arm, in order of preference
     from citrus.sources import Reader, declare
     return {s.id: Arm(functools.partial(Reader, s), s.domain, s.licence) for s in declare(sources).values()}
 
-# %% ../nbs/10_clean.ipynb #21d5a045
+# %% ../nbs/10_clean.ipynb #3c55e945
 def clean(sets: dict, p: dict, folder: Path, arms: dict = ARMS) -> Clean:
     "Clean the arms against benchmarks and held-out cases. Raises `UserError` if a written file still gives away a question"
     index, data = build_index(sets, p['overlap']), labelled(arms, p)
-    domains = learn_domains(data.words[data.learn].tolist(), data.label[data.learn].tolist())
+    domains = domains_of(data)
     speed = read_corpus(folder, arms, index, domains, p)
     readings = readings_of(folder, arms)
     remove_copies(folder, readings, arms, p)
