@@ -15,8 +15,8 @@ __all__ = ['NOISE', 'UNSEEN', 'PILE', 'LINE_END', 'SPACES', 'LEXICON', 'GATES', 
            'signal_table', 'quantiles', 'plot_signals', 'snippets', 'planted_questions', 'overlap_matrix', 'matrix_of',
            'Clean', 'controls', 'arms_of', 'clean', 'held_out_sets', 'describe_clean']
 
-# %% ../nbs/10_clean.ipynb #ce22d139
-import functools, inspect, itertools, json, multiprocessing, random, re, shutil, subprocess, time, unicodedata
+# %% ../nbs/10_clean.ipynb #5cc9707a
+import functools, importlib.util, inspect, itertools, json, multiprocessing, random, re, shutil, subprocess, time, unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -312,7 +312,7 @@ def domains_of(data: pd.DataFrame) -> Domains:
     "The classifier that the texts to learn from give"
     return learn_domains(*(data.loc[data.learn, c].tolist() for c in ('words', 'label', 'arm')))
 
-# %% ../nbs/10_clean.ipynb #ece531a8
+# %% ../nbs/10_clean.ipynb #9a055c8e
 def test_domains(data: pd.DataFrame, seed: int) -> pd.DataFrame:   # A row for each way of learning: n, right, low, high
     "Accuracy on texts not learned from; on an arm no text of which was learned from; and after learning from shuffled labels"
     learn, held, rows = data[data.learn], data[~data.learn], []
@@ -323,7 +323,7 @@ def test_domains(data: pd.DataFrame, seed: int) -> pd.DataFrame:   # A row for e
     add('all arms', learn, learn.label.tolist(), held)
     for arm in data.arm.unique():
         rest = learn[learn.arm != arm]
-        if set(rest.label) == set(learn.label): add('the other arms', rest, rest.label.tolist(), held[held.arm == arm])
+        if set(rest.label) == set(learn.label) and (held.arm == arm).any(): add('the other arms', rest, rest.label.tolist(), held[held.arm == arm])
     add('shuffled labels', learn, random.Random(seed).sample(learn.label.tolist(), len(learn)), held)
     return pd.DataFrame(rows).round(3)
 
@@ -460,14 +460,15 @@ def speed_of(notes: list) -> pd.DataFrame:
         for name in row: row[name] += note[name]
     return pd.DataFrame([dict(arm=arm, documents=r['documents'], seconds=round(r['seconds'], 1), per_second=round(r['documents'] / max(r['seconds'], 1e-6)), refused=dict(r['refused'])) for arm, r in rows.items()])
 
-# %% ../nbs/10_clean.ipynb #84b20001
+# %% ../nbs/10_clean.ipynb #889af0d2
 EXECUTORS = dict(local='LocalPipelineExecutor', slurm='SlurmPipelineExecutor', ray='RayPipelineExecutor')
 
 def executor_of(step: ReadPart, p: dict):
     "The executor that a recipe names. Raises `UserError` for one that does not exist, or an option that it does not have"
     if p['executor'] not in EXECUTORS: raise nearest('clean.executor', p['executor'], EXECUTORS)
-    try: from datatrove import executor
-    except ImportError: raise UserError("clean.executor needs datatrove: pip install -e '.[cluster]'") from None
+    for package in ('datatrove', 'ray') if p['executor'] == 'ray' else ('datatrove',):
+        if not importlib.util.find_spec(package): raise UserError(f'clean.executor: {p["executor"]!r} needs {package}, which is not installed')
+    from datatrove import executor
     kind, given = getattr(executor, EXECUTORS[p['executor']]), dict(pipeline=[step], tasks=len(step.parts), workers=p['workers'], logging_dir=str(step.folder / 'executor')) | p['executor_options']
     try: inspect.signature(kind).bind(**given)
     except TypeError as e: raise UserError(f'clean.executor_options: {e}') from None

@@ -1,12 +1,12 @@
 "The stage of cleaning: kills, hostile documents, several processes."
-import functools, importlib.util, json, os, random, signal, subprocess, sys, time, tracemalloc
+import functools, importlib.util, json, os, random, shutil, signal, subprocess, sys, time, tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from citrus.assets import Arm
-from citrus.clean import ReadPart, arms_of, bands_of, build_index, clusters, executor_of, parts, queued, read_batch, read_corpus, readings_of, records, remove_benchmarks, remove_copies, task_file
+from citrus.clean import ReadPart, arms_of, bands_of, build_index, clusters, executor_of, learn_domains, parts, read_batch, read_corpus, readings_of, records, remove_benchmarks, remove_copies, word_hashes
 from citrus.run import UserError, cells, notebook_path, parameters
 
 P = {name: p.default for name, p in parameters(notebook_path('clean')).items()} | dict(task=10, documents=0)
@@ -165,3 +165,31 @@ def test_chinese_is_kept_and_french_is_not():
     french = 'Le malade a de la fièvre depuis trois jours et une douleur à la poitrine qui ne passe pas avec le repos.'
     out = read_batch('a', [document('zh', chinese), document('fr', french)], INDEX, None, P)[0]
     assert [r['reason'] for r in out] == ['', 'language'] and out[0]['doc']['lang'] == 'zh'
+
+
+def test_common_words_do_not_vote_for_the_label_with_the_most_arms():
+    rng = random.Random(0)
+    word = lambda: ''.join(rng.choices('abcdefghiklmnoprstu', k=7))
+    common, topic = [word() for _ in range(300)], dict(medical=[word() for _ in range(2000)], general=[word() for _ in range(2000)])
+    text = lambda label: ' '.join(rng.choices(common, k=80) + rng.choices(topic[label], k=6))
+    learn = [(text(label), label, arm) for arm, label in dict(a='medical', b='medical', c='medical', d='general').items() for _ in range(100)]
+    model = learn_domains([word_hashes(t) for t, _, _ in learn], [l for _, l, _ in learn], [a for _, _, a in learn])
+    for label in topic: assert sum(model(word_hashes(text(label))) == label for _ in range(200)) > 150, label
+    assert {model(word_hashes('')), model(word_hashes('qqqq'))} <= set(topic)
+
+
+def test_a_slurm_job_outlives_the_run_that_submitted_it(tmp_path):
+    if not shutil.which('sbatch') or (found := subprocess.run(['sinfo', '-h', '-o', '%R'], capture_output=True, text=True)).returncode: pytest.skip('no Slurm here')
+    here = Path(__file__).parent
+    options = dict(partition=found.stdout.split()[0], time='00:10:00', mem_per_cpu_gb=1, qos='', env_command=f'export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={here.parent}:{here}')
+    p = P | dict(shards=2, exempt={}, workers=2, executor='slurm', executor_options=options)
+    code = f'import sys; sys.path.insert(0, {str(here)!r})\nfrom test_clean import *\nread_corpus(Path({str(tmp_path / "killed")!r}), SLOW, INDEX, None, {p!r})'
+    child = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.DEVNULL, start_new_session=True)
+    job, end = tmp_path / 'killed' / 'executor' / 'job', time.time() + 120
+    while not job.exists() and time.time() < end: time.sleep(.1)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    number = job.read_text()
+    assert read_corpus(tmp_path / 'killed', SLOW, INDEX, None, p).documents.tolist() == [40, 40, 40] and job.read_text() == number
+    read_corpus(tmp_path / 'whole', SLOW, INDEX, None, P | dict(shards=2, exempt={}))
+    assert found_in(tmp_path / 'killed') == found_in(tmp_path / 'whole')
