@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'FIELDS', 'LONGEST', 'GROWTH', 'FREE', 'ROW', 'TAG', 'MOST',
            'Source', 'Kind', 'Found', 'Refused', 'declare', 'Bounded', 'unpacked', 'decompressed', 'read_text', 'lines',
            'found_row', 'read_jsonl', 'read_parquet', 'read_rows', 'depth', 'main_text', 'read_html', 'read_record',
            'read_warc', 'elements', 'read_medline', 'jats_lines', 'jats_text', 'read_jats', 'read_pdf', 'read_hub',
-           'read_embedded', 'files', 'wanted', 'reason', 'Reader']
+           'numbered', 'read_embedded', 'files', 'wanted', 'reason', 'Reader']
 
 # %% ../nbs/05_sources.ipynb #5fa770e4
 import gzip, io, itertools, json, re, tarfile, zipfile, zlib
@@ -33,13 +33,14 @@ class Source:
     share: float = None      # Share of the corpus that is wanted, if any
     options: dict = field(default_factory=dict)   # Of the kind
 
-# %% ../nbs/05_sources.ipynb #3c1ba4db
+# %% ../nbs/05_sources.ipynb #162c161e
 @dataclass(frozen=True)
 class Kind:
     "How the documents of a source are read"
     read: Callable          # (`Bounded` stream, path, or the source itself; options) -> `Found` or `Refused`, one for each document
     endings: tuple = ()     # Of the files that are read in a folder, without the ending of the compression
-    by: str = 'stream'      # What `read` wants: 'stream' (packed or not), 'path' or 'source'
+    by: str = 'stream'      # What `read` wants: 'stream' (packed or not), 'path' or 'source' (and then the part of it too)
+    single: bool = False    # Whether a file is always one document
     options: dict = field(default_factory=dict)   # option: default
 
 KINDS = {}
@@ -175,7 +176,7 @@ def read_jsonl(stream: Bounded, options: dict):
 
 KINDS['jsonl'] = Kind(read_jsonl, ('.jsonl', '.json', '.ndjson'), options=ROW)
 
-# %% ../nbs/05_sources.ipynb #39334f58
+# %% ../nbs/05_sources.ipynb #7cbf4706
 def read_parquet(path: Path, options: dict):
     "A document for each row of a parquet file, a few rows at a time"
     from pyarrow.parquet import ParquetFile
@@ -185,15 +186,15 @@ def read_parquet(path: Path, options: dict):
         sizes = [meta.row_group(g).column(c).total_uncompressed_size for g in range(meta.num_row_groups) for c in range(meta.num_columns)]
         if sizes and max(sizes) > 2**30: raise Refused('column of a row group over 1 GB')
         rows = (row for batch in file.iter_batches(64, columns=wanted) for row in batch.to_pylist())
-        yield from read_rows(rows, options)
+        yield from read_rows(enumerate(rows), options)
 
 def read_rows(rows, options: dict):
-    "A document for each row of a table"
-    for i, row in enumerate(rows):
-        try: yield found_row(row, i, options)
+    "A document for each row of a table, given as (place, row)"
+    for place, row in rows:
+        try: yield found_row(row, place, options)
         except Refused as e: yield e
 
-KINDS['parquet'] = Kind(read_parquet, ('.parquet',), 'path', ROW)
+KINDS['parquet'] = Kind(read_parquet, ('.parquet',), 'path', options=ROW)
 
 # %% ../nbs/05_sources.ipynb #beafc164
 TAG = re.compile(r'<(/?)(?!(?:p|li|td|th|tr|dt|dd|option|br|hr|img|input|meta|link|area|base|col|embed|source|track|wbr)\b)[a-z][a-z0-9]*[^<>]*?(/?)>', re.I)
@@ -315,7 +316,7 @@ def read_jats(stream: Bounded, options: dict):
 
 KINDS['jats'] = Kind(read_jats, ('.xml', '.nxml'))
 
-# %% ../nbs/05_sources.ipynb #9b7ad878
+# %% ../nbs/05_sources.ipynb #2a4e19ba
 def read_pdf(path: Path, options: dict):
     "A PDF: one document, and `Refused` for each page that could not be read"
     from citrus.pages import document_text, read_pages
@@ -325,28 +326,34 @@ def read_pdf(path: Path, options: dict):
     yield Found('', document_text(pages), dict(pages=len(pages), failed=sum(bool(p.reason) for p in pages), scanned=sum(p.by == 'ocr' for p in pages),
                                                confidence=round(min((p.confidence for p in pages if not p.reason), default=0.0), 3)))
 
-KINDS['pdf'] = Kind(read_pdf, ('.pdf',), 'path', dict(ocr=True))
+KINDS['pdf'] = Kind(read_pdf, ('.pdf',), 'path', True, dict(ocr=True))
 
-# %% ../nbs/05_sources.ipynb #8599594b
-def read_hub(source: Source, options: dict):
+# %% ../nbs/05_sources.ipynb #6377c5e3
+def read_hub(source: Source, options: dict, part: tuple = (0, 1)):
     "A document for each row of a data set of the hub, or of a folder that `datasets` can load"
     import datasets
     known = HUB.get(source.path)
     adapter = known.row if known and known.record == 'document' and 'text' not in source.options else None
-    rows = datasets.load_dataset(source.path, options['config'] or (known and known.config), split=options['split'], revision=options['revision'], streaming=True)
+    data = datasets.load_dataset(source.path, options['config'] or (known and known.config), split=options['split'], revision=options['revision'], streaming=True)
+    rows = numbered(data, *part)
     if adapter is None: yield from read_rows(rows, options)
     else:
-        for i, row in enumerate(rows):
-            try: doc = adapter(i, row)
+        for place, row in rows:
+            try: doc = adapter(place, row)
             except (KeyError, TypeError, ValueError): yield Refused('row is not of this data set')
             else: yield Found('', doc['text'], doc['meta'], doc['id'])
 
+def numbered(data, i: int, n: int):   # Yields (place, row)
+    "Part i of n of a streaming data set: its own files if they are enough, so that no other is downloaded; else every n-th row"
+    if n == 1 or data.num_shards < n: return itertools.islice(enumerate(data), i, None, n)
+    return ((f'{i}.{k}', row) for k, row in enumerate(data.shard(n, i)))
+
 KINDS['hub'] = Kind(read_hub, by='source', options=ROW | dict(config=None, split='train', revision=None))
 
-# %% ../nbs/05_sources.ipynb #0d2d7c5d
-def read_embedded(source: Source, options: dict):
+# %% ../nbs/05_sources.ipynb #077b9e2d
+def read_embedded(source: Source, options: dict, part: tuple = (0, 1)):
     "The documents of an embedded arm"
-    for doc in ARMS[source.path].loader(): yield Found('', doc['text'], doc['meta'] | dict(lang=doc['lang']), doc['id'])
+    for doc in itertools.islice(ARMS[source.path].loader(), part[0], None, part[1]): yield Found('', doc['text'], doc['meta'] | dict(lang=doc['lang']), doc['id'])
 
 KINDS['embedded'] = Kind(read_embedded, by='source')
 
@@ -374,7 +381,7 @@ def reason(e: BaseException, kind: str) -> str:   # kind: of the source
     if isinstance(e, (OSError, ValueError)) or type(e).__module__.startswith(('warcio', 'datasets', 'pyarrow', 'huggingface_hub')): return f'broken {kind}'
     raise e
 
-# %% ../nbs/05_sources.ipynb #f8f006d1
+# %% ../nbs/05_sources.ipynb #086cb838
 class Reader:
     "Iterates over the `document` records of a source; `refused` counts by reason what was not read, `examples` says where"
     def __init__(self,
@@ -382,10 +389,15 @@ class Reader:
                  part: tuple = (0, 1)):   # (this part, number of parts)
         self.source, self.part, self.kind, self.read = source, part, KINDS[source.kind], 0
         self.options = self.kind.options | source.options
-        self.refused, self.examples = Counter(), {}
+        self.refused, self.examples, self.shared = Counter(), {}, False   # shared: every part goes through all files
+
+    def shard(self, num_shards: int, index: int):   # A `Reader`
+        "One part of the source, as `datasets` calls it"
+        return Reader(self.source, (index, num_shards))
 
     def refuse(self, why: str, where: str):
-        "Count a refusal; the first five places of each reason are kept"
+        "Count a refusal; the first five places of each reason are kept. What all parts see is counted by the first"
+        if self.shared and self.part[0]: return
         self.refused[why] += 1
         if self.refused[why] <= 5: self.examples.setdefault(why, []).append(where)
 
@@ -406,15 +418,20 @@ class Reader:
             self.read += 1
             yield self.record(where, f)
 
-# %% ../nbs/05_sources.ipynb #251f651a
+# %% ../nbs/05_sources.ipynb #386b2786
 @patch
 def found(self: Reader):   # Yields (name of the file, `Found`)
-    "Everything in the files of this part, or in the rows of a source without files"
-    if self.kind.by == 'source':
-        yield from (('', f) for f in itertools.islice(self.checked(self.kind.read(self.source, self.options), self.source.path), self.part[0], None, self.part[1]))
-        return
+    "Everything in this part of the source"
+    i, n = self.part
+    if self.kind.by == 'source': return (('', f) for f in self.checked(self.kind.read(self.source, self.options, self.part), self.source.path))
     paths = files(self.source)
-    for path in paths[self.part[0]::self.part[1]]:
+    self.shared = len(paths) < n and not self.kind.single
+    return itertools.islice(self.inside(paths, paths), i, None, n) if self.shared else self.inside(paths, paths[i::n])
+
+@patch
+def inside(self: Reader, paths: list, mine: list):   # Yields (name of the file, `Found`)
+    "Everything in some of the files of a source"
+    for path in mine:
         for name, inside in self.guarded([(path.name, path)] if self.kind.by == 'path' else unpacked(path), path.name):
             if len(paths) > 1 and not wanted(name, self.kind): self.refuse(f'not a {self.source.kind} file', name)
             else: yield from ((name, f) for f in self.checked(self.kind.read(inside, self.options), name))

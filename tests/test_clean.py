@@ -1,15 +1,17 @@
 "The stage of cleaning: kills, hostile documents, several processes."
-import functools, os, random, signal, subprocess, sys, time, tracemalloc
+import functools, importlib.util, json, os, random, shutil, signal, subprocess, sys, time, tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from citrus.assets import Arm
-from citrus.clean import build_index, parts, read_arm, read_batch, read_corpus, readings_of, records, remove_benchmarks, remove_copies
-from citrus.run import cells, notebook_path, parameters
+from citrus.clean import ReadPart, arms_of, bands_of, build_index, clusters, executor_of, learn_domains, parts, read_batch, read_corpus, readings_of, records, remove_benchmarks, remove_copies, word_hashes
+from citrus.run import UserError, cells, notebook_path, parameters
 
 P = {name: p.default for name, p in parameters(notebook_path('clean')).items()} | dict(task=10, documents=0)
 INDEX = build_index({})
+cluster = pytest.mark.skipif(not importlib.util.find_spec('datatrove'), reason='datatrove is not installed')
 
 
 def document(id, text, **more): return dict(id=id, source='test', text=text, domain='general', lang='en', meta={}) | more
@@ -21,37 +23,108 @@ def prose(n, seed=0):
     return [document(f'd{i}', f'The {rng.choice(words)} of this and that ' + ' '.join(rng.choices(words, k=80)) + '.') for i in range(n)]
 
 
-def test_killed_tasks_resume_and_nothing_is_done_twice(tmp_path):
-    code = f'''
-import sys, time; sys.path.insert(0, {str(Path(__file__).parent)!r})
-from pathlib import Path
-from test_clean import *
-import citrus.clean as c
-run = c.run_task
-def slow(*a, **k): time.sleep(.3); run(*a, **k)
-c.run_task = slow
-c.read_arm(Path({str(tmp_path / 'killed')!r}), 'a', iter(prose(100)), INDEX, None, P)'''
-    child = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.DEVNULL)
+def slowly(n, seed):
+    for d in prose(n, seed):
+        time.sleep(.02)
+        yield d
+
+
+def found_in(folder):
+    "Everything that reading leaves, but for its seconds"
+    kept = {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob('*')) if p.suffix in ('.jsonl', '.sig') and p.parts[len(folder.parts)] != 'executor'}
+    notes = [json.loads(p.read_text()) for p in sorted((folder / 'parts').glob('*.json'))]
+    return kept, [{k: v for k, v in n.items() if k != 'seconds'} for n in notes]
+
+
+SLOW = {a: Arm(functools.partial(slowly, 40, seed), 'general', 'ours') for seed, a in enumerate('xyz')}
+
+
+@pytest.mark.parametrize('way', [dict(), dict(workers=2), pytest.param(dict(workers=2, executor='local'), marks=cluster)], ids=['one', 'forked', 'executor'])
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, way):
+    p = P | dict(shards=2, exempt={}) | way
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_clean import *\nread_corpus(Path({str(tmp_path / 'killed')!r}), SLOW, INDEX, None, {p!r})"
+    child = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     end = time.time() + 120
-    while len(list((tmp_path / 'killed').rglob('*.jsonl'))) < 3 and time.time() < end: time.sleep(.05)
-    os.kill(child.pid, signal.SIGKILL)
+    while len(list((tmp_path / 'killed').rglob('*.jsonl'))) < 4 and time.time() < end: time.sleep(.02)
+    os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    done = {p: p.stat().st_mtime_ns for p in (tmp_path / 'killed' / 'a').glob('*.jsonl')}
-    assert 3 <= len(done) < 10
-    read_arm(tmp_path / 'killed', 'a', iter(prose(100)), INDEX, None, P)
-    read_arm(tmp_path / 'whole', 'a', iter(prose(100)), INDEX, None, P)
-    assert all(p.stat().st_mtime_ns == t for p, t in done.items())
-    whole = sorted(p for p in (tmp_path / 'whole').rglob('*') if p.suffix in ('.jsonl', '.sig'))
-    assert len(whole) == 10 + 14 * 10
-    for p in whole: assert p.read_bytes() == (tmp_path / 'killed' / p.relative_to(tmp_path / 'whole')).read_bytes()
+    done = {q: q.stat().st_mtime_ns for q in (tmp_path / 'killed').glob('arms/*/0*.jsonl')}
+    assert 4 <= len(done) < 12
+    table = read_corpus(tmp_path / 'killed', SLOW, INDEX, None, p)
+    assert table.documents.tolist() == [40, 40, 40] and all(q.stat().st_mtime_ns == t for q, t in done.items())
+    read_corpus(tmp_path / 'whole', {a: Arm(functools.partial(prose, 40, seed), 'general', 'ours') for seed, a in enumerate('xyz')}, INDEX, None, P | dict(shards=2, exempt={}))
+    assert found_in(tmp_path / 'killed') == found_in(tmp_path / 'whole') and len(found_in(tmp_path / 'whole')[0]) == 12 + 12 * 14
 
 
-def test_two_processes_find_what_one_finds(tmp_path):
-    arms = {a: Arm(functools.partial(prose, 40, seed), 'general', 'ours') for seed, a in enumerate('xyz')}
-    for name, workers in dict(one=1, two=2).items():
-        table = read_corpus(tmp_path / name, arms, INDEX, None, P | dict(workers=workers, exempt={}))
-        assert table.documents.tolist() == [40, 40, 40]
-    for p in (tmp_path / 'one').rglob('*.*'): assert p.read_bytes() == (tmp_path / 'two' / p.relative_to(tmp_path / 'one')).read_bytes()
+@cluster
+def test_neither_workers_nor_executor_nor_parts_change_what_is_kept(tmp_path):
+    docs = prose(60, 1)
+    docs += [docs[3] | dict(id='copy'), docs[4] | dict(id='near', text=docs[4]['text'] + ' It ended.'), document('short', 'Too short.')]
+    rows = [json.dumps(dict(id=d['id'], text=d['text'])) for d in docs]
+    (tmp_path / 'many').mkdir()
+    for i in range(9): (tmp_path / 'many' / f'{i}.jsonl').write_text('\n'.join(rows[i::9] + ['not json']))
+    (tmp_path / 'one.jsonl').write_text('\n'.join([*reversed(rows), 'not json', json.dumps(dict(text='The only one of that kind and that sort, to be with us. ' * 2))]))
+    arms = arms_of([dict(id=k, kind='jsonl', path=str(tmp_path / v), licence='ours', domain='general') for k, v in dict(many='many', one='one.jsonl').items()])
+    runs = dict(plain={}, parts=dict(shards=4), forked=dict(shards=4, workers=4), executor=dict(shards=4, workers=2, executor='local'))
+    kept = {}
+    for name, more in runs.items():
+        p, folder = P | more | dict(exempt={a: ['prose', 'language'] for a in arms}), tmp_path / 'runs' / name
+        table = read_corpus(folder, arms, INDEX, None, p)
+        assert table.documents.tolist() == [63, 64] and [r['not JSON'] for r in table.refused] == [9, 1]
+        readings = readings_of(folder, arms)
+        remove_copies(folder, readings, arms, p)
+        kept[name] = sorted((r.id, r.reason, r.of) for r in readings)
+    assert len(set(map(str, kept.values()))) == 1 and {r for _, r, _ in kept['plain']} == {'', 'words', 'exact duplicate', 'near-duplicate'}
+    assert found_in(tmp_path / 'runs' / 'parts') == found_in(tmp_path / 'runs' / 'forked') == found_in(tmp_path / 'runs' / 'executor')
+    assert len(list((tmp_path / 'runs' / 'executor' / 'executor' / 'completions').iterdir())) == 8
+
+
+@pytest.mark.parametrize('documents, shards', [(10, 4), (3, 5), (0, 3), (12, 3)])
+def test_a_limit_is_of_the_arm_and_not_of_its_parts(tmp_path, documents, shards):
+    arms = dict(a=Arm(functools.partial(prose, 40), 'general', 'ours'))
+    ids = []
+    for n in (1, shards):
+        read_corpus(tmp_path / str(n), arms, INDEX, None, P | dict(exempt={}, documents=documents, shards=n))
+        ids.append(sorted(r.id for r in readings_of(tmp_path / str(n), arms)))
+    assert ids[0] == ids[1] and len(ids[0]) == (documents or 40)
+
+
+@cluster
+def test_datatroves_next_steps_find_our_clusters(tmp_path):
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.dedup import MinhashConfig, MinhashDedupBuckets, MinhashDedupCluster
+    docs, rng = prose(80, 3), random.Random(4)
+    for i in range(40):   # chains of copies of copies, in all parts of both arms
+        words = rng.choice(docs)['text'].split(' ')
+        words[rng.randrange(len(words))] = f'other{chr(97 + i % 26)}'
+        docs.append(document(f'c{i}', ' '.join(words)))
+    rng.shuffle(docs)
+    arms = dict(a=Arm(lambda: iter(docs[:70]), 'general', 'ours'), b=Arm(lambda: iter(docs[70:]), 'general', 'ours'))
+    p = P | dict(exempt={a: ['prose', 'language'] for a in arms}, shards=2)
+    read_corpus(tmp_path, arms, INDEX, None, p)
+    live, config = readings_of(tmp_path, arms), MinhashConfig()
+    roots = clusters(bands_of(tmp_path, live, p), len(live))
+    LocalPipelineExecutor([MinhashDedupBuckets(str(tmp_path / 'signatures'), str(tmp_path / 'dups'), config=config, only_dedup_in_index=False)], tasks=14, workers=1, logging_dir=str(tmp_path / 'l1')).run()
+    LocalPipelineExecutor([MinhashDedupCluster(str(tmp_path / 'dups'), str(tmp_path / 'remove'), config=config, save_cluster_id=True)], tasks=1, workers=1, logging_dir=str(tmp_path / 'l2')).run()
+    files = sorted(int(q.name.split('.')[0]) for q in (tmp_path / 'signatures' / 'bucket_000').iterdir())   # datatrove counts the files, we number the tasks
+    theirs = {}
+    for q in (tmp_path / 'remove').glob('*.clusters'):
+        for doc, n in np.fromfile(q, '<u4').reshape(-1, 2).tolist(): theirs.setdefault(n, set()).add((files[int(q.stem)], doc))
+    ours = {}
+    for r, root in zip(live, roots.tolist()): ours.setdefault(root, set()).add((r.task, r.row))
+    ours = [c for c in ours.values() if len(c) > 1]
+    assert len(ours) > 15 and max(map(len, ours)) > 2 and sorted(map(sorted, ours)) == sorted(map(sorted, theirs.values()))
+    removed = sum(len(np.fromfile(q, '<u4')) for q in (tmp_path / 'remove').glob('*.remove'))
+    assert removed == sum(len(c) - 1 for c in ours)
+
+
+@cluster
+def test_options_of_an_executor(tmp_path):
+    step = ReadPart(tmp_path, dict(a=Arm(None, 'general', 'ours')), INDEX, None, P | dict(shards=5))
+    for how, message in [(dict(executor='slrum'), "did you mean 'slurm'"), (dict(executor='slurm'), "'time'"), (dict(executor='local', executor_options=dict(wrkers=3)), "'wrkers'")]:
+        with pytest.raises(UserError, match=message): executor_of(step, P | how)
+    e = executor_of(step, P | dict(executor='slurm', workers=3, executor_options=dict(time='01:00:00', partition='cpu', mem_per_cpu_gb=4)))
+    assert e.world_size == 5 and e.get_sbatch_args(5)['array'] == '0-4%3'
 
 
 def test_copies_by_id_address_text_and_band(tmp_path):
@@ -92,3 +165,31 @@ def test_chinese_is_kept_and_french_is_not():
     french = 'Le malade a de la fièvre depuis trois jours et une douleur à la poitrine qui ne passe pas avec le repos.'
     out = read_batch('a', [document('zh', chinese), document('fr', french)], INDEX, None, P)[0]
     assert [r['reason'] for r in out] == ['', 'language'] and out[0]['doc']['lang'] == 'zh'
+
+
+def test_common_words_do_not_vote_for_the_label_with_the_most_arms():
+    rng = random.Random(0)
+    word = lambda: ''.join(rng.choices('abcdefghiklmnoprstu', k=7))
+    common, topic = [word() for _ in range(300)], dict(medical=[word() for _ in range(2000)], general=[word() for _ in range(2000)])
+    text = lambda label: ' '.join(rng.choices(common, k=80) + rng.choices(topic[label], k=6))
+    learn = [(text(label), label, arm) for arm, label in dict(a='medical', b='medical', c='medical', d='general').items() for _ in range(100)]
+    model = learn_domains([word_hashes(t) for t, _, _ in learn], [l for _, l, _ in learn], [a for _, _, a in learn])
+    for label in topic: assert sum(model(word_hashes(text(label))) == label for _ in range(200)) > 150, label
+    assert {model(word_hashes('')), model(word_hashes('qqqq'))} <= set(topic)
+
+
+def test_a_slurm_job_outlives_the_run_that_submitted_it(tmp_path):
+    if not shutil.which('sbatch') or (found := subprocess.run(['sinfo', '-h', '-o', '%R'], capture_output=True, text=True)).returncode: pytest.skip('no Slurm here')
+    here = Path(__file__).parent
+    options = dict(partition=found.stdout.split()[0], time='00:10:00', mem_per_cpu_gb=1, qos='', env_command=f'export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={here.parent}:{here}')
+    p = P | dict(shards=2, exempt={}, workers=2, executor='slurm', executor_options=options)
+    code = f'import sys; sys.path.insert(0, {str(here)!r})\nfrom test_clean import *\nread_corpus(Path({str(tmp_path / "killed")!r}), SLOW, INDEX, None, {p!r})'
+    child = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.DEVNULL, start_new_session=True)
+    job, end = tmp_path / 'killed' / 'executor' / 'job', time.time() + 120
+    while not job.exists() and time.time() < end: time.sleep(.1)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    number = job.read_text()
+    assert read_corpus(tmp_path / 'killed', SLOW, INDEX, None, p).documents.tolist() == [40, 40, 40] and job.read_text() == number
+    read_corpus(tmp_path / 'whole', SLOW, INDEX, None, P | dict(shards=2, exempt={}))
+    assert found_in(tmp_path / 'killed') == found_in(tmp_path / 'whole')

@@ -13,7 +13,7 @@ from citrus.pages import Line, document_text, edits, error_rate, page_text, plac
 from citrus.run import home
 from citrus.sources import Reader, Refused, declare
 
-PACKAGES = {'metafor': 'r-cran-metafor', 'survival': 'r-cran-survival'}
+PACKAGES = {'metafor': 'r-cran-metafor', 'survival': 'r-cran-survival', 'Rcpp-introduction': 'r-cran-rcpp'}   # the last one has two columns
 
 
 @pytest.fixture(scope='module', params=PACKAGES)
@@ -42,6 +42,12 @@ def test_a_real_paper(paper):
         assert 'In a meta-analysis, the relevant results from each study are quantified in such a way that the resulting values can be further aggregated' in text
         assert len(re.findall('metafor: Conducting Meta-Analyses in R', text)) == 0 and len(re.findall('\nJournal of Statistical Software', text)) == 0
         assert 'Practical Meta-Analysis' not in text and 'Practical Meta-Analysis' in '\n'.join(map(page_text, pages))   # a title in the references
+    elif paper.stem == 'Rcpp-introduction':
+        order = ['R has always provided an application programming interface', 'leading to two final chapters on interfaces.', 'Chambers (2016, p. 4) builds and expands on this theme.', 'such C++ functions can be directly embedded and compiled in an R script file',   # columns 1 and 2 of two pages
+                 'The result vector', 'is already initialized at zero as well', 'By setting a seed, we can make this reproducible:', 'set.seed(123)', 'One important aspect']
+        at = [text.index(s) for s in order]
+        assert len(pages) == 8 and at == sorted(at) and len(re.findall('(?:Eddelbuettel and Balamuta|Rcpp Vignette) *[|]', text)) == 0
+        assert 'Springer' not in text and 'Springer' in '\n'.join(map(page_text, pages))   # the publisher of works it refers to
     else: assert 'Influence matrix' in text and 'Differences in survival' in text   # the fonts of this file do not name their ligatures
 
 

@@ -52,11 +52,12 @@ def test_signature_is_the_smallest_of_each_function(texts):
     factors, offsets = permutations(112, 1)
     for i, sig in list(zip(have, sigs))[::20]:
         rows = b.rows[b.piece_at[i]:b.piece_at[i + 1]]
-        words = ' '.join(filter(None, (b.lexicon.plain[r] for r in rows))).split(' ')
+        words = ''.join(b.lexicon.plain[r] for r in rows).split()
         hashes = [xxhash.xxh64_intdigest(' '.join(words[k:k + 5]).encode()) for k in range(len(words) - 4)]
         slow = [min((h * int(a) + int(c)) % 2**64 % int(PRIME) for h in hashes) for a, c in zip(factors, offsets)]
         assert slow == sig.tolist()
-    assert shingles(b'a b c', 5) == [] and shingles(b'', 5) == []
+    assert [x.tolist() for x in shingles([b'a b c', b'', b'a b c d e f'], 5)] == [[xxhash.xxh64_intdigest(b'a b c d e'), xxhash.xxh64_intdigest(b'b c d e f')], [0, 0, 2]]
+    assert [len(x) for x in shingles([], 5)] == [0, 0]
 
 
 def test_neither_the_batch_nor_a_full_table_changes_a_number(texts):

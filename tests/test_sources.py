@@ -203,3 +203,21 @@ def test_parts_of_a_hub_set_and_its_pinned_revision(tmp_path, monkeypatch):
     got = [[d['id'] for d in Reader(source, (i, 3))] for i in range(3)]
     assert sorted(sum(got, [])) == sorted(f'h/{i}' for i in range(20)) and {len(g) for g in got} == {6, 7}
     assert all(k['revision'] == 'abc123' and k['streaming'] for k in asked)
+
+
+@pytest.mark.parametrize('parts', [1, 2, 4, 7])
+def test_parts_of_a_hub_set_of_several_files(parts, tmp_path):
+    for k in range(5): pq.write_table(pa.table(dict(text=[f'{GOOD} {k} {i}' for i in range(3)])), tmp_path / f'train-{k}.parquet')
+    source = declare([dict(id='h', kind='hub', path=str(tmp_path), licence='ours', domain='general')])['h']
+    got = [list(Reader(source).shard(parts, i)) for i in range(parts)]
+    assert len({d['id'] for part in got for d in part}) == 15 == len({d['text'] for part in got for d in part})
+    if parts <= 5: assert all(len({d['text'].split()[-2] for d in part}) <= -(-5 // parts) for part in got)   # whole files
+
+
+def test_parts_of_one_file_refuse_nothing_twice(tmp_path):
+    (tmp_path / 'x.jsonl').write_bytes(ROW * 7 + b'not json\n' + ROW * 4)
+    readers = [reader('jsonl', tmp_path / 'x.jsonl').shard(3, i) for i in range(3)]
+    assert [len(list(r)) for r in readers] == [4, 4, 3] and [dict(r.refused) for r in readers] == [{'not JSON': 1}, {}, {}]
+    (tmp_path / 'none.pdf').write_bytes(pdf())
+    readers = [reader('pdf', tmp_path / 'none.pdf').shard(3, i) for i in range(3)]   # a PDF is one document: it is opened once
+    assert [len(list(r)) for r in readers] == [0, 0, 0] and [sum(r.refused.values()) for r in readers] == [1, 0, 0]
