@@ -98,17 +98,18 @@ def visible(segment):   # (B, columns) -> (B, 1, columns, columns) of bool
     own = ((seen == 0) | (seen == asks)) & (seen >= 0) & torch.ones(n, n, dtype=torch.bool, device=segment.device).tril()
     return (own | torch.eye(n, dtype=torch.bool, device=segment.device))[:, None]   # padding sees itself: a row of nothing has no softmax
 
-# %% ../nbs/50_prefer.ipynb #6cacb4c1
+# %% ../nbs/50_prefer.ipynb #9a94fa22
 class TokenLogp(torch.autograd.Function):
-    "Log-probabilities of tokens under a linear output layer, whose scores are made for a part of the vocabulary at a time, and made again in the backward pass"
+    "Log-probabilities of tokens under a linear output layer, whose scores are made for a part of the vocabulary at a time; the backward pass finds the first of them and makes the others again"
     @staticmethod
     def forward(ctx, hidden, weight, tokens, part):   # (n, width), (vocabulary, width), (n,), tokens of the vocabulary; gives (n,) float32
         total, right = hidden.new_full((2, len(hidden)), -torch.inf, dtype=torch.float32)
+        ctx.part, ctx.kept = part, []
         for i, w in enumerate(weight.split(part)):
             scores, place = (hidden @ w.to(hidden.dtype).T).float(), tokens - i * part
             total = torch.logaddexp(total, scores.logsumexp(-1))
             right = torch.where((place >= 0) & (place < len(w)), scores.gather(-1, place.clamp(0, len(w) - 1)[:, None])[:, 0], right)
-        ctx.part = part
+            if ctx.needs_input_grad[0] and (i + 1) * part * len(hidden) <= weight.numel(): ctx.kept.append(scores)
         ctx.save_for_backward(hidden, weight, tokens, total)
         return right - total
 
@@ -119,7 +120,8 @@ class TokenLogp(torch.autograd.Function):
         scaled = (grad[:, None] * hidden).to(hidden.dtype)
         for i, w in enumerate(weight.split(ctx.part)):
             w = w.to(hidden.dtype)
-            p = (hidden @ w.T).float().sub_(total[:, None]).exp_().to(hidden.dtype)
+            scores = ctx.kept.pop(0) if ctx.kept else (hidden @ w.T).float()
+            p = scores.sub_(total[:, None]).exp_().to(hidden.dtype)
             into -= p @ w
             if sums is not None: sums[i * ctx.part:][:len(w)] = (p.T @ scaled).neg_()
         if sums is not None: sums.index_put_((tokens,), scaled.to(sums.dtype), accumulate=True)

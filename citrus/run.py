@@ -570,13 +570,14 @@ def node_main():
     threading.Thread(target=lambda: sys.stdin.read() or os._exit(1), daemon=True).start()
     sys.exit(subprocess.run(told['command'], stdin=subprocess.DEVNULL, preexec_fn=die_with_parent).returncode)
 
-# %% ../nbs/00_run.ipynb #0e44f42a
+# %% ../nbs/00_run.ipynb #7196ee5c
 def free_port() -> int:
     "A port that nobody listens on"
     with socket.socket() as s:
         s.bind(('', 0))
         return s.getsockname()[1]
 
+# %% ../nbs/00_run.ipynb #6f8fa0d1
 def on_nodes(
     names: list,      # Nodes; the first is this machine
     command: list,    # What to run on each, without the arguments that say which node it is
@@ -584,7 +585,7 @@ def on_nodes(
 ) -> int:             # Exit status; the first that is not 0 ends all
     "Run an `accelerate launch` on several nodes, and wait for it"
     start = f'cd {shlex.quote(str(root()))} && exec {shlex.quote(sys.executable)} -c "from citrus.run import node_main; node_main()"'
-    ssh, told, started = shlex.split(os.environ.get('CITRUS_SSH', 'ssh -o BatchMode=yes')), dict(folder=os.getcwd(), share=processes // len(names)), []
+    ssh, told, started = shlex.split(os.environ.get('CITRUS_SSH', 'ssh -o BatchMode=yes -o ServerAliveInterval=30')), dict(folder=os.getcwd(), share=processes // len(names)), []
     told['environment'] = {k: v for k, v in os.environ.items() if re.fullmatch(TRAVELS, k)}
     group = ['--num_machines', str(len(names)), '--main_process_ip', names[0], '--main_process_port', str(free_port()), '--same_network', '--deepspeed_multinode_launcher', 'standard']
     try:
