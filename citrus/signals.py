@@ -208,10 +208,10 @@ class Tokens(Table):
         self.facts.extend(facts)
         self.hash.extend(np.fromiter(map(xxhash.xxh3_64_intdigest, map(str.encode, tokens)), np.uint64, len(tokens)))
 
-# %% ../nbs/09_signals.ipynb #63a5b4dd
+# %% ../nbs/09_signals.ipynb #6d7a15d5
 class Lexicon(Table):
     "piece -> its row"
-    def __init__(self, most: int = 2**20):   # Pieces it may hold before it starts again
+    def __init__(self, most: int = 2**18):   # Pieces it may hold before it starts again
         self.most = most
         self.empty()
 
