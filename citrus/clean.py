@@ -404,7 +404,7 @@ def part_size(documents: int, n: int, k: int):   # None if there is no limit
     "Documents of part k of n"
     return max(0, -(-(documents - k) // n)) if documents else None
 
-# %% ../nbs/10_clean.ipynb #7ff69c9f
+# %% ../nbs/10_clean.ipynb #344d64cf
 class ReadPart:
     "Reads one part of one arm"
     def __init__(self,
@@ -413,7 +413,7 @@ class ReadPart:
                  index: Index,
                  domains,         # `Domains`, or None
                  p: dict):        # Parameters of the stage
-        self.folder, self.arms, self.index, self.domains, self.p = Path(folder), arms, index, domains, p
+        self.folder, self.arms, self.index, self.domains, self.p = Path(folder).resolve(), arms, index, domains, p
         self.parts = [(name, k) for name in arms for k in range(p['shards'])]
 
     def note(self, rank: int) -> Path: return self.folder / 'parts' / f'{rank:05d}.json'
@@ -474,7 +474,7 @@ def executor_of(step: ReadPart, p: dict):
     except TypeError as e: raise UserError(f'clean.executor_options: {e}') from None
     return kind(**given)
 
-# %% ../nbs/10_clean.ipynb #155fe48b
+# %% ../nbs/10_clean.ipynb #32571b04
 def queued(job: str) -> bool:
     "Whether a Slurm job waits or runs; one that Slurm has forgotten does not"
     done = subprocess.run(['squeue', '--noheader', '--jobs', job], capture_output=True, text=True)
@@ -489,8 +489,12 @@ def execute(step: ReadPart, p: dict, wait: float = 10):   # wait: seconds betwee
     from citrus import clean as library   # what another process is sent must be of a module that it can import
     step = library.ReadPart(step.folder, step.arms, library.Index(**vars(step.index)), step.domains and library.Domains(**vars(step.domains)), p)
     e, note = executor_of(step, p), step.folder / 'executor' / 'job'
-    wait_for(note, wait)
-    e.run()   # only parts that are not marked as done
+    try:
+        wait_for(note, wait)
+        e.run()   # only parts that are not marked as done
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        if p['executor'] != 'slurm': raise
+        raise UserError(f'clean.executor: Slurm did not take the job: {error}') from None
     if getattr(e, 'job_id', None) not in (None, -1):
         with atomic(note) as f: f.write(str(e.job_id))
     wait_for(note, wait)

@@ -119,14 +119,14 @@ def recall(texts: list, n: int, seed: int, peer) -> pd.DataFrame:   # who, n, fo
     table = pd.DataFrame(rows).groupby('who').found.agg(n='size', found='sum').reset_index()
     return table.assign(share=table.found / table.n, low=[wilson(k, m)[0] for k, m in zip(table.found, table.n)], high=[wilson(k, m)[1] for k, m in zip(table.found, table.n)])
 
-# %% ../nbs/11_scale.ipynb #a97c324b
+# %% ../nbs/11_scale.ipynb #4562aa2b
 def made_of(texts: list, n: int, fresh: float, seed: int):
     "A stream of n documents made of real ones"
     rng = random.Random(seed)
     words = [t.split(' ') for t in texts]
     for _ in range(n):
         one, other = list(rng.choice(words)), rng.choice(words)
-        for i in rng.sample(range(len(one)), len(one) // 5): one[i] = rng.choice(other)
+        for i, word in zip(rng.sample(range(len(one)), len(one) // 5), rng.choices(other, k=len(one) // 5)): one[i] = word
         for i in rng.sample(range(len(one)), round(fresh * len(one))): one[i] = ''.join(rng.choices('abcdefghijklmnoprstu', k=7))
         yield ' '.join(one)
 

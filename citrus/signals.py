@@ -208,10 +208,10 @@ class Tokens(Table):
         self.facts.extend(facts)
         self.hash.extend(np.fromiter(map(xxhash.xxh3_64_intdigest, map(str.encode, tokens)), np.uint64, len(tokens)))
 
-# %% ../nbs/09_signals.ipynb #63a5b4dd
+# %% ../nbs/09_signals.ipynb #6d7a15d5
 class Lexicon(Table):
     "piece -> its row"
-    def __init__(self, most: int = 2**20):   # Pieces it may hold before it starts again
+    def __init__(self, most: int = 2**18):   # Pieces it may hold before it starts again
         self.most = most
         self.empty()
 
@@ -396,14 +396,14 @@ def sentences(b: Batch) -> np.ndarray:   # int (lines,)
     begins = ended[words] > np.maximum(before, previous)
     return np.bincount(line[words[begins]], minlength=len(at) - 1) + (np.diff(at) > 0)
 
-# %% ../nbs/09_signals.ipynb #8308c0fc
+# %% ../nbs/09_signals.ipynb #08c7bac1
 def c4_signals(b: Batch) -> dict:   # signal -> array (documents,)
     "C4: sentences in the lines that it would keep, and what condemns a page"
     lines = list(itertools.chain.from_iterable(b.lines))
     kept = [c4_line(line) for line in lines]
     number = sentences(b)
     for i, (line, k) in enumerate(zip(lines, kept)):
-        if k and '[' in line and k != line.strip(): number[i] = sentences(Batch([k], b.lexicon)).sum() if k not in ('lorem', 'brace') else 0
+        if k and '[' in line and k != line.strip(): number[i] = sentences(Batch([k], Lexicon())).sum() if k not in ('lorem', 'brace') else 0   # a full table is emptied when a batch is made: not under this one
     of = lambda test: sums(np.array([test(k) for k in kept], np.int64), b.line_at)
     return dict(sentences=sums(number * np.array([bool(k) for k in kept], np.int64), b.line_at), lorem_ipsum=of(lambda k: k == 'lorem'), braces=of(lambda k: k == 'brace'))
 

@@ -125,6 +125,8 @@ def test_options_of_an_executor(tmp_path):
         with pytest.raises(UserError, match=message): executor_of(step, P | how)
     e = executor_of(step, P | dict(executor='slurm', workers=3, executor_options=dict(time='01:00:00', partition='cpu', mem_per_cpu_gb=4)))
     assert e.world_size == 5 and e.get_sbatch_args(5)['array'] == '0-4%3'
+    if not shutil.which('sbatch') or subprocess.run('sinfo', capture_output=True).returncode:
+        with pytest.raises(UserError, match='Slurm did not take the job'): read_corpus(tmp_path / 'run', arms_of([]), INDEX, None, P | dict(executor='slurm', executor_options=dict(time='01:00:00', partition='cpu')))
 
 
 def test_copies_by_id_address_text_and_band(tmp_path):

@@ -61,10 +61,14 @@ def test_signature_is_the_smallest_of_each_function(texts):
 
 
 def test_neither_the_batch_nor_a_full_table_changes_a_number(texts):
-    whole, small = measure(Batch(texts, Lexicon())), Lexicon(most=50)
+    all_of_them, small = Batch(texts, Lexicon()), Lexicon(most=50)
+    whole, words, (have, sigs) = measure(all_of_them), all_of_them.words(), signatures(all_of_them)
+    signed = {i: [s] for i, s in zip(have.tolist(), sigs.tolist())}
     for i, text in enumerate(texts):
-        alone = measure(Batch([text], small))
+        b = Batch([text], small)
+        alone = measure(b)
         for name in RULES: assert alone[name][0] == pytest.approx(whole[name][i]), (name, text[:80])
+        assert signatures(b)[1].tolist() == signed.get(i, []) and (b.words()[0] == words[i]).all()   # what was measured first has not emptied the table
     assert len(small) < 3000
 
 
