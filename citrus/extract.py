@@ -151,7 +151,7 @@ def stated_text(text: str, options: list) -> set:
     rests = [said[m.end():] for m in STATED.finditer(said) if not TAKEN_BACK.match(said[m.end():])]
     return set().union(*(begins_with(r, options) or begins_with(re.sub(r'^\d+[.)] ', '', r), options) for r in rests))
 
-# %% ../nbs/55_extract.ipynb #1488a857
+# %% ../nbs/55_extract.ipynb #fcd0b069
 REVERSED = re.compile(r'(?:^|(?<=[.,;\n"])(?<![A-Z]\.)(?<![A-Z]\)\.)) ?((?:\(?[A-Z][.)] )?[^.\n]{1,80}?),? (?:which )?(?:is|would be|represents) (?:(?:actually|clearly|exactly|indeed|probably|likely) )?(?:the )?(?:(?:correct|right|best)\b|(?:most likely )?(?:answer|diagnosis)\b)(?! not)', re.M)
 CONCLUDED = re.compile(r'\b(?:[Tt]herefore|[Tt]hus|[Hh]ence|[Ss]o),?\s\(?([A-Z])\)?(?=\s?(?:[.\n]|$))')
 
@@ -162,7 +162,7 @@ def reversed_statement(text: str, options: list) -> set:
         label = re.match(r'(?:[Tt]he )?(?:[Ss]election |[Oo]ption |[Cc]hoice |[Aa]nswer )?(?:of )?\(?([A-Z])(?=$|[).:,]| of\b| \()\)?(.*)', m[1])
         found |= {l for x in labels_in(label[1], options) for l in meant(x, label[2], options)} if label else set()
         if label and label[2][:1] in '.)' and len(phrase(label[2])) > 4 and label[1] not in fits(label[2], options): found |= set(texts)   # `D. Elm fever is the answer`, and D is another
-    names = [m[1] for m in REVERSED.finditer(plain(text)) if len(canonical(m[1])) > 1]
+    names = [re.split(r'\b(?:but|however|so|thus|therefore|hence),? ', m[1])[-1] for m in REVERSED.finditer(plain(text)) if len(canonical(m[1])) > 1]
     found |= {l for n in names for l in begins_with(n, options) if len(canonical(n).split()) <= len(canonical(texts[l]).split()) + 3}
     return found | set().union(*(labels_in(m[1], options) for m in CONCLUDED.finditer(said)))
 
@@ -172,7 +172,7 @@ def stated(text: str, options: list) -> set:
     if len(set(re.findall(r'"answer"\s*:\s*"([^"]+)"', text))) > 1: return {o['label'] for o in options}
     return stated_letter(text, options) | stated_text(text, options) | reversed_statement(text, options)
 
-# %% ../nbs/55_extract.ipynb #b660ed06
+# %% ../nbs/55_extract.ipynb #d41d027f
 REFUSED = re.compile(r' ?(?:wrong|incorrect|false)\b|[^.\n]{0,80}\b(?:is|was|are)\s(?:not\s(?:the\s)?(?:correct|right|answer|possible)|impossible|incorrect|wrong|false)\b')
 START = re.compile(r'(?m)^"?\(?([A-Z])(?:\)\s?|[.]\s?|[:、]\s?|\s[-–—]\s|\s(?=\()|\s?,?\s?(?=(?:because|since|as)\b|$))(.*)')
 
@@ -183,7 +183,7 @@ def leading_letter(text: str, options: list) -> set:
     if CUT.strip() in said and starts and starts[0][1] == options[0]['label'] and (starts[0].start() or starts[0][2].rstrip().endswith(':')): return set()   # going through the options
     for m in starts:
         label = labels_in(m[1], options)
-        if not label or REFUSED.match(m[2]): continue
+        if not label or REFUSED.match(m[2]) or re.match(r'\.[A-Z]\b', said[m.end(1):]): continue   # the last: A.A. is an abbreviation
         if m[2][:1].islower() and said[m.end(1)] == '.' and named[m[1]][:1].isupper() and max(fits(m[2], options).values(), default=(0,))[0] < 2 / 3: continue   # C. difficile
         found |= meant(*label, m[2], options) | only_letters(m[2].replace('.', ' '), options)
         if m[1] == 'A' and said[m.end(1):m.end(1) + 1] == ':' and fits(m[2], options).get('A', (0,))[0] < 2 / 3: doubtful = {'A'}   # 'A:' may stand for 'Answer:'
