@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TERMS', 'LOSSES', 'random_pairs', 'apart', 'citrus_loss', 'undivided_loss', 'trl_loss', 'liger_loss', 'present',
-           'memory', 'make_model', 'measure', 'in_process', 'measure_all', 'cost_table', 'plot_cost']
+           'make_model', 'measure', 'in_process', 'measure_all', 'cost_table', 'plot_cost']
 
-# %% ../nbs/53_cost.ipynb #46ba5b62
-import gc, importlib.util, itertools, json, os, random, re, subprocess, sys, tempfile, time
+# %% ../nbs/53_cost.ipynb #8f58855c
+import gc, importlib.util, itertools, json, os, random, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from .mix import load_student
 from .prefer import SIDES, answer_logp, collate, cpo_simpo
-from .run import UserError, atomic, digest, save_fig, stage
+from .run import UserError, atomic, digest, process_memory, save_fig, stage
 
 # %% ../nbs/53_cost.ipynb #61ffb22d
 TERMS = 10.0, 5.4, 0.05
@@ -73,28 +73,24 @@ def present() -> dict:   # name -> loss
     "The implementations that are installed"
     return {name: loss for name, loss in LOSSES.items() if name != 'Liger' or importlib.util.find_spec('liger_kernel')}
 
-# %% ../nbs/53_cost.ipynb #1fe10204
-def memory(what: str) -> int:   # VmRSS: held now, VmHWM: the most so far
-    "Bytes of this process. The `ru_maxrss` of the system would count the process that started it"
-    return int(re.search(rf'{what}:\s+(\d+) kB', Path('/proc/self/status').read_text())[1]) * 1024
-
+# %% ../nbs/53_cost.ipynb #182abbf0
 def make_model(model: str, toy: dict):
     "The student in a folder, or a random toy, in float32"
     from transformers import LlamaConfig, LlamaForCausalLM
     torch.manual_seed(0)
     return load_student(model) if model != 'toy' else LlamaForCausalLM(LlamaConfig(**toy, tie_word_embeddings=True))
 
-# %% ../nbs/53_cost.ipynb #5a110e86
+# %% ../nbs/53_cost.ipynb #788a630a
 def measure(out: str, model: str, way: str, toy: dict, lengths: list, pairs: int, seed: int):
     "Write loss, CPU-seconds and peak memory of one step, forward and backward"
     torch.set_num_threads(1)
     lm = make_model(model, toy).train()
     made, loss_of = random_pairs(pairs, lengths, lm.config.vocab_size, seed), present()[way]
     gc.collect()
-    before, began = memory('VmRSS'), time.process_time()
+    before, began = process_memory(), time.process_time()
     loss = loss_of(lm, made)
     loss.backward()
-    seconds, peak = time.process_time() - began, memory('VmHWM') - before
+    seconds, peak = time.process_time() - began, process_memory('VmHWM') - before
     norm = torch.stack([p.grad.norm() for p in lm.parameters()]).norm()
     with atomic(out) as f: json.dump(dict(way=way, loss=loss.item(), gradient=norm.item(), seconds=seconds, gigabytes=peak / 1e9), f)
 

@@ -172,9 +172,9 @@ def stated(text: str, options: list) -> set:
     if len(set(re.findall(r'"answer"\s*:\s*"([^"]+)"', text))) > 1: return {o['label'] for o in options}
     return stated_letter(text, options) | stated_text(text, options) | reversed_statement(text, options)
 
-# %% ../nbs/55_extract.ipynb #d41d027f
+# %% ../nbs/55_extract.ipynb #d701e086
 REFUSED = re.compile(r' ?(?:wrong|incorrect|false)\b|[^.\n]{0,80}\b(?:is|was|are)\s(?:not\s(?:the\s)?(?:correct|right|answer|possible)|impossible|incorrect|wrong|false)\b')
-START = re.compile(r'(?m)^"?\(?([A-Z])(?:\)\s?|[.]\s?|[:、]\s?|\s[-–—]\s|\s(?=\()|\s?,?\s?(?=(?:because|since|as)\b|$))(.*)')
+START = re.compile(r'(?m)^"?\(?([A-Z])(?:\)\s?|[.](?![A-Z]\b)\s?|[:、]\s?|\s[-–—]\s|\s(?=\()|\s?,?\s?(?=(?:because|since|as)\b|$))(.*)')
 
 def leading_letter(text: str, options: list) -> set:
     "`B. Birch syndrome ...`, `B because ...`: labels at the start of a line, and the option that the words beside one fit better"
@@ -183,7 +183,7 @@ def leading_letter(text: str, options: list) -> set:
     if CUT.strip() in said and starts and starts[0][1] == options[0]['label'] and (starts[0].start() or starts[0][2].rstrip().endswith(':')): return set()   # going through the options
     for m in starts:
         label = labels_in(m[1], options)
-        if not label or REFUSED.match(m[2]) or re.match(r'\.[A-Z]\b', said[m.end(1):]): continue   # the last: A.A. is an abbreviation
+        if not label or REFUSED.match(m[2]): continue
         if m[2][:1].islower() and said[m.end(1)] == '.' and named[m[1]][:1].isupper() and max(fits(m[2], options).values(), default=(0,))[0] < 2 / 3: continue   # C. difficile
         found |= meant(*label, m[2], options) | only_letters(m[2].replace('.', ' '), options)
         if m[1] == 'A' and said[m.end(1):m.end(1) + 1] == ':' and fits(m[2], options).get('A', (0,))[0] < 2 / 3: doubtful = {'A'}   # 'A:' may stand for 'Answer:'

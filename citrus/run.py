@@ -8,15 +8,16 @@ __all__ = ['RECORDS', 'STAGES', 'STUDIES', 'PACKAGES', 'TRAVELS', 'ADVICE', 'KER
            'load_recipe', 'settings', 'digest', 'bare', 'identifiers', 'definitions', 'reachable', 'versions',
            'code_of', 'ingredients', 'differences', 'store', 'commit', 'manifest', 'Stage', 'linked', 'assemble',
            'die_with_parent', 'hold', 'sweep', 'copy_whole', 'discard', 'stage', 'unrepeatable', 'describe', 'results',
-           'device', 'seal', 'link', 'wilson', 'save_fig', 'devices_here', 'nodes', 'divided', 'node_main', 'free_port',
-           'on_nodes', 'launch', 'call', 'train_main', 'out_of_step', 'plan', 'needed', 'chosen', 'advice', 'place',
-           'failure', 'AtomicHandler', 'set_aside', 'papermill_run', 'execute', 'lock_of', 'bring', 'run_stages',
-           'maker', 'lineage', 'pins_of', 'why', 'size', 'runs', 'referred', 'ancestors', 'garbage', 'collect',
-           'parse_args', 'report', 'run_command', 'main', 'keep_outputs', 'readme_text', 'rewrite', 'publish_results',
-           'executed_lessons', 'made', 'publish_manifests', 'publish', 'publish_main']
+           'device', 'process_memory', 'seal', 'link', 'wilson', 'save_fig', 'devices_here', 'nodes', 'divided',
+           'node_main', 'free_port', 'on_nodes', 'launch', 'call', 'leave', 'train_main', 'out_of_step', 'plan',
+           'needed', 'chosen', 'advice', 'place', 'failure', 'AtomicHandler', 'set_aside', 'papermill_run', 'execute',
+           'lock_of', 'bring', 'run_stages', 'maker', 'lineage', 'pins_of', 'why', 'size', 'runs', 'referred',
+           'ancestors', 'garbage', 'collect', 'parse_args', 'report', 'run_command', 'main', 'keep_outputs',
+           'readme_text', 'rewrite', 'publish_results', 'executed_lessons', 'made', 'publish_manifests', 'publish',
+           'publish_main']
 
-# %% ../nbs/00_run.ipynb #b7bd6885
-import argparse, ast, contextlib, ctypes, difflib, fcntl, functools, hashlib, importlib, json, logging, os, platform, re, shlex, shutil, signal, socket, subprocess, sys, threading, time
+# %% ../nbs/00_run.ipynb #bf16aa89
+import argparse, ast, atexit, contextlib, ctypes, difflib, fcntl, functools, hashlib, importlib, json, logging, os, platform, re, shlex, shutil, signal, socket, subprocess, sys, threading, time
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -467,6 +468,13 @@ def device() -> str:
     import torch
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f'{platform.machine()} CPU, {os.cpu_count()} cores'
 
+# %% ../nbs/00_run.ipynb #47c346f7
+def process_memory(what: str = 'VmRSS') -> int:   # Bytes; VmRSS: held now, VmHWM: the most so far
+    "Memory of this process. Raises `UserError` on a system without `/proc`"
+    try: status = Path('/proc/self/status').read_text()
+    except OSError: raise UserError('memory is read from /proc/self/status, which this system does not have; run this on Linux') from None
+    return 1024 * int(re.search(rf'{what}:\s+(\d+) kB', status)[1])
+
 # %% ../nbs/00_run.ipynb #621e6253
 @patch
 def finish(self: Stage, **metrics) -> pd.DataFrame:   # The manifest, for display
@@ -616,17 +624,24 @@ def launch(
     status = on_nodes(names, command, processes) if len(names) > 1 else subprocess.run(command, preexec_fn=die_with_parent).returncode
     if status: raise UserError(f'{function} failed in a process of its own (exit status {status}); its log is above')
 
-# %% ../nbs/00_run.ipynb #0fa03761
+# %% ../nbs/00_run.ipynb #fe548fae
 def call(function: str, arguments: dict):
     "Import and call `module.function` of this package"
     module, _, name = function.partition('.')
     return getattr(importlib.import_module(f'citrus.{module}'), name)(**arguments)
+
+def leave():
+    "End a launched process at once, as `multiprocessing` ends its own: under ZeRO-3 a thread may still gather weights that nobody waits for, and aborts while Python is taken apart"
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr): stream.flush()
+    os._exit(0)
 
 def train_main():
     "Entry point of a launched process: `citrus_train CONFIG`"
     die_with_parent()
     config = json.loads(Path(sys.argv[1]).read_text())
     call(config['function'], config['arguments'])
+    leave()
 
 # %% ../nbs/00_run.ipynb #29089c02
 def out_of_step() -> list:

@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate.state import AcceleratorState
 
 import citrus.mix
-from citrus.run import call, die_with_parent
+from citrus.run import call, die_with_parent, leave
 
 
 def copying(keep):
@@ -25,3 +25,4 @@ if __name__ == '__main__':
     for function, arguments in json.loads(Path(sys.argv[1]).read_text()):
         call(function, arguments)
         AcceleratorState._reset_state(True)
+    leave()

@@ -100,14 +100,14 @@ def hostile(folder):
 
 
 SCRIPT = r'''
-import json, re, sys, time
+import json, sys, time
+from citrus.run import process_memory
 from citrus.sources import Reader, declare
-peak = lambda: int(re.search(r'VmHWM:\s+(\d+)', open('/proc/self/status').read())[1]) // 1024   # ru_maxrss would count the parent, as it was at the fork
 out = []
 for kind, path in json.load(sys.stdin):
     r, t = Reader(declare([dict(id='s', kind=kind, path=path, licence='ours', domain='general')])['s']), time.process_time()
     n = sum(1 for _ in r)
-    out.append((n, dict(r.refused), peak(), time.process_time() - t))
+    out.append((n, dict(r.refused), process_memory('VmHWM') // 2**20, time.process_time() - t))
 print(json.dumps(out))
 '''
 
