@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SYMBOLS', 'SUCCESSORS', 'ENTROPY', 'USEFUL', 'CORPORA', 'STUDENT', 'chain', 'trap', 'crowded', 'benign', 'real',
-           'corpus', 'tiny', 'validate', 'training', 'train_all', 'reach', 'speed', 'paired', 'speeds', 'by_arm',
-           'regret', 'plot_speeds', 'plot_weights', 'plot_regret', 'plot_arms']
+           'corpus', 'tiny', 'validate', 'mean_of', 'training', 'train_all', 'reach', 'speed', 'paired', 'speeds',
+           'by_arm', 'regret', 'plot_speeds', 'plot_weights', 'plot_regret', 'plot_arms']
 
 # %% ../nbs/22_rules.ipynb #88aa50ba
 import functools, math
@@ -76,7 +76,14 @@ def validate(model, held: dict) -> dict:   # held: arm -> (sequences, length) to
     with torch.inference_mode(): losses = sequence_losses(model, torch.cat(list(held.values()))).split([len(x) for x in held.values()])
     return {arm: float(x.mean()) for arm, x in zip(held, losses)}
 
-# %% ../nbs/22_rules.ipynb #d54e1273
+# %% ../nbs/22_rules.ipynb #8331beb4
+def mean_of(model, power: int):
+    "A running mean of a model's weights, in which step k counts as k**power (arXiv 2312.02696, section 3.1)"
+    import torch
+    def step(mean, now, n): torch._foreach_lerp_(mean, now, (power + 1) / (n.item() + 1 + power))
+    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=step)
+
+# %% ../nbs/22_rules.ipynb #b69209a7
 def training(s, name: str, rule: str, seed: int) -> list:   # A row for each check: losses, mean weights since the last, sequences read
     "Train a random model on a corpus under a rule"
     import torch
@@ -90,7 +97,7 @@ def training(s, name: str, rule: str, seed: int) -> list:   # A row for each che
     accelerator, model = Accelerator(cpu=True), tiny(vocabulary, p, seed)
     passes = divide(accelerator, p['batch'], p['batch'])
     model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=1e-4, fused=True))
-    mean = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(p['average']))
+    mean = mean_of(model, p['average'])
     warm, every = max(1, round(0.05 * p['steps'])), max(1, p['steps'] // p['checks'])
     while True:
         if progress.step % every == 0:
