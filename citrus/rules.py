@@ -196,7 +196,7 @@ def plot_weights(rows: pd.DataFrame, name: str):
     axes[-1].legend(fontsize=7, loc='center left', bbox_to_anchor=(1, .5), frameon=False)
     return fig
 
-# %% ../nbs/22_rules.ipynb #20767727
+# %% ../nbs/22_rules.ipynb #9ee18096
 def plot_regret(table: pd.DataFrame):
     "Regret by step, mean over seeds with 95 % intervals"
     import matplotlib.pyplot as plt
@@ -206,6 +206,7 @@ def plot_regret(table: pd.DataFrame):
         mean, low, high = np.array([paired(x) for x in wide.to_numpy()]).T
         ax.plot(wide.index, mean, label=rule)
         ax.fill_between(wide.index, low, high, alpha=.15)
+    ax.set_yscale('symlog', linthresh=10)
     ax.set(xlabel='step', ylabel='regret (nats a token x steps)', title=f'loss above that of the known answer, summed ({wide.shape[1]} seeds)')
     ax.legend(fontsize=7, ncol=2)
     return fig
