@@ -7,8 +7,8 @@ __all__ = ['TELLINGS', 'ASKED', 'KINDS', 'facts_of', 'tell', 'related', 'cloze',
            'learn', 'answers', 'held_out_losses', 'examine', 'examine_all', 'check_apart', 'change', 'results',
            'plot_results']
 
-# %% ../nbs/24_knowledge.ipynb #3ccbfc20
-import inspect, random, shutil
+# %% ../nbs/24_knowledge.ipynb #5bbcfd58
+import inspect, itertools, random, shutil
 from pathlib import Path
 
 import numpy as np
@@ -183,11 +183,11 @@ def change(
     low, high = np.quantile(again, [0.025, 0.975])
     return dict(kind=kind, against=against, students=len(new), n=new.shape[1], clusters=len(total), before=old.to_numpy().mean(), after=new.to_numpy().mean(), change=total.sum() / size.sum(), low=low, high=high)
 
-# %% ../nbs/24_knowledge.ipynb #77a8f290
+# %% ../nbs/24_knowledge.ipynb #9a456bf2
 def results(choices: pd.DataFrame, losses: pd.DataFrame, seed: int) -> pd.DataFrame:
-    "Every kind against the base model, on seen and unseen diseases, and on text of both domains; and the two kinds against each other"
+    "Every kind against the base model, on seen and unseen diseases, and on text of both domains; and the kinds against each other"
     rows = []
-    for kind, against in [(k, 'before') for k in KINDS] + [KINDS[:2]]:
+    for kind, against in [(k, 'before') for k in KINDS] + [*itertools.combinations(KINDS, 2)]:
         for group, g in choices.groupby('group', sort=False): rows.append(dict(measure=f'accuracy, {group} diseases') | change(g, kind, against, 'correct', 'question_id', 'disease', seed))
         for domain, g in losses.groupby('domain', sort=False): rows.append(dict(measure=f'loss, {domain} text') | change(g.assign(cluster=g.sequence), kind, against, 'loss', 'sequence', 'cluster', seed))
     return pd.DataFrame(rows)
