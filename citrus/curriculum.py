@@ -6,7 +6,7 @@
 __all__ = ['IN_ORDER', 'LAST', 'AT_ONCE', 'CONTROL', 'NOBODY', 'thirds', 'wrong_answers', 'material', 'curricula', 'shown',
            'taught', 'choose', 'examine', 'study', 'grid', 'compared', 'plot_curricula', 'verdict']
 
-# %% ../nbs/58_curriculum.ipynb #fa93c8f0
+# %% ../nbs/58_curriculum.ipynb #7cdcce83
 import shutil
 from pathlib import Path
 
@@ -16,13 +16,15 @@ import pandas as pd
 from .chat import ask, load_local, parse_reply, target
 from .likelihood import likelihoods
 from .run import UserError, digest, launch, manifest, read_jsonl, save_fig, stage
-from .sft import count_tokens, fill, render, sample
+from .sft import count_tokens, encode, fill, render, sample
 from .traces import TRAINING, exchanged, interval
 
-# %% ../nbs/58_curriculum.ipynb #9c67550b
+# %% ../nbs/58_curriculum.ipynb #9be98679
 def thirds(rows: list, folder) -> list:   # Three lists of `sft` records
     "Cut rows into three parts of about the same number of tokens"
-    read, parts = np.cumsum([count_tokens([r], folder) for r in rows]), [[], [], []]
+    from transformers import AutoTokenizer
+    tokenizer, parts = AutoTokenizer.from_pretrained(folder), [[], [], []]
+    read = np.cumsum([len(encode(r['messages'], tokenizer)['input_ids']) for r in rows])
     for r, end in zip(rows, read): parts[min(2, int(3 * (end - 1) / read[-1]))].append(r)
     return parts
 
