@@ -6,7 +6,7 @@
 __all__ = ['IN_ORDER', 'LAST', 'AT_ONCE', 'CONTROL', 'thirds', 'wrong_answers', 'material', 'curricula', 'shown', 'taught',
            'examine', 'study', 'grid', 'compared', 'plot_curricula', 'verdict']
 
-# %% ../nbs/58_curriculum.ipynb #cac0fe4f
+# %% ../nbs/58_curriculum.ipynb #414d7778
 import shutil
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from .cases import matches
 from .chat import Sampling, ask, chat, load_local, local_model, parse_reply
 from .likelihood import likelihoods
 from .run import UserError, digest, launch, manifest, read_jsonl, save_fig, stage
-from .sft import count_tokens, encode, fill, render, sample
+from .sft import bare_rows, count_tokens, encode, fill, render, sample
 from .traces import TRAINING, exchanged, interval
 
-# %% ../nbs/58_curriculum.ipynb #9be98679
+# %% ../nbs/58_curriculum.ipynb #bc5a051a
 def thirds(rows: list, folder) -> list:   # Three lists of `sft` records
     "Cut rows into three parts of about the same number of tokens"
     from transformers import AutoTokenizer
@@ -30,20 +30,13 @@ def thirds(rows: list, folder) -> list:   # Three lists of `sft` records
     return parts
 
 def wrong_answers(rows: list, seed: int) -> list:
-    "Rows whose medical traces have changed places between diseases; the general ones stay. Raises `UserError` if one disease has over half of them"
-    medical = [r for r in rows if r['source'] == 'dual_expert']
-    other = {r['id']: x for r, x in zip(medical, exchanged(medical, {r['id']: parse_reply(r['messages'][-1]['content']).answer for r in medical}, seed))}
-    return [other.get(r['id'], r) for r in rows]
+    "Rows whose answers have changed places between diseases. Raises `UserError` if one disease has over half of them"
+    return exchanged(rows, {r['id']: parse_reply(r['messages'][-1]['content']).answer for r in rows}, seed)
 
-# %% ../nbs/58_curriculum.ipynb #5eeaa23b
-def material(s, probe: list) -> tuple:   # ({stage name: `sft` records}, held-out traces)
-    "The rows of the stage `sft`, without the probe's patients and the last eighth of the traces, which are held out"
-    rows = {name: s.read('sft', f'{name}.jsonl', 'sft') for name in ('stage1', 'stage2', 'stage3')}
-    asked = {ask(q, 'open')[-1]['content'] for q in probe}
-    seen = [r for r in rows['stage3'] if r['messages'][-2]['content'] not in asked]
-    traces = sorted((r for r in seen if r['source'] == 'dual_expert'), key=lambda r: digest(r['id']))
-    held = traces[:max(2, len(traces) // 8)]
-    return rows | dict(stage3=[r for r in seen if r not in held]), held
+def material(s, probe: list) -> dict:   # stage name -> `sft` records
+    "The rows of stages 1 and 2, and bare answers about the training pool without the probe"
+    asked = {q['id'] for q in probe}
+    return {name: s.read('sft', f'{name}.jsonl', 'sft') for name in ('stage1', 'stage2')} | dict(stage3=bare_rows([q for q in s.read('cases', 'train.jsonl', 'question') if q['id'] not in asked]))
 
 # %% ../nbs/58_curriculum.ipynb #bf6338f9
 IN_ORDER, LAST, AT_ONCE, CONTROL = 'stages 1, 2, 3 in order', 'stage 3 alone', 'all at once', 'control: in order, wrong answers'
@@ -73,26 +66,26 @@ def taught(s, parts: list, seed: int) -> Path:   # Folder of the model
         base = out
     return base
 
-# %% ../nbs/58_curriculum.ipynb #d88f06e2
-def examine(folder: Path, name: str, probe: list, held: list, max_tokens: int) -> tuple:   # (right or wrong for each patient, nats a token for each held-out trace)
-    "Ask a student about new patients, and measure how well it predicts traces that it has not read"
+# %% ../nbs/58_curriculum.ipynb #22738e8d
+def examine(folder: Path, name: str, probe: list, max_tokens: int) -> tuple:   # For each patient: right or wrong, and nats a token of the right reply
+    "Ask a student about new patients"
     replies = chat([ask(q, 'open') for q in probe], local_model(name, folder), Sampling(max_tokens=max_tokens))
     right = [matches(parse_reply(r.text).answer, q) for q, (r,) in zip(probe, replies)]
     model, tokenizer = load_local(str(folder), '')
-    traces = [(render(r['messages'][:-1], tokenizer, prompt=True), [r['messages'][-1]['content']]) for r in held]
-    lost = [-x[0] / len(tokenizer(t[1][0], add_special_tokens=False)['input_ids']) for t, (_, x) in zip(traces, sorted(likelihoods(model, tokenizer, traces)))]
+    wanted = [(render(r['messages'][:-1], tokenizer, prompt=True), [r['messages'][-1]['content']]) for r in bare_rows(probe)]
+    lost = [-x[0] / len(tokenizer(w[1][0], add_special_tokens=False)['input_ids']) for w, (_, x) in zip(wanted, sorted(likelihoods(model, tokenizer, wanted)))]
     return right, lost
 
-# %% ../nbs/58_curriculum.ipynb #beaf6bd2
-def study(s, rows: dict, probe: list, held: list) -> pd.DataFrame:   # a row for each student and patient or trace
+# %% ../nbs/58_curriculum.ipynb #4e17cfce
+def study(s, rows: dict, probe: list) -> pd.DataFrame:   # A row for each student, patient and measure
     "Train and examine every student; what is there is not made again"
     folder = s.folders['mix'] / 'model'
     for seed in s.params['seeds']:
         for kind, parts in curricula(rows, s.params['tokens'], folder, seed).items():
             done = s.dir / 'students' / f'{kind.partition(":")[0].replace(" ", "_").replace(",", "")}-{seed}.jsonl'
             if done.exists(): continue
-            right, lost = examine(taught(s, parts, seed), f'curriculum-{done.stem}', probe, held, s.params['max_tokens'])
-            s.write(f'students/{done.name}', [dict(kind=kind, seed=seed, measure=m, item=r['id'], value=float(v)) for m, of, vs in (('right', probe, right), ('nats', held, lost)) for r, v in zip(of, vs)])
+            right, lost = examine(taught(s, parts, seed), f'curriculum-{done.stem}', probe, s.params['max_tokens'])
+            s.write(f'students/{done.name}', [dict(kind=kind, seed=seed, measure=m, item=r['id'], value=float(v)) for m, vs in (('right', right), ('nats', lost)) for r, v in zip(probe, vs)])
         for left in s.dir.glob('.student-*'): shutil.rmtree(left) if left.is_dir() else left.unlink()
     return pd.DataFrame([row for p in sorted((s.dir / 'students').glob('*.jsonl')) for row in read_jsonl(p)])
 
@@ -112,12 +105,12 @@ def compared(scores: pd.DataFrame, seed: int) -> pd.DataFrame:
             rows.append(dict(measure=measure, kind=kind, students=len(x), n=x.shape[1], mean=x.mean(), low=low, high=high, difference=(x - base).mean(), difference_low=dlow, difference_high=dhigh, each=' '.join(f'{v:.3f}' for v in x.mean(1))))
     return pd.DataFrame(rows)
 
-# %% ../nbs/58_curriculum.ipynb #8fa18b79
+# %% ../nbs/58_curriculum.ipynb #bbef2ddd
 def plot_curricula(table: pd.DataFrame, tokens: int, chance: float):
     "Differences from the stages in order with 95 % intervals; small marks are single students' means"
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, 2, figsize=(12, 2.8), sharey=True)
-    labels = dict(right=f'writes the disease of a new patient (n = {{n}}; dotted: chance, {chance:.2f})', nats='nats a token of unseen traces (n = {n}; less is better)')
+    labels = dict(right=f'writes the disease of a new patient (n = {{n}}; dotted: chance, {chance:.2f})', nats='nats a token of the right reply (n = {n}; less is better)')
     for ax, (measure, g) in zip(axes, table.groupby('measure', sort=False)):
         for y, r in enumerate(g.itertuples()):
             ax.errorbar(r.mean, y, xerr=[[r.mean - r.low], [r.high - r.mean]], fmt='o', capsize=3, color='C3' if r.kind == CONTROL else 'C0')
