@@ -123,11 +123,12 @@ def plot_curricula(table: pd.DataFrame, tokens: int, chance: float):
     fig.tight_layout()
     return fig
 
-# %% ../nbs/58_curriculum.ipynb #de1f07d8
+# %% ../nbs/58_curriculum.ipynb #91e9f05a
 def verdict(table: pd.DataFrame) -> str:
     "What the comparison shows about the order of the stages"
     t = table[table.measure == 'right'].set_index('kind')
-    sure = {k: t.difference_high[k] < 0 or t.difference_low[k] > 0 for k in (LAST, AT_ONCE, CONTROL)}
-    if not (sure[CONTROL] and t.difference[CONTROL] < 0): return 'The control does as well as the stages in order: these students learned nothing about the diseases, and the study says nothing about the curriculum.'
-    word = lambda k: f'{k}: {"no difference that these students show" if not sure[k] else "worse" if t.difference[k] < 0 else "better"} ({t.difference[k]:+.3f} [{t.difference_low[k]:+.3f}, {t.difference_high[k]:+.3f}])'
-    return f'Against the stages in order, on new patients: {word(LAST)}; {word(AT_ONCE)}. The control is worse ({t.difference[CONTROL]:+.3f}), as it must be.'
+    side = {k: 'worse' if t.difference_high[k] < 0 else 'better' if t.difference_low[k] > 0 else '' for k in (LAST, AT_ONCE, CONTROL)}
+    if side[CONTROL] != 'worse' and 'better' not in (side[LAST], side[AT_ONCE]): return 'Nobody does better than the control: these students learned nothing about the diseases, and the study says nothing about the curriculum.'
+    word = lambda k: f'{k}: {side[k] or "no difference that these students show"} ({t.difference[k]:+.3f} [{t.difference_low[k]:+.3f}, {t.difference_high[k]:+.3f}])'
+    learned = 'as it must be' if side[CONTROL] == 'worse' else 'so in this order, from so few tokens, nothing was learned about the diseases'
+    return f'Against the stages in order, on new patients: {word(LAST)}; {word(AT_ONCE)}. {word(CONTROL)}, {learned}.'
