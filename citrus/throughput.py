@@ -6,11 +6,12 @@
 __all__ = ['pieces', 'running_text', 'gemm_peak', 'flops_of', 'clock', 'spent', 'packed_stepper', 'turns', 'padded_trainer',
            'summary', 'plot_turns']
 
-# %% ../nbs/26_throughput.ipynb #ab59d2d1
+# %% ../nbs/26_throughput.ipynb #4ee6a173
 import random, time
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from .chat import compute_dtype
 from .mix import devices, load_student, one_step, pack
@@ -76,7 +77,7 @@ def packed_stepper(folder, length: int):   # Takes the documents of a step, give
         return dict(way='packed', tokens=len(batch) * length, computed=len(batch) * length, loss=total / n) | spent(since)
     return step
 
-# %% ../nbs/26_throughput.ipynb #bf2141e8
+# %% ../nbs/26_throughput.ipynb #59055584
 def turns(
     folder,         # Model folder
     groups: list,   # Documents of each step
@@ -84,7 +85,7 @@ def turns(
 ) -> pd.DataFrame:  # A row for each step of each way
     "Train on the same documents in turns"
     from transformers import TrainerCallback
-    packed, rows = packed_stepper(folder, length), []
+    packed, rows, bar = packed_stepper(folder, length), [], tqdm(total=len(groups), desc='steps in turns')
 
     class Turns(TrainerCallback):
         def on_step_begin(self, *args, **kw): self.since = clock()
@@ -93,9 +94,10 @@ def turns(
             rows.append(dict(way='padded', tokens=sum(sizes), computed=len(sizes) * max(sizes)) | spent(self.since))
             rows.append(packed(groups[state.global_step - 1]))
             for r in rows[-2:]: r |= dict(step=state.global_step, peak=gemm_peak())
+            bar.update()
         def on_log(self, args, state, control, logs, **kw):
             if 'loss' in logs: next(r for r in rows if r['way'] == 'padded' and 'loss' not in r)['loss'] = logs['loss']
-    padded_trainer(folder, groups, Turns()).train()
+    with bar: padded_trainer(folder, groups, Turns()).train()
     return pd.DataFrame(rows)
 
 # %% ../nbs/26_throughput.ipynb #f3576dff
