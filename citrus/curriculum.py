@@ -6,7 +6,7 @@
 __all__ = ['IN_ORDER', 'LAST', 'AT_ONCE', 'CONTROL', 'thirds', 'wrong_answers', 'material', 'curricula', 'shown', 'taught',
            'examine', 'study', 'grid', 'compared', 'plot_curricula', 'verdict']
 
-# %% ../nbs/58_curriculum.ipynb #414d7778
+# %% ../nbs/58_curriculum.ipynb #ceb2213b
 import shutil
 from pathlib import Path
 
@@ -17,15 +17,13 @@ from .cases import matches
 from .chat import Sampling, ask, chat, load_local, local_model, parse_reply
 from .likelihood import likelihoods
 from .run import UserError, digest, launch, manifest, read_jsonl, save_fig, stage
-from .sft import bare_rows, count_tokens, encode, fill, render, sample
+from .sft import bare_rows, count_tokens, fill, render, sample, token_counts
 from .traces import TRAINING, exchanged, interval
 
-# %% ../nbs/58_curriculum.ipynb #bc5a051a
+# %% ../nbs/58_curriculum.ipynb #a869773c
 def thirds(rows: list, folder) -> list:   # Three lists of `sft` records
     "Cut rows into three parts of about the same number of tokens"
-    from transformers import AutoTokenizer
-    tokenizer, parts = AutoTokenizer.from_pretrained(folder), [[], [], []]
-    read = np.cumsum([len(encode(r['messages'], tokenizer)['input_ids']) for r in rows])
+    read, parts = np.cumsum(token_counts(rows, folder)), [[], [], []]
     for r, end in zip(rows, read): parts[min(2, int(3 * (end - 1) / read[-1]))].append(r)
     return parts
 
