@@ -257,7 +257,7 @@ def train(
     base: str,           # Folder of the model to start from
     arms: dict,          # arm -> file of `document` records
     steps: int, global_batch: int, length: int, learning_rate: float, weight_decay: float, checkpoint_seconds: float, seed: int,
-    micro_batch: int = 1, epochs: float = 0.0, lost_steps: int = 10,
+    micro_batch: int, epochs: float, lost_steps: int,
     **rule,              # Settings of the `Bandit`
 ):
     "Continued pre-training; does nothing if the model is there. Raises `UserError` for an arm without a token"

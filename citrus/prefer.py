@@ -219,7 +219,8 @@ def train(
     out: str,     # Folder for the model; `<out>.history.jsonl` is written beside it
     base: str,    # Folder of the model to start from
     pairs: str,   # File of `pair` records
-    beta: float, gamma: float, alpha: float, learning_rate: float, global_batch: int, epochs: float, checkpoint_seconds: float, seed: int, length: int = 2048, micro_batch: int = 1, lora_rank: int = 0,
+    beta: float, gamma: float, alpha: float, learning_rate: float, global_batch: int, epochs: float, checkpoint_seconds: float, seed: int,
+    length: int, micro_batch: int, lora_rank: int,
 ):
     "Train on preference pairs; does nothing if the model is there, and passes the model on unchanged if there are no pairs"
     if Path(out).exists(): return forget(out)

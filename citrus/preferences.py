@@ -31,7 +31,7 @@ def split_pool(pool: list, diseases: int, questions: int, probe: int) -> tuple: 
     return about[:-questions - probe], about[-questions - probe:-probe], about[-probe:]
 
 # %% ../nbs/52_preferences.ipynb #0755a27c
-HOW = dict(epochs=1, global_batch=1, length=256, weight_decay=1e-4, beta2=0.95, clip=1.0, checkpoint_seconds=1e9)
+HOW = dict(epochs=1, global_batch=1, length=256, weight_decay=1e-4, beta2=0.95, clip=1.0, lora_rank=0, checkpoint_seconds=1e9)
 
 def raise_student(s, learn: list):   # Folder of the model
     "Train the study's student on bare answers"
@@ -85,7 +85,9 @@ def teach(s, start, pairs: list, probe: list, way: str, rate: float, seed: int) 
     if not done.exists():
         if way != START:
             s.write(f'.{slug}.pairs.jsonl', drawn(pairs, way, p['pairs'], seed), 'pair')
-            launch('prefer.train', out=str(out), base=str(start), pairs=str(s.dir / f'.{slug}.pairs.jsonl'), learning_rate=rate, global_batch=p['global_batch'], micro_batch=p['global_batch'], epochs=1, checkpoint_seconds=1e9, seed=seed, **terms(way, p))
+            launch('prefer.train', out=str(out), base=str(start), pairs=str(s.dir / f'.{slug}.pairs.jsonl'), learning_rate=rate,
+                   global_batch=p['global_batch'], micro_batch=p['global_batch'], epochs=1, length=2048, lora_rank=0,
+                   checkpoint_seconds=1e9, seed=seed, **terms(way, p))
         rows = examined(out if way != START else start, slug, probe, p['max_tokens'])
         s.write(f'students/{slug}.jsonl', [dict(way=way, rate=rate, seed=seed) | r for r in rows])
     for left in s.dir.glob(f'.{slug}*'): shutil.rmtree(left) if left.is_dir() else left.unlink()

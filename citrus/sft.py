@@ -110,7 +110,7 @@ def train(
     base: str,      # Folder of the model to start from
     rows: str,      # File of `sft` records
     checkpoint_seconds: float,
-    lora_rank: int = 0,
+    lora_rank: int,
     **settings,     # Further arguments of `trainer_settings`
 ):
     "Fine-tune on a file of rows; does nothing if the model is there. Raises `UserError` if no row fits"

@@ -58,7 +58,7 @@ def teach(s, name: str, rows: list, seed: int, probe: list) -> list:   # One row
     return read_jsonl(done)
 
 # %% ../nbs/45_traces.ipynb #749d9e10
-TRAINING = 'learning_rate global_batch length weight_decay beta2 clip checkpoint_seconds'.split()   # Taken over from the stage `sft`
+TRAINING = 'learning_rate global_batch length weight_decay beta2 clip lora_rank checkpoint_seconds'.split()   # Taken over from the stage `sft`
 
 def teach_all(s, read: dict, probe: list) -> pd.DataFrame:
     "Every student of the study; the control has one"

@@ -12,7 +12,8 @@ from citrus.bandit import Bandit, Stream
 from citrus.mix import Progress, advance, devices, divide, fit, last_checkpoint, sequence_losses, train
 from citrus.run import UserError, read_jsonl, write_jsonl
 
-SETTINGS = dict(rule='odm', smoothing=0.5, steps=4, global_batch=4, length=32, learning_rate=1e-3, weight_decay=1e-4, checkpoint_seconds=9999.0, seed=0)
+SETTINGS = dict(rule='odm', smoothing=0.5, steps=4, global_batch=4, length=32, learning_rate=1e-3, weight_decay=1e-4,
+                checkpoint_seconds=9999.0, seed=0, micro_batch=1, epochs=0.0, lost_steps=10)
 
 
 @pytest.fixture(scope='module')

@@ -108,7 +108,8 @@ def test_prompt_is_what_sampling_sends(tokenizer):
 
 # --- training --------------------------------------------------------------------------------------------------------
 
-HOW = dict(beta=10.0, gamma=5.4, alpha=0.05, learning_rate=1e-3, global_batch=2, epochs=2, checkpoint_seconds=300.0, seed=0)
+HOW = dict(beta=10.0, gamma=5.4, alpha=0.05, learning_rate=1e-3, global_batch=2, epochs=2, checkpoint_seconds=300.0, seed=0,
+           length=2048, micro_batch=1, lora_rank=0)
 
 
 def train(folder, student, pairs, name='model', **kw):
