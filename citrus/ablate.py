@@ -42,14 +42,13 @@ def trained(models) -> list:
 # %% ../nbs/70_ablate.ipynb #cb26505a
 def against_base(
     rows: list,      # Scored `answer` records
-    seed: int = 0,
 ) -> pd.DataFrame:   # As `compare` gives it
     "Every trained model against the base model on every benchmark. Raises `UserError` if one or the other was not evaluated"
     asked = {(r['model'], r['benchmark']): None for r in rows}
     names = list(dict.fromkeys(b for _, b in asked))
     pairs = [(m, 'base', b) for b in names for m in trained(m for m, _ in asked) if {(m, b), ('base', b)} <= set(asked)]
     if not pairs: raise UserError('the run did not evaluate the base model and a trained one: name both in evaluate.models')
-    return compare(rows, pairs, seed)
+    return compare(rows, pairs)
 
 # %% ../nbs/70_ablate.ipynb #12f471c0
 PATIENTS = 'cases_patients'
@@ -91,11 +90,10 @@ def verdict(
 def reasoning(
     scores: pd.DataFrame,
     rows: list,           # Scored `answer` records
-    seed: int = 0,
 ) -> str:
     "Stage 3 against the answer-only control on held-out patients, whichever wins"
     if not {'sft3', 'answer_only'} <= set(scores.model): return 'Reasoning against bare answers: not both were evaluated.'
-    d = compare(rows, [('sft3', 'answer_only', PATIENTS)], seed).iloc[0]
+    d = compare(rows, [('sft3', 'answer_only', PATIENTS)]).iloc[0]
     first, second = ('reasoning (sft3)', 'answers only')
     won = f'{first if d.difference > 0 else second} wins' if d.p < 0.05 else 'the two cannot be told apart'
     return (f'Reasoning against bare answers: {won}; {first} {percent(at(scores, "sft3"))}, {second} {percent(at(scores, "answer_only"))}, '
@@ -115,13 +113,12 @@ def chance_line(scores: pd.DataFrame, benchmark: str) -> str:
 def facts(
     scores: pd.DataFrame,
     rows: list,              # Scored `answer` records
-    seed: int = 0,
     shuffled: bool = False,  # Whether training material had the findings of the diseases exchanged
 ) -> list:
     "What a run shows, a sentence or two for each point"
     names = list(dict.fromkeys(scores.benchmark))
     control = ['This is the control run: its training material has the findings of the diseases exchanged, so no model should beat base on real patients.'] if shuffled else []
-    return control + [verdict(scores, against_base(rows, seed)), reasoning(scores, rows, seed)] + [chance_line(scores, b) for b in names if b != PATIENTS]
+    return control + [verdict(scores, against_base(rows)), reasoning(scores, rows)] + [chance_line(scores, b) for b in names if b != PATIENTS]
 
 def summary(scores: pd.DataFrame, said: list) -> str:
     "A small table and the facts, for a terminal"

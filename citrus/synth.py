@@ -614,9 +614,9 @@ def misjudged(k: Knowledge, t: Thread) -> tuple:   # (false steps that were acce
     return tuple(found)
 
 # %% ../nbs/30_synth.ipynb #e1b65c3b
-def paired(first, second, seed: int = 0) -> tuple:   # first, second: yes or no, question by question, of shape (n,)
+def paired(first, second) -> tuple:   # first, second: yes or no, question by question, of shape (n,)
     "Difference of two shares, low, high, p: see `citrus.stats`"
-    return *difference(first, second, seed=seed), mcnemar(first, second)
+    return *difference(first, second), mcnemar(first, second)
 
 # %% ../nbs/30_synth.ipynb #583eeb6d
 def shares(name: str, hits: list) -> dict:   # hits: yes or no, question by question
@@ -635,10 +635,10 @@ def audit(k: Knowledge, ways: dict) -> pd.DataFrame:   # As for `judged`
     return pd.DataFrame([dict(reflection=name, n=len(ways[name]), **shares('right', right), **shares('invalid', [b > 0 for b in bad]), accepted=count(name, 1), accepted_false=sum(bad),
                               refused=count(name, 0), refused_true=sum(good), calls=sum(t.calls for t in ways[name])) for name, (right, bad, good) in judged(k, ways).items()])
 
-def contrasts(k: Knowledge, ways: dict, pairs: list, seed: int) -> pd.DataFrame:   # pairs: (name, name) of each claim
+def contrasts(k: Knowledge, ways: dict, pairs: list) -> pd.DataFrame:   # pairs: (name, name) of each claim
     "Paired differences between ways: questions with a right conclusion, and with an invalid accepted step"
     made = {name: dict(right=right, invalid=[b > 0 for b in bad]) for name, (right, bad, _) in judged(k, ways).items()}
-    return pd.DataFrame([dict(zip(('first', 'second', 'what', 'n', 'difference', 'low', 'high', 'p'), (a, b, what, len(ways[a]), *paired(made[a][what], made[b][what], seed)))) for a, b in pairs for what in ('right', 'invalid')])
+    return pd.DataFrame([dict(zip(('first', 'second', 'what', 'n', 'difference', 'low', 'high', 'p'), (a, b, what, len(ways[a]), *paired(made[a][what], made[b][what])))) for a, b in pairs for what in ('right', 'invalid')])
 
 # %% ../nbs/30_synth.ipynb #6b02b286
 def shuffled_expert(knowledge, folder, seed: int) -> Model:
