@@ -216,14 +216,14 @@ def subjects_of(rows: list, benchmark: str) -> list:   # In the order of `paired
 def compare(
     rows: list,    # Scored `answer` records
     pairs: list,   # (model, model, benchmark) of each claim
-    seed: int = 0,
 ) -> pd.DataFrame: # `first, second, benchmark, n, difference, low, high, p, p_holm`
     "Paired differences, with p-values corrected for the number of pairs"
     found = []
     for first, second, benchmark in pairs:
         a, b = paired(rows, first, second, benchmark)
-        d, low, high = difference(a, b, subjects_of(rows, benchmark), seed=seed)
-        found.append(dict(first=first, second=second, benchmark=benchmark, n=len(a), difference=d, low=low, high=high, p=mcnemar(a, b)))
+        subjects = subjects_of(rows, benchmark)
+        d, low, high = difference(a, b, subjects)
+        found.append(dict(first=first, second=second, benchmark=benchmark, n=len(a), difference=d, low=low, high=high, p=mcnemar(a, b, subjects)))
     return pd.DataFrame(found).assign(p_holm=holm([f['p'] for f in found]))
 
 # %% ../nbs/60_evaluate.ipynb #d69fab7c
