@@ -186,7 +186,7 @@ def power_table(
         rows.append(dict(exam=name, n=n, half_width=50 * (high - low), pairs_10=100 * smallest_difference(n, 0.1), pairs_20=100 * smallest_difference(n, 0.2), independent=100 * smallest_difference(n)))
     return pd.DataFrame(rows)
 
-# %% ../nbs/03_stats.ipynb #7f2615a8
+# %% ../nbs/03_stats.ipynb #681ae4f8
 def shares_interval(
     a: float, n: int,   # A share, of n questions
     b: float, m: int,   # Another one, of m
@@ -198,6 +198,7 @@ def shares_interval(
     high = a - b + math.hypot(a_high - a, b - b_low)
     return low, high
 
+# %% ../nbs/03_stats.ipynb #7f2615a8
 def equivalence_p(a: float, n: int, b: float, m: int, margin: float) -> float:
     "p-value of the claim that two shares differ by less than the margin: that of the widest interval inside it, by bisection"
     if not abs(a - b) < margin or not n or not m: return 1.0
