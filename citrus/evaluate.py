@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from .assets import right_labels
 from .cases import canonical, matches, same_name
 from .chat import SYSTEM, Model, Sampling, ask, chat, local_model, target
 from .clean import build_index, overlap_matrix, overlaps, record_text
@@ -132,7 +133,7 @@ def score_one(row: dict, q: dict, form: str) -> dict:
         right = found is not None and matches(found, q)
     else:
         found, by = extract_letter(row['raw'], q['options'], cut)
-        right = found == q['answer']
+        right = found in right_labels(q)
     return row | dict(extracted=found, by=by, correct=right)
 
 # %% ../nbs/60_evaluate.ipynb #180d8d6f
@@ -179,7 +180,7 @@ def likely(
         for q, c, scores in zip(asked, said, likelihood([(prompt(q, style), c) for q, c in zip(asked, said)], m), strict=True):
             picked, by_length = (q['options'][choice(scores, c, way)]['label'] for way in (False, True))
             rows.append(dict(model=m.name, benchmark=b.name, question_id=q['id'], order=order, style=style, key=q['answer'], scores=scores, chosen=picked, chosen_norm=by_length,
-                             correct=picked == q['answer'], correct_norm=by_length == q['answer'], subject=q['meta'].get('subject', '')))
+                             correct=picked in right_labels(q), correct_norm=by_length in right_labels(q), subject=q['meta'].get('subject', '')))
     return rows
 
 # %% ../nbs/60_evaluate.ipynb #d73fddf6
