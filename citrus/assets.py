@@ -455,6 +455,7 @@ def careqa_row(i: int, r: dict) -> dict | None:   # None for a row without a que
     texts = [r[f'op{o}'] for o in '1234']
     return question(f'careqa-{r["unique_id"]}', 'careqa', '', r['question'], texts, int(r['cop']) - 1, subject=r['category'], year=int(r['year']))
 
+# %% ../nbs/02_assets.ipynb #c57ac852
 def mmlu_row(i: int, r: dict) -> dict:
     "A row of MMLU"
     return question(f'mmlu-{r["subject"]}-{i}', f'mmlu_{r["subject"]}', '', r['question'], r['choices'], r['answer'], subject=r['subject'])

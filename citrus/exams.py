@@ -59,6 +59,7 @@ def json_columns(path: Path):
     except (LookupError, TypeError, AttributeError) as e:
         raise UserError(f'{path}: not columns of one length with a column question ({type(e).__name__}: {e})') from None
 
+# %% ../nbs/08_exams.ipynb #aecc70f9
 def headless_csv(path: Path):
     "Rows of MMLU's `<subject>_test.csv`: question, four options, key. Raises `UserError` for a line that is not so"
     lines = csv.reader(io.StringIO(exam_text(path), newline=''))
