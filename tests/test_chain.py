@@ -68,7 +68,7 @@ def test_a_parameter_reruns_what_depends_on_it(micro, store):
 @pytest.mark.parametrize('args, message', [
     (['--recipe', 'gpuu'], "unknown recipe 'gpuu': did you mean 'gpu'"), (['--only', 'evalute'], "did you mean 'evaluate'"), (['--from', 'sfft'], "did you mean 'sft'"),
     (['--set', 'sft.lerning_rate=1'], "did you mean 'learning_rate'"), (['--set', 'stf.seed=1'], "did you mean 'sft'"), (['--set', 'sft.epochs=two'], 'needs list'),
-    (['--set', 'nonsense'], 'needs the form stage.parameter=value'), (['--from', 'sft', '--name', 'nobody'], "run 'nobody' does not have yet"), (['--name', '../x'], 'use letters')])
+    (['--set', 'nonsense'], 'needs the form stage.parameter=value'), (['--from', 'sft', '--name', 'nobody'], "run 'nobody' does not have yet"), (['--name', '../x'], 'a name begins with a letter')])
 def test_bad_commands_say_one_clear_line(store, args, message):
     said = citrus_run(store, *args, ok=False)
     assert message in said and len(said.strip().split('\n')) == 1 and 'Traceback' not in said

@@ -1,0 +1,112 @@
+"What is typed wrong is told in one line, before anything runs."
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import BIN
+
+from citrus import run
+from citrus.run import UserError, load_recipe, root, run_folder, settings
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    "The command line in this process: its message, or its output, with a store that nothing may be written to"
+    monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'home'))
+
+    def call(capsys, entry, name, *args):
+        monkeypatch.setattr(sys, 'argv', [name, *args])
+        try: entry()
+        except SystemExit as e:
+            if isinstance(e.code, str): return e.code
+        return capsys.readouterr().out
+    return call
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--yes'], '--yes goes with --gc only'), (['--dry', '--yes'], '--yes goes with --gc only'),
+    (['--only', 'mix', '--from', 'sft'], '--only and --from do not go together'),
+    (['--list', '--name', 'a'], '--list and --name do not go together'), (['--gc', '--dry'], '--gc and --dry do not go together'),
+    (['--why', 'a.csv', '--list'], 'do not go together'), (['--only', ''], '--only has no value'),
+    (['--recipe', 'gpu', '--recipe', '8b'], '--recipe is given twice'), (['--nam', 'a'], 'unrecognized arguments: --nam'),
+    (['--set', 'mix.steps=[1'], "--set mix.steps=[1: expected ',' or ']'"), (['--set', 'mix.steps=1', 'mix.steps=2'], 'mix.steps: is given twice'),
+    (['--name', '..'], "run '..': a name begins with"), (['--name', '.'], "run '.': a name begins with"), (['--name', 'a\n'], 'a name begins with'),
+    (['--recipe', 'missing.yml'], '--recipe missing.yml: there is no such file'), (['--recipe', 'nbs/recipes'], 'there is no such file'),
+    (['--recipe', 'controll'], "did you mean 'control'"), (['--why', '.'], 'is a folder, and not that of a stage')])
+def test_a_mistake_is_one_line(command, capsys, tmp_path, args, message):
+    said = command(capsys, run.main, 'citrus_run', *args)
+    assert message in said and said.startswith('citrus_run: ') and '\n' not in said.replace('\\n', '').strip()
+    assert not list((tmp_path / 'home').glob('*/*')), 'nothing was begun'
+
+
+@pytest.mark.parametrize('text, message', [
+    ('- mix', 'must map stages to their parameters, is a list'), ('mix', 'is a str'), ('mix: 3', "block 'mix' must map"),
+    ('mix:\n  steps: 1\n  steps: 2', "'steps' is given twice (line 3)"), ('mix: {steps: 1}\nmix: {seed: 1}', "'mix' is given twice (line 2)"),
+    ('mix: [', 'line 1'), ('1: {a: 2}', 'unknown stage 1'), ('mix: {2: 3}', 'unknown parameter of mix 2'), (b'mix: {rule: \xff}', 'not UTF-8 at byte 12'),
+    ('mix: {steps: !!python/name:os.system }', 'could not determine a constructor')])
+def test_a_bad_recipe_is_one_line(command, capsys, tmp_path, text, message):
+    path = tmp_path / 'r.yml'
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    said = command(capsys, run.main, 'citrus_run', '--dry', '--recipe', str(path))
+    assert message in said and '\n' not in said
+
+
+def test_no_runs_is_a_sentence(command, capsys):
+    assert command(capsys, run.main, 'citrus_run', '--list').startswith('no runs in ')
+
+
+def test_help_is_help(command, capsys):
+    for entry, name in ((run.main, 'citrus_run'), (run.publish_main, 'citrus_publish'), (run.train_main, 'citrus_train')):
+        assert f'usage: {name}' in command(capsys, entry, name, '--help')
+
+
+def test_publish_names_what_is_wrong(command, capsys):
+    assert command(capsys, run.publish_main, 'citrus_publish', '..').startswith("citrus_publish: run '..': a name begins with")
+    assert 'unrecognized arguments: b' in command(capsys, run.publish_main, 'citrus_publish', 'a', 'b')
+    assert "run 'nobody' has no finished stage" in command(capsys, run.publish_main, 'citrus_publish', 'nobody')
+
+
+@pytest.mark.parametrize('text, message', [(None, 'No such file'), ('{', 'not JSON'), ('[]', 'needs the fields'), ('{"function": "mix.train"}', 'needs the fields')])
+def test_train_needs_a_job(command, capsys, tmp_path, text, message):
+    if text is not None: (tmp_path / 'job.json').write_text(text)
+    assert message in command(capsys, run.train_main, 'citrus_train', str(tmp_path / 'job.json'))
+
+
+def test_train_alone_is_one_line(command, capsys):
+    assert 'required: config' in command(capsys, run.train_main, 'citrus_train')
+
+
+def test_train_tells_its_error_in_one_line(tmp_path):
+    (tmp_path / 'job.json').write_text(json.dumps(dict(function='run.load_recipe', arguments=dict(name='nowhere.yml'))))
+    done = subprocess.run([str(BIN / 'citrus_train'), str(tmp_path / 'job.json')], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == 'citrus_train: --recipe nowhere.yml: there is no such file\n'
+
+
+def test_a_folder_of_a_stage_can_be_asked_for(tmp_path):
+    "`--why` takes the folder of a stage, where its manifest lies"
+    folder = tmp_path / 'mix-0123456789ab'
+    folder.mkdir()
+    (folder / 'manifest.json').write_text('{}')
+    assert run.maker(folder) == run.maker(folder / 'manifest.json') == folder.name
+
+
+def test_outside_a_clone_one_line(tmp_path):
+    shutil.copytree(root() / 'citrus', tmp_path / 'citrus', ignore=shutil.ignore_patterns('__pycache__'))
+    for entry, args in (('main', ['--recipe', 'gpu', '--dry']), ('publish_main', ['default'])):
+        code = f'import sys; from citrus.run import {entry}; sys.argv[1:] = {args}; {entry}()'
+        done = subprocess.run([sys.executable, '-c', code], env=os.environ | dict(PYTHONPATH=str(tmp_path)), cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 1 and 'citrus runs from a clone' in done.stderr and len(done.stderr.strip().split('\n')) == 1
+
+
+@pytest.mark.parametrize('name', ['..', '.', '', 'a/b', '-x', '.hidden', 'a b', 'x\n'])
+def test_a_run_cannot_leave_its_folder(name):
+    with pytest.raises(UserError, match='a name begins with'): run_folder(name)
+
+
+def test_the_last_of_common_block_and_set_wins():
+    v = settings({'common': dict(seed=1), 'mix': dict(seed=2)}, ['sft.seed=3'])
+    assert (v['clean']['seed'], v['mix']['seed'], v['sft']['seed']) == (1, 2, 3)
+    assert load_recipe('') == {}
