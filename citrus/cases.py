@@ -33,7 +33,8 @@ from tqdm import tqdm
 
 from .assets import hpo_files, wheel
 from .chat import BACKENDS, SYSTEM, Model, Reply, local_model, target
-from .run import Stage, UserError, atomic, check, digest, reachable, root, save_fig, stage, wilson
+from .keys import digest, hashes, mention, reached_from
+from .run import Stage, UserError, atomic, check, library_of, root, save_fig, stage, wilson
 
 # %% ../nbs/06_cases.ipynb #311d7e60
 @dataclass
@@ -767,8 +768,9 @@ BACKENDS['expert'] = expert
 @functools.lru_cache
 def code_behind(names: frozenset) -> str:
     "Hash of the library code that these functions run, in the modules that define them"
-    files = {p.stem: p.read_text(encoding='utf-8') for p in sorted((root() / 'citrus').glob('[a-z]*.py'))}
-    return digest(reachable(set(names), {m: text for m, text in files.items() if re.search(rf'^def ({"|".join(names)})\(', text, flags=re.M)}))
+    modules = library_of(root() / 'citrus')
+    starts = [(name, mention(*names)) for name, module in modules.items() if names & set(module.names)]
+    return digest(hashes(reached_from(modules, starts)))
 
 def expert_model(path) -> Model:   # `knowledge.json` of the stage `cases`
     "The knowledge expert as a model of the chat door"

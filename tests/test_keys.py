@@ -1,0 +1,117 @@
+"A stage is made of what its stage cells can run, and of nothing else."
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from citrus.run import STAGES, ingredients, root, settings
+
+VALUES = settings({})
+
+
+def code_of(stage):
+    "The library definitions among the ingredients of a stage"
+    return set(ingredients(stage, VALUES[stage], {})['code'])
+
+
+def made_of(folder):
+    "stage -> ingredients, by the code of a folder"
+    script = 'import json; from citrus.run import STAGES, ingredients, settings; v = settings({}); print(json.dumps({s: ingredients(s, v[s], {}) for s in STAGES}))'
+    env = os.environ | dict(PYTHONPATH=str(folder))
+    return json.loads(subprocess.run([sys.executable, '-c', script], env=env, cwd=folder, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.fixture(scope='module')
+def before(): return made_of(root())
+
+
+@pytest.fixture
+def copy(tmp_path):
+    for name in ('nbs', 'citrus', 'tests'): shutil.copytree(root() / name, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__'))
+    return tmp_path
+
+
+def changed(before, copy):
+    "Stages whose ingredients differ from those of before"
+    after = made_of(copy)
+    return {s for s in before if before[s] != after[s]}
+
+
+def edit(copy, notebook, *pairs):
+    "Replace code in a notebook and in the module exported from it"
+    for path in (copy / 'nbs' / f'{notebook}.ipynb', copy / 'citrus' / f'{notebook[3:]}.py'):
+        text = path.read_text()
+        for old, new in pairs:
+            assert old in text or path.suffix == '.ipynb', f'{old!r} is not in {path}'
+            text = text.replace(old, new)
+        path.write_text(text)
+
+
+def add_cell(copy, notebook, source, at=-1):
+    path = copy / 'nbs' / f'{notebook}.ipynb'
+    nb = json.loads(path.read_text())
+    nb['cells'].insert(at, dict(cell_type='code', id='extra', metadata={}, source=[source], outputs=[], execution_count=None))
+    path.write_text(json.dumps(nb))
+
+
+def test_what_is_foreign_is_left_out():
+    mix, ablate = code_of('mix'), code_of('ablate')
+    assert not [name for name in mix | ablate if name.startswith(('citrus.synth.', 'citrus.pages.', 'citrus.textbook.'))]
+    assert 'citrus.mix.train' in mix and 'citrus.bandit.Bandit.update' in mix and 'citrus.size.forecast' in mix
+    assert len(mix) < 150 and len(ablate) < 75, (len(mix), len(ablate))
+
+
+def test_a_class_has_the_methods_that_are_patched_into_it():
+    assert {'citrus.run.Stage', 'citrus.run.Stage.read', 'citrus.run.Stage.write'} <= code_of('ablate')
+
+
+@pytest.mark.parametrize('stage, names', [
+    ('sft', ['citrus.sft.train']), ('prefer', ['citrus.prefer.train']), ('preferences', ['citrus.prefer.train', 'citrus.sft.train']),
+    ('curriculum', ['citrus.sft.train']), ('traces', ['citrus.sft.train']), ('knowledge', ['citrus.mix.train']), ('cost', ['citrus.cost.measure'])])
+def test_what_is_launched_by_name_is_followed(stage, names):
+    assert set(names) <= code_of(stage)
+
+
+def test_lazy_imports_are_followed():
+    assert 'citrus.pages.read_pages' in code_of('clean') and 'citrus.entities.tags' in code_of('clean')
+
+
+def test_a_table_brings_what_other_modules_put_into_it():
+    "The expert's skills of a dialogue are put into `cases.SKILLS` by `synth`"
+    assert 'citrus.synth.reason_skill' in code_of('synth') and 'citrus.synth.reason_skill' not in code_of('cases')
+
+
+def test_files_that_a_stage_reads_are_ingredients():
+    of = lambda stage: ingredients(stage, VALUES[stage], {})['files']
+    assert 'nbs/paper.csv' in of('ablate') and 'tests/data/entities.csv' in of('entities') and 'parameters of mix' in of('knowledge')
+    folder = ingredients('cases', VALUES['cases'] | dict(phenopackets='tests/data/phenopackets'), {})['files']
+    assert not (root() / 'tests/data/phenopackets').exists() or folder
+
+
+def test_a_lesson_a_plot_prose_and_the_books_rerun_nothing(before, copy):
+    edit(copy, '20_mix', ("figsize=(", "figsize=(1 + "))
+    edit(copy, '22_rules', ("figsize=(", "figsize=(1 + "))
+    edit(copy, '00_run', ('Write the manifest of this stage', 'Write its manifest'), ("recipe = os.environ.get('CITRUS_RECIPE', '')", "recipe = os.environ.get('CITRUS_RECIPE', 'none')"))
+    add_cell(copy, '06_cases', 'len([1, 2, 3])', at=12)
+    add_cell(copy, '60_evaluate', 'another = [1, 2, 3]', at=12)
+    assert changed(before, copy) == set()
+
+
+def test_a_study_is_nobody_elses_ingredient(before, copy):
+    add_cell(copy, '22_rules', '#| stage\nlen(rows)')
+    add_cell(copy, '24_knowledge', '#| stage\nlen(table)')
+    assert changed(before, copy) == {'rules', 'knowledge'}
+
+
+def test_a_training_is_an_ingredient_of_all_that_train_so(before, copy):
+    edit(copy, '40_sft', ("set_seed(settings['seed'])", "set_seed(settings['seed'] + 1)"))
+    assert changed(before, copy) == {s for s in STAGES if 'citrus.sft.train' in before[s]['code']} == {'sft', 'traces', 'preferences', 'curriculum'}
+
+
+def test_a_lesson_that_takes_a_name_of_the_stage_is_an_ingredient(before, copy):
+    "The kernel would use what the lesson binds"
+    add_cell(copy, '20_mix', 'compare = print', at=12)
+    assert changed(before, copy) == {'mix'}
