@@ -37,36 +37,121 @@ def test_a_long_run_stays_finite_and_alive(rule):
     assert np.isfinite(p).all() and p.min() > 0 and abs(p.sum() - 1) < 1e-9
 
 
-def by_hand(losses, K, steps, alpha=0.9):
-    "Algorithm 1 of arXiv 2312.02406, written down a second time, without logarithms"
-    R, eps, out = [0.0] * K, lambda t: min(1 / K, math.sqrt(math.log(K) / (K * t))), []
-    for t in range(1, steps + 1):
-        e = [math.exp(eps(max(t - 1, 1)) * r) for r in R]
-        p = [(1 - K * eps(t)) * x / sum(e) + eps(t) for x in e]
+def epsilon(t, K): return min(1 / K, math.sqrt(math.log(K) / (K * max(t, 1))))
+
+
+def odm_by_hand(seen, K, alpha=0.9):
+    "Algorithm 1 of arXiv 2312.02406, written down a second time, without logarithms; the losses of a step are averaged"
+    R, out = np.zeros(K), []
+    for t, step in enumerate(seen, 1):
+        e = np.exp(epsilon(t - 1, K) * R)
+        p = (1 - K * epsilon(t, K)) * e / e.sum() + epsilon(t, K)
         out.append(p)
-        for i, loss in losses(t).items(): R[i] = alpha * R[i] + (1 - alpha) * loss / p[i]
+        draws = sum(n for _, n in step.values())
+        estimate = np.zeros(K)
+        for i, (loss, n) in step.items(): estimate[i] = n * loss / (draws * p[i])
+        R = alpha * R + (1 - alpha) * estimate
     return np.array(out)
 
 
-def by_hand_released(losses, K, steps, alpha=0.9):
-    "The released code's update: perplexity as reward, no weighting, linear"
-    R, eps, out = [0.0] * K, lambda t: min(1 / K, math.sqrt(math.log(K) / (K * t))), []
-    for t in range(1, steps + 1):
-        p = [r / sum(R) * (1 - K * eps(t)) + eps(t) for r in R] if all(R) else [1 / K] * K
+def released_by_hand(seen, K, alpha=0.9):
+    "`SmoothedMeanWeightUpdater.group_update` of the released code: mean loss of an arm's batches, its exponential, linear shares"
+    R, p, out = [0.0] * K, np.full(K, 1 / K), []
+    for t, step in enumerate(seen, 1):
         out.append(p)
-        for i, loss in losses(t).items(): R[i] = alpha * R[i] + (1 - alpha) * math.exp(loss)
+        for i, (loss, _) in step.items(): R[i] = alpha * R[i] + (1 - alpha) * math.exp(loss)
+        p = np.array([r * (1 - K * epsilon(t, K)) / sum(R) + epsilon(t, K) for r in R])
     return np.array(out)
 
 
-@pytest.mark.parametrize('rule, reference', [('odm', by_hand), ('odm_released', by_hand_released)])
+def exp3_by_hand(seen, K, horizon=300, largest=5.0):
+    "Figure 1 of Auer et al. 2002 (SIAM J. Comput. 32), with the gamma of corollary 3.2"
+    gamma, w, out = min(1, math.sqrt(K * math.log(K) / ((math.e - 1) * horizon))), np.ones(K), []
+    for step in seen:
+        p = (1 - gamma) * w / w.sum() + gamma / K
+        out.append(p)
+        draws = sum(n for _, n in step.values())
+        for i, (loss, n) in step.items(): w[i] *= math.exp(gamma * n * min(1, loss / largest) / (draws * p[i]) / K)
+    return np.array(out)
+
+
+def ucb_by_hand(seen, K, largest=5.0):
+    "Figure 1 of Auer et al. 2002 (Machine Learning 47): play each machine once, then the largest mean + sqrt(2 ln n / n_j)"
+    rewards, out = [[] for _ in range(K)], []
+    for step in seen:
+        plays = sum(map(len, rewards))
+        bounds = [np.mean(r) + math.sqrt(2 * math.log(plays) / len(r)) if r else math.inf for r in rewards]
+        out.append(np.eye(K)[int(np.argmax(bounds))])
+        for i, (loss, _) in step.items(): rewards[i].append(min(1, loss / largest))
+    return np.array(out)
+
+
+@pytest.mark.parametrize('rule, reference', [('odm', odm_by_hand), ('odm_released', released_by_hand), ('exp3', exp3_by_hand), ('ucb', ucb_by_hand)])
 def test_the_rule_is_the_published_one(rule, reference):
-    rng = np.random.default_rng(0)
-    seen = [{int(i): float(rng.random() * 5) for i in (rng.choice(5, 2, replace=False) if t else range(5))} for t in range(300)]   # all arms in the first step
-    expected, bandit, got = reference(lambda t: seen[t - 1], 5, 300), Bandit(names(5), rule), []
-    for losses in seen:
+    rng, bandit, got = np.random.default_rng(0), Bandit(names(5), rule, largest=5.0, horizon=300), []
+    drawn = [range(5), *(rng.choice(5, rng.integers(1, 4), replace=False) for _ in range(299))]
+    seen = [{int(i): (float(rng.random() * 6), int(rng.integers(1, 5))) for i in arms} for arms in drawn]
+    for step in seen:
         got.append(bandit.weights())
-        bandit.update({f'arm {i}': x for i, x in losses.items()})
-    assert np.abs(np.array(got) - expected).max() < 1e-9
+        bandit.update({f'arm {i}': loss for i, (loss, _) in step.items()}, {f'arm {i}': n for i, (_, n) in step.items()})
+    assert np.abs(np.array(got) - reference(seen, 5)).max() < 1e-9
+    assert np.ptp(got, axis=0).max() > 0.02   # and it moves
+
+
+def test_exp3_and_ucb_find_the_better_arm():
+    "Bernoulli arms of 0.9 and 0.6; the share of the better one in the second half of 2,000 plays"
+    for rule, least in (('exp3', 0.8), ('ucb', 0.85)):
+        share = []
+        for seed in range(5):
+            rng, bandit, plays = np.random.default_rng(seed), Bandit(['good', 'bad'], rule, largest=1.0, horizon=2000), []
+            for _ in range(2000):
+                arm = ['good', 'bad'][int(rng.random() > bandit.weights()[0])]
+                bandit.update({arm: float(rng.random() < dict(good=0.9, bad=0.6)[arm])})
+                plays.append(arm == 'good')
+            share.append(np.mean(plays[1000:]))
+        assert np.mean(share) > least, (rule, share)
+
+
+@pytest.mark.parametrize('batch', [1, 2, 8, 32])
+@pytest.mark.parametrize('how', ['independent', 'sampler'])
+def test_the_estimate_of_a_reward_is_unbiased_at_any_batch(batch, how):
+    "Arms drawn with 0.8, 0.15 and 0.05 that pay 1, 2 and 3 nats: what EXP3 adds in a step is that on average"
+    share, paid, rng, steps = [0.8, 0.15, 0.05], np.array([1.0, 2.0, 3.0]), np.random.default_rng(0), 2000
+    added = np.zeros((steps, 3))
+    for t in range(steps):
+        bandit = Bandit(list('abc'), 'exp3', largest=10.0, share=share, t=t + 1)
+        n = rng.multinomial(batch, share) if how == 'independent' else np.bincount(draw_arms(bandit, batch, seed=5), minlength=3)
+        bandit.update({a: x for a, x, m in zip('abc', paid, n) if m}, dict(zip('abc', n.tolist())))
+        added[t] = 10 * np.exp(bandit.values)
+    error = added.std(0) / math.sqrt(steps)
+    assert (np.abs(added.mean(0) - paid) < 4 * np.maximum(error, 1e-9)).all(), (added.mean(0), error)
+    assert how == 'independent' or (error * math.sqrt(steps) <= paid / np.array(share) / batch / 2 + 1e-9).all()   # less than a sequence is left to chance
+
+
+def test_the_estimate_counts_the_steps_between_two_decisions():
+    "Pooled over three steps, one of which did not draw the arm: 3 of 12 sequences with a share of a half, that is 3 / 6 of the loss"
+    bandit = Bandit(['a', 'b'], 'exp3', every=3, largest=1.0)
+    bandit.update({'a': 0.2, 'b': 0.5}, {'a': 1, 'b': 3})
+    bandit.update({'b': 0.5}, {'b': 4})
+    bandit.update({'a': 0.5, 'b': 0.5}, {'a': 2, 'b': 2})
+    assert np.exp(bandit.values) == pytest.approx([3 / 6 * 0.4, 9 / 6 * 0.5])
+
+
+def test_an_arm_that_is_used_up_is_not_divided_by_as_if_it_could_be_drawn():
+    "With c used up a and b are drawn with a half each, and the estimates are by halves"
+    bandit = Bandit(list('abc'), 'exp3', largest=1.0)
+    assert set(draw_arms(bandit, 4, seed=0, room=[9, 9, 0])) == {0, 1}
+    assert bandit.weights().tolist() == [0.5, 0.5, 0]
+    bandit.update({'a': 0.6, 'b': 0.4}, {'a': 2, 'b': 2})
+    assert np.exp(bandit.values) == pytest.approx([0.6, 0.4, 0])
+    assert Bandit(**json.loads(json.dumps(asdict(bandit)))).weights()[2] == 0
+
+
+def test_draws_of_a_step_follow_the_probabilities_closely():
+    for rule in ('exp3', 'ucb', 'stratified'):
+        for t in range(1, 200):
+            n = np.bincount(draw_arms(Bandit(names(3), rule, share=[0.5, 0.3, 0.2], t=t), 10, seed=2), minlength=3)
+            assert np.abs(n - [5, 3, 2]).max() <= 1
 
 
 @pytest.mark.parametrize('settings', [dict(), dict(rule='progress', every=3, warmup=5), dict(rule='ucb'), dict(rule='stratified'), dict(rule='exp3', reward='fall')])
