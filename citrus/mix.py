@@ -222,8 +222,8 @@ def check_finite(progress: Progress, lost_steps: int):
 def advance(model, optimizer, accelerator, streams: list, progress: Progress, rate: float, global_batch: int, passes: int, seed: int, epochs: float = 0.0, lost_steps: int = 10):
     "One step at learning rate `rate`: draw arms, train on what they give, reward them"
     bandit, share = progress.bandit, global_batch // accelerator.num_processes
-    p = bandit.weights()
     mine = draw(progress, streams, global_batch, seed, epochs)[accelerator.process_index * share:][:share]
+    p = bandit.weights()   # of the arms that had something to give
     for group in optimizer.param_groups: group['lr'] = rate
     sums, taken = one_step(model, optimizer, accelerator, mine, passes, len(streams))
     losses = {a: s / n for a, (s, n) in zip(bandit.arms, sums.tolist()) if n}
@@ -269,8 +269,10 @@ def train(
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     read = streams(arms, tokenizer, length, seed)
-    bandit = Bandit(list(arms), sizes=[s.tokens for s in read], **rule)
     model, tokens = load_student(base), micro_batch * length
+    decisions = max(1, steps // rule.get('every', 1))
+    guessing = math.log(model.config.vocab_size)   # the loss of a model that knows nothing counts as a reward of 1
+    bandit = Bandit(list(arms), sizes=[s.tokens for s in read], largest=guessing, horizon=decisions, **rule)
     if must_recompute(model.config, tokens, tokens, accelerator.num_processes): model.gradient_checkpointing_enable(dict(use_reentrant=False))
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay)
     model, optimizer = accelerator.prepare(model, optimizer)
