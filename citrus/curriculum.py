@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .cases import matches
 from .chat import Sampling, ask, chat, load_local, local_model, parse_reply
+from .judge import matches
 from .likelihood import likelihoods
 from .run import UserError, digest, launch, manifest, read_jsonl, save_fig, stage
 from .sft import bare_rows, count_tokens, fill, render, sample, token_counts

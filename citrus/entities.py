@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 # %% ../nbs/09_entities.ipynb #e88b5371
 from .assets import ARMS, boolq_rows, hpo_files, member
-from .cases import CLAUSE, FINDING, IDIOMS, Reader, World, canonical, derange, dictionary, family_name, parse_diseases, parse_terms, words
+from .cases import CLAUSE, FINDING, IDIOMS, Reader, World, derange, dictionary, parse_diseases, parse_terms, words
+from .judge import canonical, family_name
 from .run import root, save_fig, stage, wilson
 
 # %% ../nbs/09_entities.ipynb #efe48c76

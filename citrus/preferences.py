@@ -14,8 +14,8 @@ import torch
 from tqdm import tqdm
 
 from .assets import micro
-from .cases import matches
 from .chat import Sampling, ask, chat, load_local, local_model, parse_reply, target
+from .judge import matches
 from .prefer import answer_logp, collate, encode_pair
 from .run import UserError, digest, launch, read_jsonl, save_fig, stage
 from .sample import Limits, counts_table, funnel, make_pairs, outcome, plot_counts, sample_answers, savings, survival

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from .cases import matches
 from .chat import FOREIGN, Sampling, ask, between, converse, parse_reply
+from .judge import matches
 
 # %% ../nbs/48_sample.ipynb #7711d2f4
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ __all__ = ['PARTS', 'REASON', 'REFLECT', 'STOP', 'WRITE', 'REWRITE', 'VERIFY', '
            'name_candidates', 'reason_skill', 'known_facts', 'wrong', 'advise', 'reflect_skill', 'stop_skill',
            'by_findings', 'explains', 'by_candidates', 'by_rival', 'monologue', 'write_skill', 'verify_skill',
            'knowledge_base', 'special', 'Corpus', 'library', 'corpus_texts', 'look_up_table', 'propose_step', 'reflect',
-           'vote', 'think', 'lost', 'leaked', 'monologue_fault', 'retell', 'by_rule', 'verify', 'synthesise',
-           'stage3_rows', 'general_rows', 'design_rows', 'sort_out', 'funnel', 'misjudged', 'paired', 'shares',
-           'judged', 'audit', 'contrasts', 'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains',
-           'loop', 'direct_skill', 'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths',
-           'reply_tokens', 'cast_of', 'panel_of', 'barred', 'entered']
+           'vote', 'think', 'lost', 'leaked', 'monologue_fault', 'retell', 'verify', 'synthesise', 'stage3_rows',
+           'general_rows', 'design_rows', 'sort_out', 'funnel', 'misjudged', 'paired', 'shares', 'judged', 'audit',
+           'contrasts', 'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop',
+           'direct_skill', 'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens',
+           'cast_of', 'panel_of', 'barred', 'entered']
 
 # %% ../nbs/30_synth.ipynb #66d7ceeb
 import difflib, functools, itertools, random, re
@@ -29,9 +29,10 @@ from fastcore.basics import patch
 
 # %% ../nbs/30_synth.ipynb #87e07639
 from .assets import BENCHMARKS, hub, reasoning
-from .cases import NONE, SKILLS, Knowledge, canonical, derange, expert_model, family_name, listing, load_knowledge, lower, matches, mentions, propose, role_model, same_name, save_knowledge, slip, words
+from .cases import NONE, SKILLS, Knowledge, derange, expert_model, listing, load_knowledge, lower, propose, role_model, save_knowledge, slip, words
 from .chat import SYSTEM, Budget, Model, Sampling, ask, converse, parse_reply, target
 from .clean import build_index, overlaps
+from .judge import canonical, is_right, matches, reveals, same_name
 from .run import UserError, digest, read_jsonl, save_fig, stage, wilson
 from .stats import difference, mcnemar
 
@@ -147,7 +148,7 @@ def unfit(q: dict) -> str:   # '' if nothing is wrong
     key = next((o['text'] for o in q['options'] if o['label'] == q['answer']), q['answer_text'])
     where = dict(ask=asking(q['stem'])[1], stem=q['stem'], key=key)
     why = next((reason for reason, (part, pattern) in UNFIT.items() if re.search(pattern, where[part], re.I)), '')
-    return why or ('names its own answer' if mentions(q['stem'], q) else 'is in a benchmark' if q['meta'].get('benchmark') else '')
+    return why or ('names its own answer' if reveals(q['stem'], q) else 'is in a benchmark' if q['meta'].get('benchmark') else '')
 
 # %% ../nbs/30_synth.ipynb #b61c3e3d
 ASKING = set(words('which what who where when why how of the following these options below one is are was were would be do does did has have a an it that'))
@@ -457,7 +458,7 @@ def corpus_texts(folder) -> list:
 # %% ../nbs/30_synth.ipynb #ca7bee57
 def look_up_table(qs: list, sources: dict) -> pd.DataFrame:   # sources: name -> (question -> answer)
     "How often each source of external knowledge names the answer of a question that it is shown, with 95 % Wilson intervals"
-    hits = {name: sum(mentions(tell(q['open_stem']), q) for q in qs) for name, tell in sources.items()}
+    hits = {name: sum(reveals(tell(q['open_stem']), q) for q in qs) for name, tell in sources.items()}
     return pd.DataFrame([dict(source=name, n=len(qs), names_it=h, share=h / len(qs), low=wilson(h, len(qs))[0], high=wilson(h, len(qs))[1]) for name, h in hits.items()])
 
 # %% ../nbs/30_synth.ipynb #874b6f11
@@ -482,7 +483,7 @@ async def reflect(door, t: Thread, cast: Cast):
     for _ in range(1 + cast.retries):
         reply = await t.ask(door, messages, cast.reflector, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=256), 'reflect')
         rating, advice = tag(reply.text, 'rating'), tag(reply.text, 'feedback') or ''
-        leak = cast.gold and mentions(advice, t.question)
+        leak = cast.gold and reveals(advice, t.question)
         t.leaks += leak
         if rating in ('0', '1') and not leak: break
     t.steps[-1].update(rating=int(rating == '1'), feedback='' if leak else advice)
@@ -514,7 +515,7 @@ def lost(step: str, think: str) -> bool:
 
 def leaked(t: Thread) -> bool:
     "Whether a prompt of the reasoner named the answer though neither the reasoner nor the knowledge base had"
-    return any(mentions(text, t.question) for part, text in t.asked if part == 'reason') and not mentions(' '.join(s['text'] for s in t.steps), t.question)
+    return any(reveals(text, t.question) for part, text in t.asked if part == 'reason') and not reveals(' '.join(s['text'] for s in t.steps), t.question)
 
 # %% ../nbs/30_synth.ipynb #713a43b1
 def monologue_fault(text: str, t: Thread, length: tuple) -> str:   # '' if nothing is wrong
@@ -537,15 +538,10 @@ async def retell(door, t: Thread, cast: Cast) -> tuple:   # (the reply, what is 
     return reply.text, why
 
 # %% ../nbs/30_synth.ipynb #55c37eab
-def by_rule(answer: str, q: dict, others: list) -> bool | None:   # None where rules cannot tell
-    "Whether an answer is right: the name, an alias, or a subtype of the family; wrong if it is another known name"
-    if matches(answer, q) or matches(family_name(answer), q): return True
-    return False if not answer or any(same_name(answer, o) for o in others) else None
-
 async def verify(door, t: Thread, answer: str, cast: Cast) -> dict:   # {by, right, said}
     "Whether the answer of a thread is right, and who says so"
     others = [*(o['text'] for o in t.question['options']), *considered(t.kept)]
-    right = by_rule(answer, t.question, others)
+    right = is_right(answer, t.question, others)
     if right is not None: return dict(by='rule', right=right, said='')
     messages = role_prompt(VERIFY, t.question['open_stem'], given_answer=answer, reference_diagnosis=t.question['answer_text'])
     reply = await t.ask(door, messages, cast.writer, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=64), 'verify')

@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 
 # %% ../nbs/12_textbook.ipynb #c386357e
-from .cases import SKILLS, Knowledge, canonical, listing, lower, names, role_model, slip, words
+from .cases import SKILLS, Knowledge, listing, lower, role_model, slip, words
 from .chat import REFUSAL, Model, Sampling, between, converse, local_model
 from .clean import build_index, clusters, held_out_sets, overlaps, split_bands
 from .entities import Recogniser, mentions, recogniser, tags
+from .judge import canonical, names
 from .run import UserError, digest, save_fig, stage, wilson
 from .signals import Batch, Lexicon, signatures
 

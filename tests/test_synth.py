@@ -5,10 +5,11 @@ import random
 import pytest
 from kill_synth import compare
 
-from citrus.cases import Knowledge, mentions
+from citrus.cases import Knowledge
 from citrus.chat import Model, Reply
+from citrus.judge import reveals
 from citrus.run import UserError, read_jsonl
-from citrus.synth import (DESIGNS, REASON, REFLECT, STOP, WRITE, Cast, Thread, accepted, asking, by_rule, chart, chosen, design_rows, knowledge_base, library, monologue, openable, reason_skill,
+from citrus.synth import (DESIGNS, REASON, REFLECT, STOP, WRITE, Cast, Thread, accepted, asking, chart, chosen, design_rows, knowledge_base, library, monologue, openable, reason_skill,
                           reflect_skill, rewrite_fault, sections, stop_skill, synthesise, tag, think, unfit, verify, write_skill)
 
 TOY = Knowledge(dict(f1={'Alder': .9, 'Birch': .9}, f2={'Alder': .9}, f3={'Birch': .9}), dict(f1=['Fever'], f2=['Rash'], f3=['Cough']), 'test')
@@ -50,7 +51,7 @@ def test_no_reasoner_prompt_holds_the_answer(micro, store):
     for part in parts:
         q = train[part['Question'].strip()]
         assert set(part) <= {'Question', 'Accepted steps', 'Feedback', 'External knowledge', 'Look ups left', 'Number of candidates', 'Task'}
-        assert not any(mentions(text, q) for title, text in part.items() if title not in ('Accepted steps', 'External knowledge'))
+        assert not any(reveals(text, q) for title, text in part.items() if title not in ('Accepted steps', 'External knowledge'))
         assert all((part['Question'], step) in said for step in accepted(part.get('Accepted steps', '')))
         for told in part.get('External knowledge', '').split('Q: ')[1:]:
             query, _, answer = told.strip().partition('\n')
@@ -63,7 +64,7 @@ def test_feedback_that_tells_is_thrown_away(says):
     door = Door(lambda part, text, i: f'<rating>0</rating><feedback>{says}</feedback>' if part == 'reflect' else None)
     t = run(think(door, CASE, Cast(*[Model('toy', 'toy')] * 3, rounds=5)))
     assert t.leaks == 5 * 3 and not t.kept and all(s['feedback'] == '' for s in t.steps)
-    assert not any(mentions(text, CASE) for part, text in door.seen if part == 'reason')
+    assert not any(reveals(text, CASE) for part, text in door.seen if part == 'reason')
 
 
 def test_feedback_without_the_answer_may_name_a_disease():
@@ -123,7 +124,7 @@ def test_the_writer_is_asked_again_with_the_reason_and_then_given_up():
     assert trace['outcome'] == 'a second voice' and len(writes) == 3 and 'What was wrong:\na second voice' in writes[1]
 
 
-@pytest.mark.parametrize('answer, right, by', [('Alder', True, 'rule'), ('ALDER TYPE 1.', True, 'rule'), ('Birch', False, 'rule'), ('', False, 'rule'), ('Alder, I think', True, 'judge'), ('Alder or Birch', False, 'judge')])
+@pytest.mark.parametrize('answer, right, by', [('Alder', True, 'rule'), ('ALDER TYPE 1.', True, 'rule'), ('Birch', False, 'rule'), ('', False, 'rule'), ('Alder, I think', True, 'judge'), ('Alder or Birch', False, 'rule')])
 def test_answers_are_verified_by_rule_then_by_a_judge(answer, right, by):
     from citrus.synth import VERIFY, verify_skill
     SKILLS[VERIFY] = verify_skill

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from citrus.cases import canonical, names
+from citrus.judge import canonical, names
 from citrus.chat import Model, Reply
 from citrus.entities import Recogniser
 from citrus.run import UserError, check, read_jsonl
