@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['RAISED', 'LATEX', 'SIGNS', 'LARGEST', 'UNITS', 'NUMBERS', 'ROMAN', 'COUNTED', 'AFTER_KIND', 'ALONE', 'SPELLED',
-           'KNOWN_AS', 'NAME_PART', 'MAY_LACK', 'ABROAD', 'SMALL', 'SURE', 'LEADS', 'LEAD', 'TRAIL', 'KIND_OF', 'ASIDE',
-           'DOUBT', 'OPPOSED', 'EVERYDAY', 'replaced', 'composed', 'one_form', 'shifted', 'number', 'arabic', 'greek',
-           'spelled', 'plain_words', 'known_names', 'canonical', 'one', 'key', 'packed', 'same_words', 'same_name',
-           'bare_name', 'family_name', 'kind_of', 'harmless', 'names', 'says', 'differ_in_sign', 'is_right', 'matches',
-           'told_words', 'forms', 'spots', 'everyday', 'last_named', 'reveals']
+           'KNOWN_AS', 'KNOWN_TOO', 'NAME_PART', 'MAY_LACK', 'ABROAD', 'SMALL', 'SURE', 'LEADS', 'LEAD', 'TRAIL',
+           'KIND_OF', 'ASIDE', 'DOUBT', 'OPPOSED', 'EVERYDAY', 'replaced', 'composed', 'one_form', 'shifted', 'number',
+           'arabic', 'greek', 'spelled', 'plain_words', 'known_names', 'canonical', 'one', 'key', 'packed',
+           'same_words', 'same_name', 'bare_name', 'family_name', 'kind_of', 'harmless', 'names', 'says',
+           'differ_in_sign', 'is_right', 'matches', 'told_words', 'forms', 'spots', 'everyday', 'last_named', 'reveals']
 
 # %% ../nbs/03_judge.ipynb #dee24e8e
 import functools, re, unicodedata
@@ -117,8 +117,10 @@ Huntington disease=Huntington chorea; hereditary hemorrhagic telangiectasia=HHT=
 cystic fibrosis=CF=mucoviscidosis; spinal muscular atrophy=SMA; Duchenne muscular dystrophy=DMD; myasthenia gravis=MG; pertussis=whooping cough
 vitamin B1=thiamine; vitamin C=ascorbic acid; vitamin B12=cobalamin; scurvy=vitamin C deficiency; beriberi=thiamine deficiency
 hyperthyroidism due to Graves disease=Graves disease=Basedow disease; Hashimoto thyroiditis=chronic lymphocytic thyroiditis; primary adrenal insufficiency=Addison disease
-cerebrovascular accident=CVA=stroke; transient ischemic attack=TIA; inflammatory bowel disease=IBD; irritable bowel syndrome=IBS; celiac disease=celiac sprue
-acetaminophen=paracetamol; epinephrine=adrenaline; norepinephrine=noradrenaline; albuterol=salbutamol; furosemide=frusemide; meperidine=pethidine
+cerebrovascular accident=CVA=stroke; transient ischemic attack=TIA; inflammatory bowel disease=IBD; irritable bowel syndrome=IBS; celiac disease=celiac sprue'''
+
+# %% ../nbs/03_judge.ipynb #a5c7f7c3
+KNOWN_TOO = '''acetaminophen=paracetamol; epinephrine=adrenaline; norepinephrine=noradrenaline; albuterol=salbutamol; furosemide=frusemide; meperidine=pethidine
 infectious mononucleosis=glandular fever; chickenpox=varicella; shingles=herpes zoster; measles=rubeola; German measles=rubella
 giant cell arteritis=temporal arteritis=GCA; polyarteritis nodosa=PAN; IgA vasculitis=Henoch Schonlein purpura=HSP; IgA nephropathy=Berger disease
 Lyme disease=Lyme borreliosis; Chagas disease=American trypanosomiasis; kala azar=visceral leishmaniasis; syphilis=lues
@@ -127,6 +129,7 @@ mucopolysaccharidosis type 2=Hunter syndrome=MPS type 2; familial Mediterranean 
 adult T cell leukemia=ATLL; hypertrophic cardiomyopathy=HCM=HOCM; Wolff Parkinson White syndrome=WPW; pneumocystis pneumonia=PCP=PJP
 magnetic resonance imaging=MRI; computed tomography=CT; electrocardiogram=ECG=EKG; complete blood count=CBC; white blood cell=WBC'''
 
+# %% ../nbs/03_judge.ipynb #1aa6be2c
 NAME_PART = re.compile(r'(?<![\w.])[-+]?\d+(?:\.\d+)?\w*(?:[-+/:]\w*\d\w*)*|[^\W_]+|[<>≤≥±→←↔%+&]')
 
 def plain_words(text: str) -> list:
@@ -138,11 +141,11 @@ def plain_words(text: str) -> list:
     text = re.sub(r'\b(alpha|beta|gamma|delta)(?=\d)', r'\1 ', re.sub(r'^\W*(?:an?|the)(?=\s+\w)', '', text))
     return ['and' if w in '+&' else w for w in NAME_PART.findall(text)]
 
-# %% ../nbs/03_judge.ipynb #b6d52b6c
+# %% ../nbs/03_judge.ipynb #c58c7107
 @functools.cache
 def known_names() -> dict:   # a name, as `plain_words` joins them -> the name it is known by
     "The table of names that mean the same"
-    groups = [[' '.join(plain_words(n)) for n in g.split('=')] for g in re.split(r'[;\n]', KNOWN_AS)]
+    groups = [[' '.join(plain_words(n)) for n in g.split('=')] for g in re.split(r'[;\n]', f'{KNOWN_AS}\n{KNOWN_TOO}')]
     return {n: group[0] for group in groups for n in group[1:]}
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -151,7 +154,7 @@ def canonical(text: str) -> str:
     name = ' '.join(plain_words(text))
     return known_names().get(name, name)
 
-# %% ../nbs/03_judge.ipynb #2af5ad37
+# %% ../nbs/03_judge.ipynb #32fede66
 MAY_LACK = {'disease', 'syndrome', 'disorder', 'infection'}
 ABROAD = [(r'\b(?:syndrom|sindrome|sd)\b', 'syndrome'), (r'\b(?:maladie|enfermedad|krankheit|morbus)\b', 'disease'),
           (r'^(syndrome|disease) (?:(?:of|de|du|des|d|von|del) )?(?:la |the )?(.+)$', r'\2 \1'), (r'^(?:un|une|une?o|el|la|le|ein|eine|das|der|die) (?=\w{4})', '')]
@@ -186,7 +189,7 @@ def same_name(a: str, b: str) -> bool:
     short, long = sorted((key(a), key(b)), key=len)
     return same_words(short, long) or (len(long) == len(short) + 1 and long[-1] in MAY_LACK and not set(short) <= MAY_LACK and same_words(short, long[:-1]))
 
-# %% ../nbs/03_judge.ipynb #946c60c0
+# %% ../nbs/03_judge.ipynb #31e7c1fb
 SURE = r'(?:most likely|likely|probable|probably|final|correct|best|working|clinical|underlying|single|suspected)'
 LEADS = [rf'(?:(?:the|my)\s)?(?:{SURE}\s)*(?:diagnosis|answer|conclusion|condition)(?:\s(?:here|in this case|of this patient))?\s*(?:would be|is|:|=|-)\s*(?:{SURE}\s|that of\s|:\s)*',
          rf'(?:i (?:think|believe) |therefore,? |thus,? |so,? |in conclusion,? )*(?:it|this|(?:the|this) patient)(?:\s{SURE})?\s(?:is|has|suffers from|must have)(?: {SURE})?\s(?:consistent with\s)?',
@@ -208,7 +211,7 @@ def bare_name(text: str) -> str:
         text = text[lead.end():].strip()
     return TRAIL.sub('', text).strip(' \n\t.。,;') or text
 
-# %% ../nbs/03_judge.ipynb #ffef1727
+# %% ../nbs/03_judge.ipynb #8d0e936e
 def family_name(name: str) -> str:
     "The name of a disease without the number or letter of its subtype"
     name = re.sub(r'\s*\([^)]*\)$', '', name)
@@ -228,7 +231,7 @@ def kind_of(answer: str, name: str) -> bool:
     kinds = next((i for i, w in enumerate(words) if w not in KIND_OF), len(words))
     return 0 < kinds < len(words) and same_words(words[kinds:], key(name))
 
-# %% ../nbs/03_judge.ipynb #97eb3b56
+# %% ../nbs/03_judge.ipynb #bad29ec0
 ASIDE = set('''most likely probable confirmed clinical diagnosis definite classic form mutation variant gene related due to autosomal dominant recessive x linked inherited inheritance
 omim orpha icd 10 11 acute chronic'''.split())
 
@@ -241,7 +244,7 @@ def harmless(aside: str, name: str) -> bool:
     gene = lambda w: bool(re.fullmatch(r'[A-Z][A-Z0-9]{1,6}\d[A-Z0-9]*|\d{6}|[A-Z]\d\d(?:\.\d+)?', w))
     return all(w.lower() in ASIDE or gene(w) for w in re.findall(r'[\w.]+', aside))
 
-# %% ../nbs/03_judge.ipynb #b5a96d76
+# %% ../nbs/03_judge.ipynb #300e989b
 DOUBT = re.compile(r'''\b(?:no|not|never|neither|nor|non|without|unlikely|exclud\w*|rul(?:e|ed|ing)\ out|ruled|rather\ than|instead\ of|anything\ but|except|unlike|negative|denied|absent|wrong|incorrect
     |or|vs|versus|either|both|kein\w*|nicht|ausgeschlossen|oder|weder|pas|ni|aucun\w*|exclu\w*|ou|sin|descart\w*|excluid\w*|o|ningun\w*)\b
     |\w\s*/\s*\w|(?:不是|并非|排除|不考虑|不支持|除外|否认|或|还是|非)''', re.I | re.X)
@@ -286,7 +289,7 @@ def matches(answer: str, question: dict) -> bool:
     "Whether an open answer is right by rule"
     return is_right(answer, question) is True
 
-# %% ../nbs/03_judge.ipynb #2ef4a0f5
+# %% ../nbs/03_judge.ipynb #eb634eb8
 EVERYDAY = set('down best still short charge hunter hand may grave fed all as it aids ms hit his her him she he map cold rest lead blue white brown gray field fields cat fish good cross sweet bloom page paget'.split())
 
 @functools.lru_cache(maxsize=1 << 10)
