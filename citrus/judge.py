@@ -259,6 +259,7 @@ def says(answer: str, name: str) -> bool:
     m = re.fullmatch(r'(.*?\S)\s*[(（]([^()（）]*)[)）]', answer)
     return bool(m) and harmless(m[2], name) and (same_name(m[1], name) or kind_of(m[1], name))
 
+# %% ../nbs/03_judge.ipynb #fdd28ff1
 OPPOSED = {'increased', 'decreased', 'positive', 'negative', '<', '>', '≤', '≥'}
 
 def differ_in_sign(a: str, b: str) -> bool:
@@ -289,7 +290,7 @@ def matches(answer: str, question: dict) -> bool:
     "Whether an open answer is right by rule"
     return is_right(answer, question) is True
 
-# %% ../nbs/03_judge.ipynb #eb634eb8
+# %% ../nbs/03_judge.ipynb #2a193489
 EVERYDAY = set('down best still short charge hunter hand may grave fed all as it aids ms hit his her him she he map cold rest lead blue white brown gray field fields cat fish good cross sweet bloom page paget'.split())
 
 @functools.lru_cache(maxsize=1 << 10)
