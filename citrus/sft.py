@@ -199,7 +199,9 @@ def sample(rows: list, n: int, seed: int) -> list:
 # %% ../nbs/40_sft.ipynb #0a625dc1
 def bare_rows(questions: list) -> list:   # `sft` records
     "Questions with their answer and no reasoning"
-    return [dict(id=f'bare-{q["id"]}', stage=3, source='answer_only', messages=[*ask(q, 'open'), dict(role='assistant', content=target('', q['answer_text']))]) for q in questions]
+    reply = lambda q: dict(role='assistant', content=target('', q['answer_text']))
+    return [dict(id=f'bare-{q["id"]}', stage=3, source='answer_only', question_id=q['id'],
+                 messages=[*ask(q, 'open'), reply(q)]) for q in questions]
 
 def fill(rows: list, tokens: int, folder) -> list:   # `sft` records; the last one goes over
     "Rows in their order, from the first again if need be, until they hold a number of tokens under a model's tokenizer. Raises `UserError` without rows"

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from citrus.chat import BACKENDS, Model, Reply, Sampling, target
+from citrus.run import UserError, read_jsonl
 from citrus.sample import FILTERS, Limits, Stop, funnel, judged, make_pairs, matched, outcome, pass_at, replayed, right_counts, sample_answers, savings
 
 QUESTIONS = [dict(id=f'q{i}', stem='', open_stem=f'Who is number {i}?', options=[], context=None, answer_text=f'Disease {i}', aliases=[]) for i in range(12)]
@@ -134,9 +135,21 @@ def test_problems_that_stage_3_has_not_seen_come_first(store):
     from citrus.synth import general_rows
     solutions = {r['id']: r['messages'][-1]['content'] for r in general_rows('', 600)}
     seen = sorted(solutions)[:-3]
-    files = {'train.jsonl': QUESTIONS, 'stage3.jsonl': [dict(id=i) for i in seen]}
-    s = SimpleNamespace(params=dict(first=2, questions=3, general=5, general_hub='', general_longest=600), read=lambda stage, file, record: files[file])
+    files = {'train.jsonl': QUESTIONS, 'stage3.jsonl': [dict(id=i) for i in seen] + [dict(id=f'sft-{i}', question_id=f'q{i}') for i in (0, 1, 4, 7)]}
+    s = SimpleNamespace(params=dict(start='stage3', questions=8, general=5, general_hub='', general_longest=600, seed=0),
+                        read=lambda stage, file, record: files[file])
     medical, other = to_ask(s)
-    assert medical == QUESTIONS[2:5] and len(other) == 5 and len([q for q in other if q['id'] in seen]) == 2 and not {q['id'] for q in other[:3]} & set(seen)
+    assert {q['id'] for q in medical} == {f'q{i}' for i in range(12)} - {'q0', 'q1', 'q4', 'q7'} and len(other) == 5
+    assert len([q for q in other if q['id'] in seen]) == 2 and not {q['id'] for q in other[:3]} & set(seen)
+    s.params['questions'] = 9
+    with pytest.raises(UserError, match='prefer.questions = 9: training left 8 of 12 unread; raise cases.train'): to_ask(s)
     assert all(judged(q, solutions[q['id']], Limits()) == dict(answer=q['answer_text'], problem='', correct=True) for q in other)
     assert not any(judged(q, solutions[other[i - 1]['id']], Limits())['correct'] for i, q in enumerate(other)), 'that of another problem is wrong'
+
+
+def test_preference_asks_nothing_that_its_student_was_trained_on(micro, store):
+    "By id, with more training questions than the recipe's and in whatever order they were read"
+    folder = store / 'runs' / 'micro'
+    read = {r['question_id'] for r in read_jsonl(folder / 'sft' / 'stage3.jsonl') if 'question_id' in r}
+    asked = {r['question_id'] for r in read_jsonl(folder / 'prefer' / 'samples.jsonl')}
+    assert read and len(asked) == 3 and not asked & read
