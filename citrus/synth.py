@@ -561,7 +561,9 @@ async def synthesise(door, q: dict, cast: Cast) -> tuple:   # (`Thread`, `trace`
 # %% ../nbs/30_synth.ipynb #64f10ed6
 def stage3_rows(traces: list, questions: dict, general: list, share: float, seed: int) -> list:   # `sft` records, shuffled
     "Kept traces as training rows, with a share of non-medical reasoning"
-    rows = [dict(id=f'sft-{t["id"]}', stage=3, source='dual_expert', messages=[*ask(questions[t['question_id']], 'open'), dict(role='assistant', content=target(t['think'], t['answer']))]) for t in traces]
+    reply = lambda t: dict(role='assistant', content=target(t['think'], t['answer']))
+    rows = [dict(id=f'sft-{t["id"]}', stage=3, source='dual_expert', question_id=t['question_id'],
+                 messages=[*ask(questions[t['question_id']], 'open'), reply(t)]) for t in traces]
     rng = random.Random(digest(['stage3', seed]))
     rows += [r | dict(messages=[dict(role='system', content=SYSTEM), *r['messages']]) for r in rng.sample(general, min(len(general), round(len(rows) * share / (1 - share))))]
     rng.shuffle(rows)
