@@ -440,7 +440,7 @@ def read_corpus(
     p: dict,           # Parameters of the stage
 ) -> pd.DataFrame:     # Documents, seconds and documents per second of each arm, and what its reader refused
     "Read every part of every arm: one after the other, several at a time if there are workers, or where an executor is"
-    check_rules(p['limits'], p['exempt'], [*arms, *p['languages']])
+    check_rules(p['limits'], p['exempt'], [*arms, *ARMS, *p['languages']])
     global _read   # a forked process has what its parent had: nothing is copied
     _read = ReadPart(folder, arms, index, domains, p)
     ranks = range(len(_read.parts))

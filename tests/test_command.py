@@ -34,6 +34,7 @@ def command(tmp_path, monkeypatch):
     (['--recipe', 'gpu', '--recipe', '8b'], '--recipe is given twice'), (['--nam', 'a'], 'unrecognized arguments: --nam'),
     (['--set', 'mix.steps=[1'], "--set mix.steps=[1: expected ',' or ']'"), (['--set', 'mix.steps=1', 'mix.steps=2'], 'mix.steps: is given twice'),
     (['--name', '..'], "run '..': a name begins with"), (['--name', '.'], "run '.': a name begins with"), (['--name', 'a\n'], 'a name begins with'),
+    (['--dry', '--set', 'mix.rule=foo'], "mix.rule = 'foo': needs one of"), (['--set', 'evaluate.samples=3'], 'without a temperature'),
     (['--recipe', 'missing.yml'], '--recipe missing.yml: there is no such file'), (['--recipe', 'nbs/recipes'], 'there is no such file'),
     (['--recipe', 'controll'], "did you mean 'control'"), (['--why', '.'], 'is a folder, and not that of a stage')])
 def test_a_mistake_is_one_line(command, capsys, tmp_path, args, message):

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from citrus.run import STAGES, cells, notebook_path, parameters
+from citrus.run import EMBEDDED, STAGES, UserError, allowed, chosen, consistent, notebook_path, parameters, settings
+from citrus.run import cells, load_recipe
 
 PARAMS = {'p', 'params'}   # names under which functions of a notebook get the parameters of their stage
 
@@ -72,3 +73,72 @@ def test_the_record_of_a_training_holds_the_parameters_of_its_stage(micro, store
         shared = params.keys() & held.keys() - {'epochs'}
         assert shared >= set('length lora_rank learning_rate global_batch weight_decay beta2 clip seed'.split())
         assert {k: held[k] for k in shared} == {k: params[k] for k in shared}
+
+
+# --- which values there are --------------------------------------------------------------------------------------------
+
+FREE = {'sources', 'executor_options', 'exempt'}   # what these may hold is known to the notebook that reads them
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_every_number_and_list_says_its_values(stage):
+    for name, p in parameters(notebook_path(stage)).items():
+        if p.kind in (int, float, list, dict) and name not in FREE: assert allowed(p.doc), f'{stage}.{name}: {p.doc}'
+
+
+def named(stage, parameter): return allowed(parameters(notebook_path(stage))[parameter].doc).names
+
+
+def test_the_names_that_are_declared_are_those_of_the_code():
+    from citrus.assets import ARMS
+    from citrus.bandit import REWARDS, RULES
+    from citrus.chat import BACKENDS
+    from citrus.clean import EXECUTORS
+    from citrus.evaluate import FOLDERS
+    from citrus.exams import EXAMS
+    from citrus.synth import DESIGNS
+    from citrus.synth import RULES as DIFFICULTY
+    assert named('mix', 'rule') == named('rules', 'rules') == list(RULES) and named('mix', 'reward') == ['', *REWARDS]
+    assert named('evaluate', 'models') == named('evaluate', 'likely_models') == list(FOLDERS)
+    assert named('evaluate', 'exams') == [*EXAMS, '*.jsonl'] and named('clean', 'executor') == ['', *EXECUTORS]
+    assert named('synth', 'design') == list(DESIGNS) and set(named('synth', 'difficulty')) == set(DIFFICULTY)
+    roles = {n.partition(':')[0] for n in named('synth', 'reasoner')}
+    assert roles == {'expert', 'transformers', 'openai', 'vllm'} <= set(BACKENDS) and EMBEDDED == list(ARMS)
+
+
+@pytest.mark.parametrize('text, message', [
+    ('mix.rule=foo', "mix.rule = 'foo': needs one of"), ('mix.rule=omd', "did you mean 'odm'"), ('mix.steps=-5', 'mix.steps = -5: needs to be at least 1'),
+    ('mix.steps=0', 'at least 1'), ('mix.learning_rate=0', 'above 0'), ('mix.learning_rate=.nan', 'finite'), ('mix.learning_rate=.inf', 'finite'),
+    ('sft.epochs=[1]', 'sft.epochs = [1]: needs 3 values'), ('sft.epochs=[1, -1, 1]', '-1 needs to be at least 1'), ('sft.epochs=[1, a, 1]', 'is str, needs int'),
+    ('evaluate.models=[bas]', "did you mean 'base'"), ('evaluate.models=[]', 'needs 1 or more values'), ('evaluate.models=[base, base]', 'stands there twice'),
+    ('evaluate.exams=[medqq]', "did you mean 'medqa'"), ('cases.namespace=ORFA', "did you mean 'ORPHA'"), ('cases.findings=[8, 5]', 'needs to rise'),
+    ('cases.findings=[5]', 'needs 2 values'), ('cases.lay=1.5', 'at least 0 and at most 1'), ('clean.validation=1', 'at least 0 and below 1'),
+    ('clean.executor=slrum', "did you mean 'slurm'"), ('clean.limits={noise: [1, 0]}', "clean.limits['noise'] = [1, 0]: needs to rise"),
+    ('synth.graders=[exprt@4]', 'needs one of'), ('synth.reasoner=gpt', 'needs one of'), ('prefer.start=stage2', "did you mean 'stage3'"),
+    ('traces.seeds=[0, 0]', 'stands there twice'), ('cost.lengths={toy: [1, 2, 3], student: [1, 2, 3, 4]}', 'needs 4 values'), ('common.seed=-1', 'at least 0')])
+def test_a_value_that_no_stage_could_use_is_refused(text, message):
+    with pytest.raises(UserError) as e: settings({}, [text])
+    assert message in str(e.value) and '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('text', ['evaluate.exams=[medqa, own.jsonl]', 'synth.graders=[expert, "openai:http://a/v1#b@0.7"]', 'mix.epochs=4', 'clean.documents=all', 'prefer.probe=[]', 'prefer.probe=[1]'])
+def test_a_value_that_a_stage_can_use_is_not(text): settings({}, [text])
+
+
+@pytest.mark.parametrize('sets, message', [
+    (['sft.control=false'], 'evaluate: models names answer_only, which sft.control = False leaves out'),
+    (['prefer.start=answer_only', 'sft.control=false'], 'prefer: start names answer_only'),
+    (['mix.processes=2', 'mix.global_batch=3'], 'mix: global_batch = 3 does not divide among 2 devices'),
+    (['prefer.micro_batch=3'], 'prefer: global_batch = 4 does not divide among 1 devices with 3 at a time'),
+    (['synth.questions=2401'], 'synth: questions = 2401, of the 2400 questions of cases.train'), (['evaluate.samples=3'], 'evaluate: samples = 3 without a temperature'),
+    (['textbook.arm=hpo'], "textbook: 'hpo' is no arm of this run"), (['clean.exempt={fr: [prose]}'], "clean: 'fr' is no arm of this run"),
+    (['clean.sources=[{id: mine, kind: txt, path: a, licence: b, domain: medical}]'], "textbook: 'hpo_definitions' is no arm of this run, which has mine"),
+    (['evaluate.exams=[nowhere.jsonl]'], "evaluate: 'nowhere.jsonl': there is no such file"), (['cases.phenopackets=nowhere'], "cases: 'nowhere': there is no such")])
+def test_values_that_contradict_one_another_are_refused(sets, message):
+    with pytest.raises(UserError) as e: consistent(settings({}, sets), chosen())
+    assert str(e.value).startswith(message)
+
+
+def test_a_contradiction_matters_only_where_it_runs():
+    consistent(settings(load_recipe('curriculum')), chosen('curriculum'))
+    consistent(settings({}), list(STAGES))

@@ -2,7 +2,7 @@
 import pytest
 import yaml
 
-from citrus.run import UserError, load_recipe, root, settings
+from citrus.run import UserError, chosen, consistent, load_recipe, root, settings
 
 FOLDER = root() / 'nbs' / 'recipes'
 RECIPES = sorted(p.stem for p in FOLDER.glob('*.yml'))
@@ -15,6 +15,7 @@ def test_all_recipes_are_here():
 @pytest.mark.parametrize('name', RECIPES)
 def test_recipe_is_valid(name):
     values = settings(load_recipe(name))
+    consistent(values, chosen('curriculum' if name == 'curriculum' else None))
     for stage in ('mix', 'sft', 'prefer'):
         assert values[stage]['global_batch'] % values[stage]['processes'] == 0
 
