@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIDES', 'CURVES', 'CARD', 'unread', 'to_ask', 'cpo_simpo', 'encode_pair', 'encode_pairs', 'collate', 'visible',
            'TokenLogp', 'scoring', 'answer_logp', 'fit_to_train', 'trainer_class', 'trainer_settings', 'trainable',
-           'train', 'keep', 'unchanged', 'plot_curves']
+           'train', 'keep', 'unchanged', 'plot_curves', 'margins']
 
 # %% ../nbs/50_prefer.ipynb #ecbb5f94
 import contextlib, json, math, os, shutil
@@ -21,7 +21,7 @@ from .chat import Sampling, compute_dtype, local_model
 from .mix import beside, forget, load_student, resumable
 from .run import UserError, atomic, launch, read_jsonl, save_fig, stage
 from .sample import Limits, Stop, counts_table, funnel, general_questions, make_pairs, outcome, plot_counts, sample_answers, savings, survival
-from .sft import adapters, one_bar, render, sample
+from .sft import adapters, draw_course, one_bar, render, sample
 from .size import must_recompute
 from .synth import general_rows
 
@@ -295,11 +295,16 @@ def plot_curves(table: pd.DataFrame):
     "Rewards and their margin by step (paper, Figure 7 d)"
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(1, 2, figsize=(8, 3))
-    for k in ('reward_chosen', 'reward_rejected'): ax[0].plot(table.index + 1, table[k].rolling(3, 1, center=True).mean(), label=k.replace('_', ' '))
+    by_step = table.set_index(table.index + 1)
+    for i, k in enumerate(('reward_chosen', 'reward_rejected')): draw_course(ax[0], by_step[k], 3, f'C{i}', k.replace('_', ' '))
     ax[0].set(xlabel='step', ylabel='reward (beta x mean log-probability)', title=f'{len(table)} steps, one seed')
     ax[0].legend()
-    ax[1].plot(table.index + 1, table.margin, lw=.8, alpha=.5)
-    ax[1].plot(table.index + 1, table.margin.rolling(3, 1, center=True).mean(), color='C0')
+    draw_course(ax[1], by_step.margin, 3)
     ax[1].set(xlabel='step', ylabel='reward margin', title='chosen minus rejected')
     fig.tight_layout()
     return fig
+
+def margins(table: pd.DataFrame) -> dict:
+    "Mean margin of the first and of the last three steps; nothing where these would be the same steps"
+    if len(table) < 6: return {}
+    return dict(margin_first=float(table.margin.head(3).mean()), margin_last=float(table.margin.tail(3).mean()))

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LICENCES', 'CARD', 'REASONED', 'render', 'encode', 'encode_rows', 'token_counts', 'count_tokens', 'trainer_settings',
            'one_bar', 'count_on', 'train', 'adapters', 'card_of', 'keep', 'decontaminate', 'hub_rows', 'sample',
-           'bare_rows', 'fill', 'answer_only_rows', 'stage_rows', 'train_stages', 'histories', 'plot_losses']
+           'bare_rows', 'fill', 'answer_only_rows', 'stage_rows', 'train_stages', 'histories', 'smoothed',
+           'draw_course', 'plot_losses']
 
 # %% ../nbs/40_sft.ipynb #30dc66c6
 import json, random
@@ -260,16 +261,33 @@ def histories(folder: Path, names: list) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(read_jsonl(folder / f'{n}.history.jsonl')).assign(training=n) for n in names])
 
 # %% ../nbs/40_sft.ipynb #7c5ca38b
+def smoothed(values: pd.Series, window: int) -> pd.Series:   # Without the ends, on the index of the values
+    "Centred means over whole windows; none for fewer values than two windows hold"
+    if len(values) < 2 * window: return values.iloc[:0]
+    return values.rolling(window, center=True).mean().dropna()
+
+def draw_course(
+    ax,
+    values: pd.Series,   # By step
+    window: int,         # Steps that a mean is taken over
+    color: str = 'C0', label: str = None,
+):
+    "Draw every step, and its smoothed course where there are enough of them; where there are not, the steps are dots"
+    course = smoothed(values, window)
+    if course.empty: return ax.plot(values, 'o-', ms=4, lw=.5, color=color, label=label)
+    ax.plot(values, lw=.8, alpha=.5, color=color)
+    ax.plot(course, color=color, label=label)
+
+# %% ../nbs/40_sft.ipynb #3ce3c921
 def plot_losses(table: pd.DataFrame):
     "Training loss by step, a panel for each training (paper, Figure 7 a-c)"
     import matplotlib.pyplot as plt
     names = list(dict.fromkeys(table.training))
     fig, axes = plt.subplots(1, len(names), figsize=(3 * len(names), 2.6), squeeze=False)
     for ax, name in zip(axes[0], names):
-        g = table[table.training == name]
-        ax.plot(g.step, g.loss, lw=.8, alpha=.5)
-        ax.plot(g.step, g.loss.rolling(7, 1, center=True).mean(), color='C0')
-        ax.set(title=f'{name} ({len(g)} steps, one seed)', xlabel='step')
+        loss = table[table.training == name].set_index('step').loss
+        draw_course(ax, loss, 7)
+        ax.set(title=f'{name} ({len(loss)} steps, one seed)', xlabel='step')
     axes[0][0].set_ylabel('training loss (nats a token)')
     fig.tight_layout()
     return fig

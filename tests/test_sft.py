@@ -138,3 +138,24 @@ def test_lora_saves_a_whole_model_and_its_adapters(lora, student):
     assert changed and all('proj' in k for k in changed)
     assert str(student) not in ''.join(p.read_text() for p in (folder / 'adapter').glob('*.json'))
     assert AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).config.model_type == 'llama'
+
+
+def test_a_course_is_drawn_only_where_windows_lie_side_by_side():
+    "Two steps have no course, and no half window is drawn at an end"
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    from citrus.prefer import margins, plot_curves
+    from citrus.sft import plot_losses, smoothed
+    line = pd.Series([1.0, 2, 3, 4, 5, 6], index=range(1, 7))
+    assert smoothed(line[:5], 3).empty and smoothed(line, 3).to_dict() == {2: 2.0, 3: 3.0, 4: 4.0, 5: 5.0}
+    for steps in (0, 2, 5, 6, 40):
+        curves = pd.DataFrame(dict(reward_chosen=range(steps), reward_rejected=range(steps), margin=range(steps)), dtype=float)
+        fig = plot_curves(curves)
+        assert [len(ax.lines) for ax in fig.axes] == ([4, 2] if steps >= 6 else [2, 1])
+        assert all(l.get_ydata().tolist()[:2] == [0, 1] for l in fig.axes[0].lines[:1] if steps)
+        assert margins(curves) == (dict(margin_first=1.0, margin_last=steps - 2.0) if steps >= 6 else {})
+        plt.close(fig)
+    fig = plot_losses(pd.DataFrame(dict(training=['a'] * 13 + ['b'] * 14, step=[*range(13), *range(14)], loss=1.0)))
+    assert [len(ax.lines) for ax in fig.axes] == [1, 2]
+    plt.close(fig)
