@@ -18,7 +18,8 @@ __all__ = ['RECORDS', 'STAGES', 'STUDIES', 'NUMBER', 'VALUES', 'EMBEDDED', 'FAUL
            'execute', 'lock_of', 'bring', 'run_stages', 'maker', 'lineage', 'pins_of', 'why', 'size', 'runs',
            'referred', 'ancestors', 'garbage', 'collect', 'Once', 'parse_args', 'one_purpose', 'report', 'need_clone',
            'show_runs', 'run_command', 'main', 'keep_outputs', 'readme_text', 'rewrite', 'publish_results',
-           'executed_lessons', 'made', 'publish_manifests', 'publish', 'publish_args', 'publish_main']
+           'executed_lessons', 'made', 'publish_manifests', 'duration', 'published', 'takes', 'with_takes',
+           'publish_takes', 'publish', 'publish_args', 'publish_main']
 
 # %% ../nbs/00_run.ipynb #bf16aa89
 import argparse, ast, atexit, contextlib, ctypes, difflib, fcntl, fnmatch, functools, hashlib, importlib, json, logging, math, os, platform, re, shlex, shutil, signal, socket, subprocess, sys, threading, time
@@ -1252,6 +1253,33 @@ def publish_manifests(run: str):
     for p in folder.glob('*.json'):
         if p.stem not in needed: p.unlink()
 
+# %% ../nbs/00_run.ipynb #af01b04a
+def duration(seconds: float) -> str:
+    "A time in words"
+    if seconds < 120: return f'{seconds:.0f} seconds'
+    return f'{seconds / 60:.0f} minutes' if seconds < 7200 else f'{seconds / 3600:.0f} hours'
+
+def published(stage: str) -> dict | None:   # None if there is none
+    "The newest published manifest of a stage, of a run without a recipe if there is one"
+    made_by = [json.loads(p.read_text(encoding='utf-8')) for p in (root() / 'figures' / 'manifests').glob(f'{stage}-*.json')]
+    return max(made_by, key=lambda m: (not m['recipe'], m['started']), default=None)
+
+def takes(m: dict) -> str:
+    "The sentence of a notebook that says how long its stage takes"
+    return f'**takes** {duration(m["seconds"])} on {m["device"]}.'
+
+def with_takes(text: str, m: dict) -> str:
+    "A text in which the sentence says what a manifest says"
+    return re.sub(r'\*\*takes\*\* [^.\n]*\.', lambda _: takes(m), text)
+
+def publish_takes(stage: str):
+    "Write into the notebook of a stage how long it takes"
+    m = published(stage)
+    def change(nb):
+        for c in nb['cells']:
+            if c['cell_type'] == 'markdown': c['source'] = with_takes(''.join(c['source']), m).splitlines(keepends=True)
+    if m: rewrite(notebook_path(stage), change)
+
 # %% ../nbs/00_run.ipynb #958e0cc1
 def publish(run: str) -> dict:   # notebook -> cells with output
     "Copy figures, cell outputs and results of a finished run into the repository"
@@ -1265,6 +1293,7 @@ def publish(run: str) -> dict:   # notebook -> cells with output
         def change(nb): counts[path.name] = keep_outputs(nb, executed)
         rewrite(path, change)
     publish_manifests(run)
+    for name in STAGES: publish_takes(name)
     publish_results(linked(run, 'ablate'))
     nbdev_clean(str(root() / 'nbs'))
     return counts

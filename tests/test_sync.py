@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from citrus.run import STAGES, cells, lineage, maker, notebook_path, parameters, readme_text, root
+from citrus.run import STAGES, cells, lineage, maker, notebook_path, parameters, readme_text, root, published, takes, with_takes
 
 NOTEBOOKS = sorted((root() / 'nbs').glob('[0-9]*.ipynb'))
 ids = [p.stem for p in NOTEBOOKS]
@@ -47,6 +47,22 @@ def test_exported_cells_are_small(path):
 def test_one_parameters_cell_with_meanings(stage):
     spec = parameters(notebook_path(stage))
     assert spec['run'].default == 'default' and all(p.doc for p in spec.values())
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_how_long_a_stage_takes_is_read_from_its_manifest(stage):
+    "The sentence is that of the published manifest, or names no number"
+    prose = [c['source'] for c in cells(notebook_path(stage)) if '**takes**' in c['source']]
+    assert len(prose) == 1
+    line = prose[0][prose[0].index('**takes**'):].partition('.')[0] + '.'
+    assert line in ('**takes** what its manifest says.', takes(published(stage))), 'run `citrus_publish RUN`'
+
+
+def test_a_sentence_on_time_is_rewritten_whole():
+    m = dict(seconds=460.6, device='x86_64 CPU, 2 cores')
+    told = with_takes('**Reads** nothing · **takes** 4 minutes on 2 cores. A study.', m)
+    assert told == '**Reads** nothing · **takes** 8 minutes on x86_64 CPU, 2 cores. A study.' == with_takes(told, m)
+    assert [takes(m | dict(seconds=s)).split(' on ')[0] for s in (9.6, 119, 7199, 7200)] == [f'**takes** {t}' for t in ('10 seconds', '119 seconds', '120 minutes', '2 hours')]
 
 
 def test_no_notebook_without_a_stage_has_parameters():
