@@ -56,7 +56,7 @@ def pins(text: str = None) -> dict:   # package -> `Pin`; of `nbs/assets.txt` un
 def asset_folder() -> Path:
     "Where the wheels are kept"
     path = home() / 'assets'
-    path.mkdir(exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     return path
 
 # %% ../nbs/02_assets.ipynb #015935a0

@@ -1,0 +1,140 @@
+"What a hand or a merge can do to a notebook has its line; what is not ours is left alone; who only looks leaves nothing behind."
+import json
+import os
+import shutil
+
+import pytest
+
+from citrus import run
+from citrus.run import UserError, parameters, root, settings
+
+CASES = '06_cases'
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('whole')
+    for name in ('nbs', 'citrus', 'settings.ini'):
+        source = root() / name
+        if source.is_dir(): shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns('__pycache__'))
+        else: shutil.copy(source, folder)
+    return folder
+
+
+@pytest.fixture
+def copy(whole, monkeypatch, tmp_path):
+    "A repository to spoil; it is put right again"
+    path = whole / 'nbs' / f'{CASES}.ipynb'
+    kept, names = path.read_bytes(), set(path.parent.iterdir())
+    monkeypatch.setattr(run, 'root', lambda: whole)
+    monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'home'))
+    yield path
+    path.write_bytes(kept)
+    for p in set(path.parent.iterdir()) - names: p.unlink()
+
+
+def look():
+    "What every command does first, and the key of the stage whose notebook was spoilt"
+    values = run.settings({})
+    assert not run.out_of_step()
+    return run.ingredients('cases', values['cases'], {})
+
+
+def refused():
+    with pytest.raises(UserError) as e: look()
+    assert '\n' not in str(e.value)
+    return str(e.value)
+
+
+def change(path, edit):
+    nb = json.loads(path.read_text())
+    edit(nb['cells'])
+    path.write_text(json.dumps(nb))
+
+
+def code_cell(source): return dict(cell_type='code', id='extra', metadata={}, source=source, outputs=[], execution_count=None)
+
+
+@pytest.mark.parametrize('source', ['%matplotlib inline', '#| stage\n%%time\nlen([1])', '!ls', '#| stage\nfiles = !ls', 'len?', '%load_ext autoreload', '#| stage\n!pip install x'])
+def test_a_command_of_ipython_has_its_line(copy, source):
+    change(copy, lambda cs: cs.insert(5, code_cell(source)))
+    said = refused()
+    assert said.startswith('06_cases.ipynb, cell 5: ') and 'command of IPython' in said
+
+
+@pytest.mark.parametrize('source', ['def f(:', '#| stage\nx = (1,', '#| stage\n  x = 1\n y = 2'])
+def test_what_is_not_python_has_its_line(copy, source):
+    change(copy, lambda cs: cs.insert(5, code_cell(source)))
+    assert refused().startswith('06_cases.ipynb, cell 5: ')
+
+
+def test_a_merge_conflict_has_its_line(copy):
+    lines = copy.read_text().split('\n')
+    copy.write_text('\n'.join([*lines[:9], '<<<<<<< HEAD', lines[9], '=======', lines[9], '>>>>>>> other', *lines[10:]]))
+    assert refused() == '06_cases.ipynb, line 10: a merge conflict is not resolved'
+
+
+@pytest.mark.parametrize('spoil, words', [
+    (lambda b: b'\xef\xbb\xbf' + b, 'starts with a byte order mark'), (lambda b: b[:len(b) // 2], 'is not JSON'), (lambda b: b'', 'is not JSON'), (lambda b: b'[]', 'no notebook'),
+    (lambda b: b'{}', 'no notebook'), (lambda b: b.replace(b'a', b'\xff'), 'is not UTF-8')])
+def test_a_spoilt_file_has_its_line(copy, spoil, words):
+    copy.write_bytes(spoil(copy.read_bytes()))
+    assert refused().startswith('06_cases.ipynb') and words in refused()
+
+
+@pytest.mark.parametrize('line, words', [
+    ('limit: Optional[int] = None  # most', 'with one of the types int, float'), ('limit: int  # most', 'needs the form'), ('limit = 3  # most', 'needs the form'),
+    ('limit: int = 2 * 3  # most', 'written out'), ("limit: int = 'three'  # most", 'needs int'), ('limit: int = True  # most', 'needs int'), ('seed: int = 1  # again', 'declared twice'),
+    ('import os', 'needs the form'), ('limit: int = ', 'not Python')])
+def test_a_parameter_of_another_form_has_its_line(copy, line, words):
+    def add(cs):
+        cell = next(c for c in cs if 'parameters' in c['metadata'].get('tags', []))
+        cell['source'] = ''.join(cell['source']) + '\n' + line
+    change(copy, add)
+    said = refused()
+    assert said.startswith('06_cases.ipynb, cell ') and words in said
+
+
+@pytest.mark.parametrize('name', ['06_cases-Copy1.ipynb', '06_cases (copy).ipynb', '06_cases_old.ipynb', 'Untitled.ipynb', '99_draft.ipynb', '01 notes.ipynb'])
+def test_strangers_are_left_alone(copy, name):
+    before = look()
+    shutil.copy(copy, copy.with_name(name))
+    assert look() == before
+    copy.with_name(name).write_text('<<<<<<< HEAD')
+    assert look() == before
+
+
+def test_a_copy_that_was_exported_is_named(copy):
+    shutil.copy(copy, copy.with_name('06_cases-Copy1.ipynb'))
+    module = copy.parent.parent / 'citrus' / 'cases.py'
+    kept = module.read_bytes()
+    module.write_bytes(kept + b'\nMORE = 1\n')
+    said = refused()
+    module.write_bytes(kept)
+    assert said.startswith('06_cases-Copy1.ipynb exports to the module of 06_cases.ipynb')
+
+
+# --- who only looks --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('args', [['--dry', '--only', 'rules'], ['--list'], ['--gc'], ['--why', str(root() / 'figures' / 'clean_scale.csv')]])
+def test_who_only_looks_writes_nothing(monkeypatch, tmp_path, args, capsys):
+    monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'home'))
+    run.run_command(run.parse_args(args))
+    assert capsys.readouterr().out and not (tmp_path / 'home').exists()
+
+
+def test_a_home_that_is_no_folder_is_named(monkeypatch, tmp_path):
+    (tmp_path / 'file').write_text('')
+    monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'file' / 'home'))
+    for args in (['--dry'], []):
+        with pytest.raises(UserError, match='CITRUS_HOME is .* is no folder: set CITRUS_HOME'): run.run_command(run.parse_args(args))
+
+
+def test_a_home_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+    tmp_path.chmod(0o555)
+    monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'home'))
+    if os.access(tmp_path, os.W_OK): monkeypatch.setattr(os, 'access', lambda path, mode: False)   # root may write anywhere
+    with pytest.raises(UserError, match='cannot be written to: set CITRUS_HOME'): run.run_command(run.parse_args(['--dry']))
+
+
+def test_parameters_of_all_stages_are_read(): assert all(parameters(run.notebook_path(s)) for s in run.STAGES) and settings({})
