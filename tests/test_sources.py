@@ -6,15 +6,18 @@ import os
 import subprocess
 import sys
 import tarfile
+import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from citrus.assets import member
-from citrus.run import check
+from citrus.run import UserError, check, write_jsonl
 from citrus.sources import KINDS, LONGEST, Bounded, Reader, depth, main_text, read_jats, read_medline, declare
 
 GOOD = 'Fever and cough for three days.'
@@ -77,7 +80,7 @@ def hostile(folder):
     yield 'jsonl', folder / 'long.jsonl', 'document over 16 MB', 2
     long_line(folder / 'tags.xml', b'<PubmedArticleSet><PubmedArticle>' + b'<a/>' * (4 * MB))
     yield 'medline', folder / 'tags.xml', 'record of more than 300,000 elements', 0
-    yield 'jats', put('nested.xml', b'<article>' + b'<a>' * 10**6), 'record of more than 300,000 elements', 0
+    yield 'jats', put('nested.xml', b'<article>' + b'<a>' * 10**6), 'XML nested deeper than 200', 0
     yield 'medline', put('laughs.xml', LAUGHS.format('PubmedArticleSet').encode()), 'XML that defines entities', 0
     yield 'jats', put('laughs.nxml', LAUGHS.format('article').encode('utf-16')), 'XML that defines entities', 0
     yield 'medline', put('outside.xml', b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><x>&a;</x>'), 'XML that defines entities', 0
@@ -96,7 +99,6 @@ def hostile(folder):
     yield 'pdf', put('locked.pdf', ENCRYPTED), 'encrypted PDF', 0
     yield 'pdf', put('junk.pdf', os.urandom(10_000)), 'PDF broken or without pages', 0
     yield 'pdf', put('cut.pdf', b'%PDF-1.7\n'), 'PDF broken or without pages', 0
-    yield 'hub', folder / 'nowhere', 'missing file', 0
 
 
 SCRIPT = r'''
@@ -125,11 +127,11 @@ def test_hostile_files_are_counted_and_memory_is_bounded(tmp_path):
 
 @pytest.mark.parametrize('kind', [k for k, v in KINDS.items() if v.by != 'source'])
 def test_missing_and_empty_files(kind, tmp_path):
-    r = reader(kind, tmp_path / 'nowhere')
-    assert list(r) == [] and dict(r.refused) == {'missing file': 1}
+    for path in (tmp_path / 'nowhere', tmp_path, tmp_path / '*.x'):
+        with pytest.raises(UserError, match='no file at'): list(reader(kind, path))
     (tmp_path / 'empty').write_bytes(b'')
     r = reader(kind, tmp_path / 'empty')
-    assert list(r) == [] and sum(r.refused.values()) <= 1   # an empty file of lines or records holds no document to refuse
+    assert list(r) == [] and r.refused.total() == 1 == r.offered
 
 
 @pytest.mark.parametrize('text', ['\u202eالمريض يعاني من الحمى\u202c', 'חום ושיעול', '🩺👩\u200d⚕️ 38.5°', '发热三天，咳嗽。'])
@@ -151,7 +153,7 @@ def test_archives_of_files(tmp_path):
     with pa.output_stream(str(tmp_path / 'c.txt.zst'), compression='zstd') as f: f.write(b'rash')
     (tmp_path / 'd.txt.gz').write_bytes(gzip.compress(b'pain') + gzip.compress(b' and itch'))
     r = reader('txt', tmp_path)
-    assert [(d['id'], d['text']) for d in r] == [('s/in/a.txt', 'fever'), ('s/in/b.txt', 'cough'), ('s/c.txt', 'rash'), ('s/d.txt', 'pain and itch')] and not r.refused
+    assert [(d['id'], d['text']) for d in r] == [('s/a.tar.gz/in/a.txt', 'fever'), ('s/a.tar.gz/in/b.txt', 'cough'), ('s/c.txt.zst', 'rash'), ('s/d.txt.gz', 'pain and itch')] and not r.refused
     assert [d['text'] for d in reader('txt', tmp_path / '*.zst')] == ['rash']
 
 
@@ -201,7 +203,7 @@ def test_parts_of_a_hub_set_and_its_pinned_revision(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, 'load_dataset', lambda *a, **k: asked.append(k) or real(*a, **k))
     source = declare([dict(id='h', kind='hub', path=str(tmp_path), licence='ours', domain='general', options=dict(revision='abc123'))])['h']
     got = [[d['id'] for d in Reader(source, (i, 3))] for i in range(3)]
-    assert sorted(sum(got, [])) == sorted(f'h/{i}' for i in range(20)) and {len(g) for g in got} == {6, 7}
+    assert sorted(sum(got, [])) == sorted(f'h/0.{i}/{i}' for i in range(20)) and {len(g) for g in got} == {6, 7}
     assert all(k['revision'] == 'abc123' and k['streaming'] for k in asked)
 
 
@@ -221,3 +223,162 @@ def test_parts_of_one_file_refuse_nothing_twice(tmp_path):
     (tmp_path / 'none.pdf').write_bytes(pdf())
     readers = [reader('pdf', tmp_path / 'none.pdf').shard(3, i) for i in range(3)]   # a PDF is one document: it is opened once
     assert [len(list(r)) for r in readers] == [0, 0, 0] and [sum(r.refused.values()) for r in readers] == [1, 0, 0]
+
+
+def read_all(kind, path, **options):
+    "Texts and refusals of a source; the sum is checked"
+    r = reader(kind, path, **options)
+    docs = list(r)
+    assert r.offered == r.read + r.refused.total() == len(docs) + r.refused.total()
+    assert len({d['id'] for d in docs}) == len(docs)
+    return [d['text'] for d in docs], dict(r.refused)
+
+
+def zip_of(path, *names):
+    with zipfile.ZipFile(path, 'w') as z, warnings.catch_warnings():
+        warnings.simplefilter('ignore')   # Python warns of a name that comes twice
+        for i, name in enumerate(names): z.writestr(name, f'{GOOD} {i} in {path.name}')
+
+
+def test_no_two_documents_share_an_id(tmp_path):
+    for lang in ('en', 'de'):
+        (tmp_path / 'many' / lang).mkdir(parents=True)
+        (tmp_path / 'many' / lang / 'train-00000.jsonl').write_bytes(ROW * 5)
+    assert len(read_all('jsonl', tmp_path / 'many')[0]) == len(read_all('jsonl', tmp_path / 'many' / '*' / '*.jsonl')[0]) == 10
+    (tmp_path / 'zips').mkdir()
+    zip_of(tmp_path / 'zips' / 'one.zip', 'a.txt', 'a.txt', '2:a.txt')
+    zip_of(tmp_path / 'zips' / 'two.zip', 'a.txt')
+    assert len(read_all('txt', tmp_path / 'zips')[0]) == 4
+    (tmp_path / 'packed').mkdir()
+    (tmp_path / 'packed' / 'a.jsonl').write_bytes(ROW)
+    (tmp_path / 'packed' / 'a.jsonl.gz').write_bytes(gzip.compress(ROW))
+    (tmp_path / 'packed' / os.fsdecode(b'\xff.jsonl')).write_bytes(ROW)
+    (tmp_path / 'packed' / os.fsdecode(b'\xfe.jsonl')).write_bytes(ROW)
+    assert len(read_all('jsonl', tmp_path / 'packed')[0]) == 4
+    for id in ('', ' ', 'nan', float('nan'), None, 'unknown', 7, True, [1]):
+        (tmp_path / 'ids.jsonl').write_text(''.join(json.dumps(dict(text=f'{GOOD} {i}', id=id)) + '\n' for i in range(5)))
+        assert len(read_all('jsonl', tmp_path / 'ids.jsonl')[0]) == 5
+    pq.write_table(pa.table(dict(text=[GOOD] * 5, id=[float('nan')] * 5)), tmp_path / 'ids.parquet')
+    assert len(read_all('parquet', tmp_path / 'ids.parquet')[0]) == 5
+    (tmp_path / 'same.warc').write_bytes(warc(GOOD.encode(), kind='text/plain') * 3)
+    assert len(read_all('warc', tmp_path / 'same.warc')[0]) == 3
+    for bad in ('a/b', '', '..', None):
+        with pytest.raises(UserError, match='id is of letters'): declare([dict(id=bad, kind='txt', path='.', licence='ours', domain='general')])
+
+
+def warc(body, kind='text/html', type='response', **headers):
+    "A record of a crawl archive"
+    head = ''.join(f'{k}: {v}\r\n' for k, v in headers.items())
+    page = f'HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{head}\r\n'.encode() + body
+    about = f'WARC/1.0\r\nWARC-Type: {type}\r\nWARC-Target-URI: http://goats.example/\r\nContent-Type: application/http; msgtype=response\r\n'
+    return f'{about}Content-Length: {len(page)}\r\n\r\n'.encode() + page + b'\r\n\r\n'
+
+
+def test_compressed_pages(tmp_path):
+    import brotli
+    page = f'<p>{GOOD}'.encode()
+    raw = zlib.compressobj(wbits=-15)
+    zstd = pa.compress(page, 'zstd', asbytes=True)
+    packed = [('br', brotli.compress(page)), ('gzip', gzip.compress(page)), ('deflate', zlib.compress(page)), ('deflate', raw.compress(page) + raw.flush()),
+              ('br', page), ('gzip', page), ('gzip, br', brotli.compress(gzip.compress(page))), ('utf-8', page), ('zstd', zstd)]
+    whole = b''.join(warc(body, **{'Content-Encoding': how}) for how, body in packed)
+    chunked = b'%x\r\n%s\r\n0\r\n\r\n' % (len(packed[0][1]), packed[0][1])
+    whole += warc(chunked, **{'Content-Encoding': 'br', 'Transfer-Encoding': 'chunked'})
+    bomb = brotli.compress(bytes(64 * MB))
+    whole += warc(bomb, **{'Content-Encoding': 'br'}) + warc(os.urandom(99), **{'Content-Encoding': 'br'}) + warc(b'\x1f\x8b' + os.urandom(99), **{'Content-Encoding': 'gzip'})
+    (tmp_path / 'x.warc').write_bytes(whole)
+    texts, refused = read_all('warc', tmp_path / 'x.warc')
+    assert texts == [GOOD] * 10 and refused == {'document over 16 MB': 1, 'broken compression of a page': 2}
+
+
+def test_declared_encodings_of_a_crawl(tmp_path):
+    texts = {'euc-kr': '염소는 나무에 오른다.', 'iso-2022-jp': '山羊は木に登る。', 'gbk': '山羊。', 'iso-8859-15': '10 € für Ziegen', 'windows-1251': 'Коза.', 'utf-16-le': 'Goats climb.'}
+    html = b''.join(warc(f'<p>{text}'.encode(name), f'text/html; charset="{name.upper()}"') for name, text in texts.items())
+    plain = b''.join(warc(text.encode(name), f'text/plain;charset={name}') for name, text in texts.items() if name not in ('utf-16-le', 'iso-2022-jp'))
+    (tmp_path / 'x.warc').write_bytes(html + plain + warc('Größe'.encode('latin-1'), 'text/plain'))
+    got, refused = read_all('warc', tmp_path / 'x.warc')
+    assert got == [*texts.values(), *(t for n, t in texts.items() if n not in ('utf-16-le', 'iso-2022-jp'))] and refused == {'not UTF-8': 1}
+    for trap in ('hex', 'rot13', 'unicode_escape', 'undefined', 'idna', 'nonsense'):
+        assert main_text(f'<meta charset={trap}><p>Größe und mehr'.encode('latin-1')) == 'Größe und mehr'
+    long = '<meta charset=iso-8859-1><p>' + 'Козы лазают по деревьям в долине. ' * 20
+    assert 'Козы лазают' in main_text(long.encode('windows-1251'))   # declared of everything
+
+
+def test_namespaces_and_the_wrong_kind_of_xml(tmp_path):
+    paper = '<article xmlns="jats" xmlns:m="http://www.w3.org/1998/Math/MathML"><body><p>Half is <m:math><m:mfrac><m:mn>1</m:mn><m:mn>2</m:mn></m:mfrac></m:math>.</p></body></article>'
+    oai = f'<OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/"><ListRecords>' + f'<record><metadata>{paper}</metadata></record>' * 3 + '</ListRecords></OAI-PMH>'
+    (tmp_path / 'oai.xml').write_text(oai)
+    assert read_all('jats', tmp_path / 'oai.xml') == (['Half is 1/2.'] * 3, {})
+    assert read_all('medline', tmp_path / 'oai.xml') == ([], {'no medline document in it': 1})
+    (tmp_path / 'set.xml').write_text('<m:S xmlns:m="x">' + '<m:PubmedArticle><m:MedlineCitation><m:Article><m:Abstract><m:AbstractText>10<m:sup>9</m:sup>/L</m:AbstractText></m:Abstract></m:Article></m:MedlineCitation></m:PubmedArticle>' * 2 + '<PubmedBookArticle/></m:S>')
+    assert read_all('medline', tmp_path / 'set.xml') == (['10⁹/L'] * 2, {'book': 1})
+    assert read_all('jats', tmp_path / 'set.xml') == ([], {'no jats document in it': 1})
+
+
+def test_retracted_articles_are_left_out_and_counted(tmp_path):
+    cite = '<PubmedArticle><MedlineCitation><Article><ArticleTitle>{}</ArticleTitle><Abstract><AbstractText>A.</AbstractText></Abstract>{}</Article>{}</MedlineCitation></PubmedArticle>'
+    kinds = [('Whole.', '', ''), ('Gone.', '<PublicationTypeList><PublicationType>Retracted Publication</PublicationType></PublicationTypeList>', ''),
+             ('Gone.', '', '<CommentsCorrectionsList><CommentsCorrections RefType="RetractionIn"/></CommentsCorrectionsList>'), ('RETRACTED: Gone.', '', ''), ('Withdrawn: Gone.', '', ''),
+             ('A notice.', '<PublicationTypeList><PublicationType>Retraction of Publication</PublicationType></PublicationTypeList>', ''), ('Retracted stones of the ureter.', '', '')]
+    (tmp_path / 'm.xml').write_text('<S>' + ''.join(cite.format(*k) for k in kinds) + '</S>')
+    texts, refused = read_all('medline', tmp_path / 'm.xml')
+    assert len(texts) == 3 and refused == {'retracted': 4} and len(read_all('medline', tmp_path / 'm.xml', retracted=True)[0]) == 7
+    jats = '<article><front><article-meta><title-group><article-title>{}</article-title></title-group>{}</article-meta></front><body><p>A.</p></body></article>'
+    (tmp_path / 'j.xml').write_text('<S>' + jats.format('Gone', '<related-article related-article-type="retraction-forward"/>') + jats.format('RETRACTED: Gone', '') + jats.format('Whole', '') + '</S>')
+    texts, refused = read_all('jats', tmp_path / 'j.xml')
+    assert texts == ['Whole\n\nA.'] and refused == {'retracted': 2}
+
+
+def test_halves_of_characters_are_replaced(tmp_path):
+    (tmp_path / 'x.jsonl').write_text('{"text": "a \\ud800 b", "id": "\\udfff", "url": "http://x.org/\\ud83d"}\n{"text": "\\ud83d\\ude00"}\n')
+    docs = list(reader('jsonl', tmp_path / 'x.jsonl'))
+    write_jsonl(tmp_path / 'out.jsonl', docs, 'document')
+    assert [d['text'] for d in docs] == ['a \ufffd b', '😀'] and docs[0]['url'] == 'http://x.org/\ufffd'
+
+
+def test_json_of_every_shape(tmp_path):
+    rows = [dict(text=f'{GOOD} {i} "]}}, {{' + 'x' * 3000, id=i) for i in range(200)]
+    want = [r['text'] for r in rows]
+    shapes = {'a.json': json.dumps(rows), 'b.json': '\ufeff' + json.dumps(rows, indent=2), 'c.jsonl': '\ufeff' + '\n'.join(map(json.dumps, rows)) + '\n\n \n',
+              'd.json': '\n'.join(json.dumps(r, indent=1) for r in rows), 'e.json': '[\n' + ',\n'.join(map(json.dumps, rows)) + '\n]\n'}
+    for name, text in shapes.items():
+        (tmp_path / name).write_text(text)
+        assert read_all('jsonl', tmp_path / name) == (want, {}), name
+        (tmp_path / f'{name.upper()}.GZ').write_bytes(gzip.compress(text.encode()))
+        assert read_all('jsonl', tmp_path / f'{name.upper()}.GZ') == (want, {}), name
+    (tmp_path / 'cut.json').write_text(json.dumps(rows)[:-2000])
+    assert read_all('jsonl', tmp_path / 'cut.json') == (want[:-1], {'not JSON': 1})
+    (tmp_path / 'none.json').write_text('[]')
+    assert read_all('jsonl', tmp_path / 'none.json') == ([], {'no jsonl document in it': 1})
+    (tmp_path / 'long.json').write_text('[{"text": "' + 'a' * (40 * MB) + '"}]')
+    assert read_all('jsonl', tmp_path / 'long.json') == ([], {'document over 16 MB': 1})
+    (tmp_path / 'wide.txt').write_bytes('Größe'.encode('utf-16'))
+    assert read_all('txt', tmp_path / 'wide.txt') == (['Größe'], {})
+
+
+def test_broken_members_and_row_groups_cost_only_themselves(tmp_path):
+    zip_of(tmp_path / 'x.zip', 'a.txt', 'b.txt', 'c.txt')
+    data = bytearray((tmp_path / 'x.zip').read_bytes())
+    data[data.rindex(b'PK\x01\x02', 0, data.rindex(b'PK\x01\x02')) + 8] |= 1   # the second is encrypted, says the directory
+    (tmp_path / 'x.zip').write_bytes(data)
+    texts, refused = read_all('txt', tmp_path / 'x.zip')
+    assert len(texts) == 2 and sum(refused.values()) == 1
+    with tarfile.open(tmp_path / 'x.tar', 'w') as t:
+        for name in 'abc':
+            info = tarfile.TarInfo(f'{name}.txt')
+            info.size = len(GOOD)
+            t.addfile(info, io.BytesIO(GOOD.encode()))
+    data = bytearray((tmp_path / 'x.tar').read_bytes())
+    data[1024 + 148] ^= 255   # checksum of the second header
+    (tmp_path / 'x.tar').write_bytes(data)
+    assert read_all('txt', tmp_path / 'x.tar') == ([GOOD], {'broken tar': 1})
+    pq.write_table(pa.table(dict(text=[f'{GOOD} {i}' for i in range(300)])), tmp_path / 'x.parquet', row_group_size=100, compression='gzip', use_dictionary=False)
+    data = bytearray((tmp_path / 'x.parquet').read_bytes())
+    start = pq.ParquetFile(tmp_path / 'x.parquet').metadata.row_group(1).column(0).data_page_offset
+    data[start + 60:start + 200] = bytes(140)
+    (tmp_path / 'x.parquet').write_bytes(data)
+    texts, refused = read_all('parquet', tmp_path / 'x.parquet')
+    assert len(texts) == 200 and refused == {'broken row group': 100}
+    array = pa.Array.from_buffers(pa.string(), 3, [None, pa.py_buffer(np.array([0, 2, 3, 5], np.int32)), pa.py_buffer(b'ok\xffok')])
+    pq.write_table(pa.table(dict(text=array)), tmp_path / 'y.parquet')
+    assert read_all('parquet', tmp_path / 'y.parquet') == (['ok', 'ok'], {'row cannot be read': 1})
