@@ -131,18 +131,21 @@ class Bounded(io.RawIOBase):
         data, self.ahead = self.ahead[:size], self.ahead[size:]
         return data
 
-    def read(self, size: int = -1) -> bytes:   # what there is before a break in the file is not lost with it
-        try:
-            if size < 0: return self.counted(self.taken(len(self.ahead)) + self.raw.read(LONGEST + 1))
-            return self.counted(self.taken(size) or self.raw.read1(min(size, 2**20)))
-        except (EOFError, OSError, zlib.error, Refused) as e:
-            self.broken = e
-            raise
+# %% ../nbs/05_sources.ipynb #b70b57f4
+@patch
+def read(self: Bounded, size: int = -1) -> bytes:   # what there is before a break in the file is not lost with it
+    try:
+        if size < 0: return self.counted(self.taken(len(self.ahead)) + self.raw.read(LONGEST + 1))
+        return self.counted(self.taken(size) or self.raw.read1(min(size, 2**20)))
+    except (EOFError, OSError, zlib.error, Refused) as e:
+        self.broken = e
+        raise
 
-    def readline(self, size: int = -1) -> bytes:
-        end = self.ahead.find(b'\n') + 1
-        begun = self.taken(end or len(self.ahead))
-        return self.counted(begun if end else begun + self.raw.readline((size if size >= 0 else LONGEST + 1) - len(begun)))
+@patch
+def readline(self: Bounded, size: int = -1) -> bytes:
+    end = self.ahead.find(b'\n') + 1
+    begun = self.taken(end or len(self.ahead))
+    return self.counted(begun if end else begun + self.raw.readline((size if size >= 0 else LONGEST + 1) - len(begun)))
 
 # %% ../nbs/05_sources.ipynb #88ddca64
 class Member(tarfile.TarInfo):
@@ -168,6 +171,7 @@ def tar_members(path: Path, budget: list):   # Yields (name, `Bounded`)
         for info in archive:
             if info.isfile(): yield info.name, Bounded(archive.extractfile(info))
 
+# %% ../nbs/05_sources.ipynb #f5072b71
 def unpacked(path: Path):   # Yields (name, `Bounded` or the error that opening it raised)
     "Name and stream of every file in a file: gzip, zstandard, zip and tar are opened, once"
     budget, name, seen = [max(FREE, GROWTH * path.stat().st_size)], path.name.lower(), set()
@@ -247,6 +251,7 @@ def filled(stream: Bounded, size: int) -> bytes:
         size -= len(piece)
     return b''.join(pieces)
 
+# %% ../nbs/05_sources.ipynb #1d61d50e
 def json_values(stream: Bounded):
     "Each value of a JSON array, or of a row of objects; `Refused` where they break off"
     value_at, decode = json.JSONDecoder().raw_decode, codecs.getincrementaldecoder('utf-8-sig')().decode
@@ -268,6 +273,7 @@ def json_values(stream: Bounded):
             place = end
     if text[place:].strip(' \t\r\n,') not in ('', ']'): yield Refused('not JSON')
 
+# %% ../nbs/05_sources.ipynb #308adf3a
 def line_values(stream: Bounded):
     "The value of each line of JSON, or `Refused`"
     for number, line in enumerate(lines(stream)):
@@ -314,6 +320,7 @@ def group_rows(file, group: int, columns: list):
                 yield row
     except (ValueError, OSError, MemoryError): yield Refused('broken row group', max(1, file.metadata.row_group(group).num_rows - given))
 
+# %% ../nbs/05_sources.ipynb #af09e059
 def read_parquet(path: Path, options: dict):
     "A document for each row of a parquet file"
     from pyarrow.parquet import ParquetFile
@@ -374,6 +381,7 @@ def unmarked_utf16(raw: bytes) -> str:
     if head.count(0) < len(head) / 5: return ''
     return 'utf-16-be' if head[0::2].count(0) > head[1::2].count(0) else 'utf-16-le'
 
+# %% ../nbs/05_sources.ipynb #f376a048
 def page_string(page: bytes, server: str = '') -> str:
     "Text of a page in the encoding that it has"
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
@@ -439,6 +447,7 @@ def is_text(raw: bytes) -> bool:
     "Whether bytes look like text in some encoding that has the letters of ASCII"
     return 0 not in raw and len(raw.decode('utf-8', 'ignore')) > 0.9 * len(raw)
 
+# %% ../nbs/05_sources.ipynb #2765f25f
 def body_of(record) -> bytes:
     "The page of a WARC record, unpacked. Raises `Refused` if it cannot be or is too long"
     from warcio.bufferedreaders import ChunkedDataReader
@@ -560,6 +569,7 @@ def jats_inline(e, before: str) -> str:
     if CITED[0] in inner: return inner
     return raised(inner, before) if e.tag == 'sup' else lowered(inner) if e.tag == 'sub' else inner
 
+# %% ../nbs/05_sources.ipynb #0aa12bfb
 def jats_inside(e, into: list, one_line: bool):
     "Append what an element holds to the last of the lines; a block begins a new one, unless they must be one"
     into[-1] += re.sub(r'\s+', ' ', e.text or '')
@@ -601,6 +611,7 @@ def jats_text(article) -> str:
 
 GONE = {'retraction-forward', 'withdrawal-forward'}   # what a retracted paper is related to
 
+# %% ../nbs/05_sources.ipynb #4bc24093
 def jats_found(article, number: int, options: dict) -> Found:
     "The document of a JATS article, by its place in the file. Raises `Refused` if it is none"
     if article.find('body') is None: raise Refused('no body')
@@ -655,6 +666,7 @@ def not_there(e: BaseException) -> bool:
 
 def first_line(e: BaseException) -> str: return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
 
+# %% ../nbs/05_sources.ipynb #2a966e24
 def steady(opened: Callable, where: str):   # opened: number of rows to leave out -> rows
     "Rows of a stream that is opened again where it broke off. Raises `UserError` if that does not help"
     given = failed = 0
@@ -671,6 +683,7 @@ def steady(opened: Callable, where: str):   # opened: number of rows to leave ou
             if failed == TRIES: raise UserError(f'{where}: cannot be reached ({first_line(e)}); what was read before is kept, run again') from None
         time.sleep(PAUSE * 2 ** (failed - 1))
 
+# %% ../nbs/05_sources.ipynb #a419e2b9
 def hub_set(source: Source, options: dict):
     "The streaming data set of a source. Raises `UserError` if there is none, or it cannot be reached"
     import datasets
@@ -709,6 +722,7 @@ def adapted(rows, adapter: Callable):
         except (KeyError, TypeError, ValueError, AttributeError, IndexError): yield Refused('row is not of this data set')
         else: yield Found(str(place), doc['text'], doc['meta'])
 
+# %% ../nbs/05_sources.ipynb #d5b4aa65
 def read_hub(source: Source, options: dict, part: tuple = (0, 1)):
     "A document for each row of a data set of the hub, or of a folder that `datasets` can load"
     known = HUB.get(source.path)
@@ -790,32 +804,36 @@ class Reader:
             places = self.examples.setdefault(why, [])
             if len(places) < 5: places.append(where)
 
-    def guarded(self, things, where: str):
-        "Pass things on until they end or fail"
-        try: yield from things
-        except Exception as e:
-            documents = getattr(e, 'documents', 1)
-            self.offered += documents
-            self.refuse(reason(e, self.source.kind), where, documents)
+# %% ../nbs/05_sources.ipynb #ab939200
+@patch
+def guarded(self: Reader, things, where: str):
+    "Pass things on until they end or fail"
+    try: yield from things
+    except Exception as e:
+        documents = getattr(e, 'documents', 1)
+        self.offered += documents
+        self.refuse(reason(e, self.source.kind), where, documents)
 
-    def checked(self, found, where: str):
-        "The documents among what a reader gives"
-        for f in found:
-            self.offered += getattr(f, 'documents', 1)
-            if isinstance(f, Refused): self.refuse(str(f), where, f.documents)
-            elif not isinstance(f.text, str): self.refuse('no text', where)
-            elif not f.text.strip(): self.refuse('empty', where)
-            else: yield f
+@patch
+def checked(self: Reader, found, where: str):
+    "The documents among what a reader gives"
+    for f in found:
+        self.offered += getattr(f, 'documents', 1)
+        if isinstance(f, Refused): self.refuse(str(f), where, f.documents)
+        elif not isinstance(f.text, str): self.refuse('no text', where)
+        elif not f.text.strip(): self.refuse('empty', where)
+        else: yield f
 
-    def __iter__(self):
-        i, n = self.part
-        for number, (where, f) in enumerate(self.found()):
-            mine = not self.shared or number % n == i
-            self.read += mine
-            self.others += not mine
-            if mine: yield self.record(where, f)
-        lost = self.offered - self.read - self.others - self.refused.total()
-        if lost: raise RuntimeError(f'source {self.source.id!r}: {lost} of {self.offered} documents are neither read nor refused')
+@patch
+def __iter__(self: Reader):
+    i, n = self.part
+    for number, (where, f) in enumerate(self.found()):
+        mine = not self.shared or number % n == i
+        self.read += mine
+        self.others += not mine
+        if mine: yield self.record(where, f)
+    lost = self.offered - self.read - self.others - self.refused.total()
+    if lost: raise RuntimeError(f'source {self.source.id!r}: {lost} of {self.offered} documents are neither read nor refused')
 
 # %% ../nbs/05_sources.ipynb #386b2786
 @patch
@@ -845,6 +863,7 @@ def inside(self: Reader, folder: str, opened, choose: bool):   # Yields (name of
         yield from ((where, f) for f in self.checked(found, where))
         if self.offered == before: self.nothing(where)
 
+# %% ../nbs/05_sources.ipynb #e5ab9b0e
 @patch
 def nothing(self: Reader, where: str):
     "Count a file in which there was no document, readable or not"
