@@ -6,7 +6,7 @@
 __all__ = ['FOLDERS', 'PLACED', 'ORDER_COLUMNS', 'Benchmark', 'fault', 'validate', 'sample', 'benchmarks', 'overview', 'model_of',
            'record', 'answer', 'score_one', 'score', 'vote', 'reorder', 'likely', 'order_table', 'paired',
            'subjects_of', 'compare', 'random_answers', 'chance', 'table', 'rules_used', 'headline', 'plot_scores',
-           'training_files', 'contamination', 'on_clean']
+           'clean_folder', 'training_files', 'check_searched', 'contamination', 'on_clean']
 
 # %% ../nbs/60_evaluate.ipynb #75fadc71
 import random, re
@@ -294,12 +294,25 @@ def plot_scores(t: pd.DataFrame):   # `model, benchmark, n, accuracy, low, high,
     return fig
 
 # %% ../nbs/60_evaluate.ipynb #2e411d29
+def clean_folder(s: Stage) -> Path:
+    "Where the corpus of this run was cleaned"
+    return store() / f'clean-{manifest(s.folders["mix"])["inputs"]["clean"]}'
+
 def training_files(s: Stage) -> dict:   # name -> path
     "Every file of text that a stage of this run trained on"
-    clean = store() / f'clean-{manifest(s.folders["mix"])["inputs"]["clean"]}'
-    found = {f'mix: {p.stem}': p for p in sorted((clean / 'arms').glob('*.jsonl'))}
+    found = {f'mix: {p.stem}': p for p in sorted((clean_folder(s) / 'arms').glob('*.jsonl'))}
     found |= {f'sft: {p.stem}': p for p in sorted(s.folders['sft'].glob('*.jsonl')) if '.history' not in p.name}
     return found | {f'prefer: {p.stem}': p for p in sorted(s.folders['prefer'].glob('pairs.jsonl'))}
+
+def check_searched(
+    searched: list,     # `question` records that the stage `clean` looked for
+    benchmarks: list,   # of `Benchmark`
+):
+    "Raises `UserError` if a benchmark has a question that the corpus was not searched for"
+    ids = {q['id'] for q in searched}
+    for b in benchmarks:
+        missing = sum(q['id'] not in ids for q in b.questions)
+        if missing: raise UserError(f'evaluate.exams: the corpus was not searched for {missing} of the {len(b.questions)} questions of {b.name}; put the exams into the block `common` of the recipe, so that the stage clean knows them too')
 
 # %% ../nbs/60_evaluate.ipynb #d8d3744b
 def contamination(

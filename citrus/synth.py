@@ -31,7 +31,7 @@ from fastcore.basics import patch
 from .assets import BENCHMARKS, hub, reasoning
 from .cases import NONE, SKILLS, Knowledge, derange, expert_model, listing, load_knowledge, lower, propose, role_model, save_knowledge, slip, words
 from .chat import SYSTEM, Budget, Model, Sampling, ask, converse, parse_reply, target
-from .clean import build_index, overlaps
+from .clean import build_index, held_out_sets, overlaps
 from .judge import canonical, is_right, matches, reveals, same_name
 from .run import UserError, digest, read_jsonl, save_fig, stage, wilson
 from .stats import difference, mcnemar
@@ -755,14 +755,22 @@ def panel_of(p: dict, knowledge) -> list:   # (model, temperature) of each grade
     return [(role_model(spec, knowledge), temperature) for spec, temperature in (with_temperature(g, p['others']) for g in p['graders'])]
 
 # %% ../nbs/30_synth.ipynb #36b4a099
-def barred(qs: list) -> list:   # The same records; `meta.benchmark` of those that overlap with a benchmark names it
+def barred(
+    qs: list,
+    held: dict,   # benchmark -> list of `question` records
+) -> list:        # The same records; `meta.benchmark` of those that are in a benchmark names it
     "Find the questions of a foreign set that are in a benchmark; the cases were kept apart when they were made"
-    found = overlaps([q['stem'] for q in qs], build_index({name: load() for name, load in BENCHMARKS.items()}), share=0.5)
+    texts = ['\n'.join([q['stem'], *(o['text'] for o in q['options'])]) for q in qs]
+    found = overlaps(texts, build_index(held))
     names = dict(zip(found.text, found.benchmark))
     return [q | dict(meta=q['meta'] | dict(benchmark=names[i])) if i in names else q for i, q in enumerate(qs)]
 
-def entered(cases: list, p: dict) -> list:   # `question` records
+def entered(
+    cases: list,
+    p: dict,      # Parameters of the stage
+    held: dict,   # benchmark -> list of `question` records that must not enter
+) -> list:        # `question` records
     "The questions that enter. Raises `UserError` if fewer were made than are asked for"
-    if p['closed_hub']: return barred(list(itertools.islice(hub('question', p['closed_hub']), p['questions'])))
+    if p['closed_hub']: return barred(list(itertools.islice(hub('question', p['closed_hub']), p['questions'])), held)
     if p['questions'] > len(cases): raise UserError(f'synth.questions = {p["questions"]}: the stage cases made {len(cases)}; raise cases.train')
     return cases[:p['questions']]

@@ -235,7 +235,7 @@ def gate(made: list, held: list, index, p: dict) -> list:   # As `expand` gives 
     text = lambda m: f'{m["question"]} {m["answer"]}'
     for m, again in zip(fine, repeats([text(m) for m in fine], p['seed'])): m['fault'] = 'a repetition' if again else 'names a held-out disease' if names_any(text(m), held) else ''
     left = [m for m in fine if not m['fault']]
-    for i in set(overlaps(map(text, left), index, share=0.5).text): left[i]['fault'] = 'in a benchmark or a held-out case'
+    for i in set(overlaps(map(text, left), index).text): left[i]['fault'] = 'in a benchmark or a held-out case'
     return made
 
 def row(m: dict, crew: Crew) -> dict:   # `sft` record of stage 1

@@ -81,9 +81,9 @@ def test_no_benchmark_question_in_training(micro, store):
     index = build_index({name: load() for name, load in BENCHMARKS.items()})
     texts = [record_text(r) for stage, file, kind in TRAINING for r in rows(store, 'micro', stage, file, kind)]
     texts += [d['text'] for p in (store / 'runs' / 'micro' / 'clean' / 'arms').glob('*.jsonl') for d in read_jsonl(p, 'document')]
-    assert overlaps(texts, index, share=0.5).empty
+    assert overlaps(texts, index).empty
     planted = 'Introduction. ' + BENCHMARKS['medqa']()[7]['stem'] + ' End.'
-    assert not overlaps([planted], index, share=0.5).empty
+    assert not overlaps([planted], index).empty
 
 
 # --- the prompt ------------------------------------------------------------------------------------------------------

@@ -191,7 +191,7 @@ def test_foreign_questions_that_are_in_a_benchmark_do_not_enter(monkeypatch):
     from citrus.assets import BENCHMARKS
     new = CASE | dict(stem='Zubrowka of the left mandible came and went with the tides of the moon for a man who sold bells. What is it?')
     monkeypatch.setattr(synth, 'hub', lambda kind, id: iter([new, *BENCHMARKS['medqa']()[:40]]))
-    made = synth.entered([], dict(closed_hub='x', questions=41))
+    made = synth.entered([], dict(closed_hub='x', questions=41), dict(medqa=BENCHMARKS['medqa']()))
     assert [bool(q['meta'].get('benchmark')) for q in made] == [False] + [True] * 40
     assert all(run(synth.open_up(None, q | dict(open_stem=stem), TOY_CAST))[1] for q in made[1:] for stem in (q['stem'], None))
 
