@@ -184,8 +184,8 @@ def keep(trainer, tokenizer, out: str, record: dict):
 
 # %% ../nbs/40_sft.ipynb #d2a0b1db
 def decontaminate(rows: list, index: Index) -> tuple:   # (clean rows, number removed)
-    "Remove `sft` rows that hold half of the word sequences of a benchmark question or held-out case"
-    found = set(overlaps(map(record_text, rows), index, share=0.5).text)
+    "Remove `sft` rows that give away a benchmark question or held-out case"
+    found = set(overlaps(map(record_text, rows), index).text)
     return [r for i, r in enumerate(rows) if i not in found], len(found)
 
 def hub_rows(spec: str) -> list:   # `sft` records
