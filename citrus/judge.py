@@ -139,7 +139,8 @@ def plain_words(text: str) -> list:
     if '+' in text: text = re.sub(r'(?<=[a-z0-9])\+(?![\w+]|\s*\d)', ' positive ', text)
     if '-' in text: text = re.sub(r'(?<=[a-z0-9])-(?=$|[\s,.;:)\]])(?!\s*(?:and|or|to|und|oder|y|et)\b)', ' negative ', text)
     text = re.sub(r'\b(alpha|beta|gamma|delta)(?=\d)', r'\1 ', re.sub(r'^\W*(?:an?|the)(?=\s+\w)', '', text))
-    return ['and' if w in '+&' else w for w in NAME_PART.findall(text)]
+    parts = ['and' if w in '+&' else w for w in NAME_PART.findall(text)]
+    return [w for part in parts for w in re.split(r'(?<=\w)([-+/:])', part)]
 
 # %% ../nbs/03_judge.ipynb #c58c7107
 @functools.cache
