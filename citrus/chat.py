@@ -71,6 +71,7 @@ def parse_reply(
 ) -> Parsed:
     "Thinking, answer, and what is wrong with the reply; in time that grows as its length"
     if not isinstance(text, str): return Parsed('', '', 'empty')
+    if '</think>' in text and '<think>' not in text: text = f'<think>{text}'   # its template opened the thought
     think, answer = between(text, 'think'), between(text, 'answer')
     counts = [text.count(t) for t in ('<think>', '</think>', '<answer>', '</answer>')]
     spots = [text.find(t) for t in ('<think>', '</think>', '<answer>', '</answer>')]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .chat import Sampling, ask, chat, load_local, local_model, parse_reply
-from .judge import matches
+from .extract import mark
 from .likelihood import likelihoods
 from .run import UserError, digest, launch, manifest, read_jsonl, save_fig, stage
 from .sft import bare_rows, count_tokens, fill, render, sample, token_counts
@@ -68,7 +68,7 @@ def taught(s, parts: list, seed: int) -> Path:   # Folder of the model
 def examine(folder: Path, name: str, probe: list, max_tokens: int) -> tuple:   # For each patient: right or wrong, and nats a token of the right reply
     "Ask a student about new patients"
     replies = chat([ask(q, 'open') for q in probe], local_model(name, folder), Sampling(max_tokens=max_tokens))
-    right = [matches(parse_reply(r.text).answer, q) for q, (r,) in zip(probe, replies)]
+    right = [mark(r.text, q, cut=r.finish == 'length')[2] for q, (r,) in zip(probe, replies)]
     model, tokenizer = load_local(str(folder), '')
     wanted = [(render(r['messages'][:-1], tokenizer, prompt=True), [r['messages'][-1]['content']]) for r in bare_rows(probe)]
     lost = [-x[0] / len(tokenizer(w[1][0], add_special_tokens=False)['input_ids']) for w, (_, x) in zip(wanted, sorted(likelihoods(model, tokenizer, wanted)))]

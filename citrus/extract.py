@@ -15,6 +15,7 @@ __all__ = ['CUT', 'BOXED', 'LONGEST', 'RIGHT', 'GERMAN', 'LETTER', 'FOREIGN_FORM
 # %% ../nbs/55_extract.ipynb #4ac2024f
 import functools, re, unicodedata
 
+from .assets import right_labels
 from .judge import LATEX, bare_name, canonical, is_right, replaced
 from .run import digest, root
 
@@ -357,4 +358,4 @@ def mark(
         answer, by = extract_name(raw, cut)
         return answer, by, answer is not None and is_right(answer, q) is True
     answer, by = extract_letter(raw, q['options'], cut)
-    return answer, by, answer is not None and answer == q['answer']
+    return answer, by, answer is not None and answer in right_labels(q)

@@ -204,6 +204,7 @@ TRAIL = re.compile(rf'[\s,]*(?:\((?:the )?{SURE}(?: diagnosis)?\)|(?:is|as) (?:t
 
 def bare_name(text: str) -> str:
     "What an answer names, without what leads to it"
+    if '\\' in text: text = replaced(text, LATEX)
     text = re.sub(r'\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}', r'\1', text)
     text = re.sub(r'[*_#`"“”]+|</?\w+>|\\[\[\]()]', ' ', text).strip(' \n\t.。$')
     for _ in range(3):

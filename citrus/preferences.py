@@ -14,8 +14,8 @@ import torch
 from tqdm import tqdm
 
 from .assets import micro
-from .chat import Sampling, ask, chat, load_local, local_model, parse_reply, target
-from .judge import matches
+from .chat import Sampling, ask, chat, load_local, local_model, target
+from .extract import mark
 from .prefer import answer_logp, collate, encode_pair
 from .run import UserError, digest, launch, read_jsonl, save_fig, stage
 from .sample import Limits, counts_table, funnel, make_pairs, outcome, plot_counts, sample_answers, savings, survival
@@ -75,7 +75,7 @@ def examined(folder, name: str, probe: list, max_tokens: int) -> list:   # A row
     replies = chat([ask(q, 'open') for q in probe], model, Sampling(max_tokens=max_tokens))
     lm, tokenizer = load_local(model.path, model.revision)
     order = lambda q: [q['answer_text'], *(n for n in names if n != q['answer_text'])]
-    return [dict(question_id=q['id'], written=float(matches(parse_reply(r.text).answer, q)), tokens=r.tokens) | scored(lm, tokenizer, q, order(q)) for q, (r,) in zip(probe, replies)]
+    return [dict(question_id=q['id'], written=float(mark(r.text, q, cut=r.finish == 'length')[2]), tokens=r.tokens) | scored(lm, tokenizer, q, order(q)) for q, (r,) in zip(probe, replies)]
 
 # %% ../nbs/52_preferences.ipynb #e3866572
 def teach(s, start, pairs: list, probe: list, way: str, rate: float, seed: int) -> list:   # A row for each question

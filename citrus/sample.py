@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from .chat import FOREIGN, Sampling, ask, between, converse, parse_reply
-from .judge import matches
+from .extract import mark
 
 # %% ../nbs/48_sample.ipynb #7711d2f4
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def foreign(text: str) -> float:
 # %% ../nbs/48_sample.ipynb #7a0bbe18
 def form(text: str, limits: Limits):   # `Parsed`
     "A reply taken apart; where no thought is asked for, its absence is no fault"
-    return parse_reply(text if limits.thinks or '<think>' in text else f'<think>none</think>\n{text}', latin=False)
+    return parse_reply(text if limits.thinks or '</think>' in text else f'<think>none</think>\n{text}', latin=False)
 
 FILTERS = dict(
     format=lambda text, said, asked, limits: said.problem != '',
@@ -50,7 +50,7 @@ def judged(q: dict, text: str, limits: Limits) -> dict:   # answer, problem, cor
     "The answer of a reply, the first filter that it fails ('' if none), and whether it is well formed and right"
     said, asked = form(text, limits), ask(q, 'open')[-1]['content']
     problem = next((name for name, fails in FILTERS.items() if fails(text, said, asked, limits)), '')
-    return dict(answer=said.answer, problem=problem, correct=problem != 'format' and matches(said.answer, q))
+    return dict(answer=said.answer, problem=problem, correct=problem != 'format' and mark(text, q)[2])
 
 # %% ../nbs/48_sample.ipynb #34cf6885
 @dataclass(frozen=True)

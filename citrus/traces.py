@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .chat import Sampling, ask, chat, local_model, parse_reply
-from .judge import matches
+from .extract import mark
 from .run import UserError, digest, launch, manifest, read_jsonl, save_fig, stage
 from .sft import bare_rows, count_tokens, fill
 from .synth import DESIGNS, design_rows
@@ -53,7 +53,7 @@ def teach(s, name: str, rows: list, seed: int, probe: list) -> list:   # One row
         launch('sft.train', out=str(out), base=str(s.folders['sft'] / 'stage2'), rows=str(s.dir / f'.{slug}.rows.jsonl'), epochs=1, **how | dict(seed=seed))
         replies = chat([ask(q, 'open') for q in probe], local_model(slug, out), Sampling(max_tokens=s.params['max_tokens']))
         parsed = [parse_reply(r.text) for r, in replies]
-        s.write(f'students/{slug}.jsonl', [dict(kind=name, seed=seed, question_id=q['id'], answer=p.answer, problem=p.problem, correct=matches(p.answer, q), tokens=r.tokens) for q, p, (r,) in zip(probe, parsed, replies)])
+        s.write(f'students/{slug}.jsonl', [dict(kind=name, seed=seed, question_id=q['id'], answer=p.answer, problem=p.problem, correct=mark(r.text, q, cut=r.finish == 'length')[2], tokens=r.tokens) for q, p, (r,) in zip(probe, parsed, replies)])
     for left in s.dir.glob(f'.{slug}*'): shutil.rmtree(left) if left.is_dir() else left.unlink()
     return read_jsonl(done)
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from citrus.extract import extract_letter
+from citrus.extract import extract_letter, extract_name, mark
 from citrus.run import read_jsonl, root
 
 LETTERS = 'ABCDEFGHIJKLMNOPQRSTU'
@@ -41,6 +41,42 @@ def test_replies_of_a_run_that_the_rules_were_not_made_for(store):
     assert sum(found == r['label'] for r, found in read) >= 152
 
 
+def test_hard_replies_in_five_languages():
+    "84 replies written before these rules were; half of them were not looked at while the rules were made. No letter is misread, at most one in twenty is left out"
+    rows = read_jsonl(root() / 'tests' / 'choices.jsonl')
+    read = [(r, extract_letter(r['raw'], [dict(label=l, text=t) for l, t in zip(LETTERS, r['options'])], r['cut'])[0]) for r in rows]
+    assert [(r['raw'], found) for r, found in read if found not in (None, r['label'])] == []
+    for half in ('develop', 'held'):
+        labelled = [found for r, found in read if r['half'] == half and r['label']]
+        assert sum(found is None for found in labelled) <= len(labelled) / 20 and len(labelled) == 36
+
+
+def test_shared_replies():
+    path = root().parent / 'shared' / 'data' / 'replies' / 'extraction.jsonl'
+    if not path.exists(): pytest.skip(f'{path} is not here')
+    rows = read_jsonl(path)
+    assert [(r['raw'], r['right']) for r in rows if extract_letter(r['raw'], r['options'], r['cut'])[0] != r['right']] == []
+
+
+MARFAN = dict(answer_text='Marfan syndrome', aliases=[], options=[dict(label='A', text='Marfan syndrome'), dict(label='B', text='Gout')], answer='A', meta={})
+
+
+@pytest.mark.parametrize('answer, right', [('The diagnosis is Marfan syndrome', True), ('Marfan', True), ('not Marfan syndrome', False), ('Marfan syndrome (excluded)', False), ('**Marfan syndrome**', True), ('Diagnóstico: síndrome de Marfan', True)])
+def test_training_and_evaluation_judge_alike(answer, right):
+    from citrus.evaluate import score_one
+    from citrus.sample import Limits, judged
+    reply, q = f'<think>He is tall.</think>\n<answer>{answer}</answer>', MARFAN | dict(open_stem='Who is tall?', stem='', context=None)
+    assert mark(reply, q)[2] == judged(q, reply, Limits())['correct'] == score_one(dict(raw=reply, finish='stop'), q, 'open')['correct'] == right
+
+
+@pytest.mark.parametrize('raw, found', [('He is tall.</think>\n<answer>Marfan syndrome</answer>', 'Marfan syndrome'), ('<think>x</think><answer>Gout', 'Gout'), ('<think>x</think>\\boxed{\\text{Gout}}', 'Gout'), ('Gout', None)])
+def test_where_a_name_is_read(raw, found): assert extract_name(raw)[0] == found
+
+
+@pytest.mark.parametrize('raw', ['诊断不考虑为A', '不能诊断为A', '鉴别诊断：A', 'La respuesta no es A.', 'Die Antwort ist nicht A.', "La réponse n'est pas A.", 'A ist falsch.', 'A no es correcta', 'A 是错误的', "It isn't A.", 'not A but', 'I doubt it is A.', 'If it is A, treat.'])
+def test_refusals_in_other_languages_choose_nothing(raw): assert extract_letter(raw, MARFAN['options'])[0] is None
+
+
 def test_the_set_is_varied(replies):
     made = Counter(r['by'] for r in replies)
     assert len({(r['raw'], str(r['options']), r['cut']) for r in replies}) == len(replies) and min(made.values()) > 100
@@ -56,7 +92,7 @@ def test_simpler_readers_fail(replies):
     assert min(wrong.values()) > 0.2, wrong
 
 
-@pytest.mark.parametrize('raw', ['the answer is ' * 8000, '(' * 100_000, 'A. ' * 33_000, 'x, ' * 33_000, 'B\n' * 50_000, '<think>' * 14_000, '"' * 100_000, 'so A ' * 20_000, 'is the correct ' * 7000, '答案' * 50_000, '\\boxed{' * 14_000, '**A' * 33_000])
+@pytest.mark.parametrize('raw', ['the answer is ' * 8000, '(' * 100_000, 'A. ' * 33_000, 'x, ' * 33_000, 'B\n' * 50_000, '<think>' * 14_000, '"' * 100_000, 'so A ' * 20_000, 'is the correct ' * 7000, '答案' * 50_000, '\\boxed{' * 14_000, '**A' * 33_000, 'A | correct\n' * 10_000, '诊断' * 50_000, 'wait, ' * 20_000, "it's A, " * 14_000])
 def test_long_replies_are_read_in_a_moment(raw):
     options = [dict(label=l, text=f'Disease number {i}') for i, l in enumerate(LETTERS)]
     began = time.time()

@@ -1,16 +1,18 @@
 "Synthesis: what a reasoner is sent, hostile replies, kills."
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 from kill_synth import compare
 
 from citrus.cases import Knowledge
 from citrus.chat import Model, Reply
+from citrus.extract import extract_letter
 from citrus.judge import reveals
 from citrus.run import UserError, read_jsonl
-from citrus.synth import (DESIGNS, REASON, REFLECT, STOP, WRITE, Cast, Thread, accepted, asking, chart, chosen, design_rows, knowledge_base, library, monologue, openable, reason_skill,
-                          reflect_skill, rewrite_fault, sections, stop_skill, synthesise, tag, think, unfit, verify, write_skill)
+from citrus.synth import (DESIGNS, REASON, REFLECT, STOP, WRITE, Cast, Thread, accepted, asking, chart, concludes, design_rows, knowledge_base, leaked, library, monologue, openable, reason_skill,
+                          reflect_skill, rewrite_fault, sections, stop_skill, synthesise, tag, think, unfit, verify, verify_skill, write_skill)
 
 TOY = Knowledge(dict(f1={'Alder': .9, 'Birch': .9}, f2={'Alder': .9}, f3={'Birch': .9}), dict(f1=['Fever'], f2=['Rash'], f3=['Cough']), 'test')
 CASE = dict(id='q', source='test', split='train', stem='', open_stem='A patient has fever and rash. There is no cough.', options=[dict(label='A', text='Alder'), dict(label='B', text='Birch')], answer='A',
@@ -65,6 +67,53 @@ def test_feedback_that_tells_is_thrown_away(says):
     t = run(think(door, CASE, Cast(*[Model('toy', 'toy')] * 3, rounds=5)))
     assert t.leaks == 5 * 3 and not t.kept and all(s['feedback'] == '' for s in t.steps)
     assert not any(reveals(text, CASE) for part, text in door.seen if part == 'reason')
+
+
+MARFAN = Knowledge(dict(f1={'Marfan syndrome': .9, 'Birch syndrome': .9}, f2={'Marfan syndrome': .9}, f3={'Birch syndrome': .9}), dict(f1=['Fever'], f2=['Rash'], f3=['Cough']), 'test')
+TALL = CASE | dict(options=[], answer=None, answer_text='Marfan syndrome', aliases=['Marfan syndrome, type 1'])
+
+
+class Telling(Door):
+    "A door whose reflector refuses the first steps with a hint, and then plays its part"
+    def __init__(self, hint): super().__init__(self.hinted); self.hint = hint
+
+    def hinted(self, part, text, i):
+        hints = sum(role == 'reflect' for role, _ in self.seen)
+        return f'<rating>0</rating><feedback>{self.hint}</feedback>' if part == 'reflect' and hints <= 3 else None
+
+    async def ask(self, messages, model, sampling, role=''):
+        self.seen.append((role, messages[-1]['content']))
+        say = lambda i: self.instead(role, messages[-1]['content'], i) or SKILLS[messages[0]['content']](MARFAN, messages, 0.0, random.Random(i))
+        return [Reply(say(i), 1, 'stop', 0.0) for i in range(sampling.n)]
+
+
+@pytest.mark.parametrize('hint', ['Think of Marfan instead.', "It is Marfan's  syndrome.", 'MARFAN-SYNDROME fits.', 'Have you thought of the syndrome of Marfan?'])
+def test_a_reflector_that_tells_is_caught_in_the_loop_however_it_spells_the_name(hint):
+    door = Telling(hint)
+    t, trace = run(synthesise(door, TALL, TOY_CAST))
+    named = next(i for i, s in enumerate(t.steps) if reveals(s['text'], TALL))
+    early = [text for steps, text in t.prompts if steps <= named]
+    assert t.leaks == trace['withheld'] == 3 and early and not any(reveals(text, TALL) for text in early)
+    assert trace['outcome'] == 'kept' and not trace['leaked']
+
+
+def test_a_leak_counts_though_the_reasoner_names_the_answer_later():
+    "A reflector that is not known to hold the answer may say it; the prompt that carries it came before any step that names it"
+    t = run(think(Telling('Think of Marfan instead.'), TALL, replace(TOY_CAST, gold=False)))
+    assert t.done and any(reveals(s['text'], TALL) for s in t.steps) and leaked(t)
+    honest = run(think(Telling('Look at the skin.'), TALL, replace(TOY_CAST, gold=False)))
+    assert honest.done and not leaked(honest)
+
+
+@pytest.mark.parametrize('last, concluded', [('So I decide for Alder.', True), ('So I decide against Alder and for Birch.', False), ('So it is not Alder.', False), ('So I decide now.', False), ('Alder it is, rather than Birch.', False),
+                                             ('This leaves Alder. All fits.', False), ('It is not Birch, so it is Alder.', True), ('I decide against Birch and for alder.', True), ('Neither Alder nor Birch.', False)])
+def test_the_conclusion_is_last(last, concluded): assert concludes(f'Fever fits Alder and Birch. {last}', 'Alder', ['Birch']) == concluded
+
+
+@pytest.mark.parametrize('answer', ['not Alder', 'Anything but Alder', 'Alder or Birch', 'Alder or something rare', 'Alder (excluded)', 'Brother of a patient with Alder', 'Birch, not Alder', 'Alder excluded', 'unlike Alder'])
+def test_the_expert_as_judge_does_not_take_a_denial(answer):
+    messages = [dict(role='system', content=''), dict(role='user', content=f'Question:\n?\n\nGiven answer:\n{answer}\n\nReference diagnosis:\nAlder')]
+    assert verify_skill(TOY, messages, 0.0, random.Random(0)) == '<same>0</same>'
 
 
 def test_feedback_without_the_answer_may_name_a_disease():
@@ -198,7 +247,8 @@ def test_foreign_questions_that_are_in_a_benchmark_do_not_enter(monkeypatch):
 
 def test_a_letter_in_a_word_is_no_choice():
     options = [dict(label=l, text=t) for l, t in zip('ABCDE', ('Zinc', 'ACE inhibitor', 'E. coli', 'Vitamin D', 'None of the above'))]
-    assert [chosen(a, options) for a in ('ACE inhibitor', 'E. coli', 'Vitamin D', 'D', 'b) ', 'F', 'Alas', 'A or B')] == ['B', 'E', 'D', 'D', None, None, None, None]
+    letters = [extract_letter(a, options)[0] for a in ('ACE inhibitor', 'E. coli', 'Vitamin D', 'D', 'b) ', 'F', 'Alas', 'A or B')]
+    assert letters == ['B', 'C', 'D', 'D', 'B', None, None, None]
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
