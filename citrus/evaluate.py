@@ -18,13 +18,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .assets import right_labels
 from .chat import SYSTEM, Model, Sampling, ask, chat, local_model, target
 from .clean import build_index, overlap_matrix, overlaps, record_text
 from .exams import EXAMS, cards, load_exam
-from .extract import extract_letter, extract_name, extractor
+from .extract import extractor, mark
 from .interchange import grouped, write_inspect, write_lm_eval
-from .judge import canonical, matches, same_name
+from .judge import canonical, matches
 from .likelihood import candidates, choice, likelihood, prompt
 from .run import Stage, UserError, digest, manifest, nearest, read_jsonl, save_fig, stage, store, wilson
 from .stats import difference, holm, mcnemar, power_table
@@ -127,14 +126,8 @@ def answer(
 # %% ../nbs/60_evaluate.ipynb #684351a2
 def score_one(row: dict, q: dict, form: str) -> dict:
     "A kept reply with its answer read and marked"
-    cut = row['finish'] == 'length'
-    if form == 'open':
-        found, by = extract_name(row['raw'], cut)
-        right = found is not None and matches(found, q)
-    else:
-        found, by = extract_letter(row['raw'], q['options'], cut)
-        right = found in right_labels(q)
-    return row | dict(extracted=found, by=by, correct=right)
+    answer, by, right = mark(row['raw'], q, form, row['finish'] == 'length')
+    return row | dict(extracted=answer, by=by, correct=right)
 
 # %% ../nbs/60_evaluate.ipynb #180d8d6f
 def score(rows: list, benchmarks: list) -> list:   # The same `answer` records, scored
@@ -246,7 +239,7 @@ def random_answers(
 # %% ../nbs/60_evaluate.ipynb #87bacf0b
 def chance(b: Benchmark, names: list) -> float:
     "Accuracy that uniform answers have on average"
-    if b.form == 'open': return float(np.mean([sum(same_name(n, q['answer_text']) for n in names) / len(names) for q in b.questions]))
+    if b.form == 'open': return float(np.mean([sum(matches(n, q) for n in names) / len(names) for q in b.questions]))
     return float(np.mean([1 / len(q['options']) for q in b.questions]))
 
 # %% ../nbs/60_evaluate.ipynb #42ea58a9

@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'REASON', 'REFLECT', 'STOP', 'WRITE', 'REWRITE', 'VERIFY', 'DIRECT', 'TASKS', 'UNFIT', 'ASKING', 'RULES',
-           'DESIGNS', 'SECOND_VOICE', 'FILLER', 'WAYS', 'NOBODY', 'BLIND', 'AWARE', 'SHUFFLED', 'PAIRS', 'role_prompt',
-           'tag', 'Cast', 'with_temperature', 'Thread', 'asking', 'unfit', 'rewrite_fault', 'open_ask', 'rewrite_skill',
-           'open_up', 'openable', 'shuffled', 'chosen', 'grade', 'graded', 'kept_easy', 'panel_table', 'sections',
-           'accepted', 'after', 'considered', 'understand', 'fits', 'weigh', 'Chart', 'chart', 'told',
-           'name_candidates', 'reason_skill', 'known_facts', 'wrong', 'advise', 'reflect_skill', 'stop_skill',
-           'by_findings', 'explains', 'by_candidates', 'by_rival', 'monologue', 'write_skill', 'verify_skill',
-           'knowledge_base', 'special', 'Corpus', 'library', 'corpus_texts', 'look_up_table', 'propose_step', 'reflect',
-           'vote', 'think', 'lost', 'leaked', 'monologue_fault', 'retell', 'verify', 'synthesise', 'stage3_rows',
-           'general_rows', 'design_rows', 'sort_out', 'funnel', 'misjudged', 'paired', 'shares', 'judged', 'audit',
-           'contrasts', 'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop',
-           'direct_skill', 'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens',
-           'cast_of', 'panel_of', 'barred', 'entered']
+           'DESIGNS', 'HEDGES', 'SECOND_VOICE', 'FILLER', 'AGAINST', 'WAYS', 'NOBODY', 'BLIND', 'AWARE', 'SHUFFLED',
+           'PAIRS', 'role_prompt', 'tag', 'Cast', 'with_temperature', 'Thread', 'asking', 'unfit', 'rewrite_fault',
+           'open_ask', 'rewrite_skill', 'open_up', 'openable', 'shuffled', 'grade', 'graded', 'kept_easy',
+           'panel_table', 'sections', 'accepted', 'after', 'considered', 'understand', 'fits', 'weigh', 'Chart',
+           'chart', 'told', 'name_candidates', 'reason_skill', 'known_facts', 'wrong', 'advise', 'reflect_skill',
+           'stop_skill', 'by_findings', 'explains', 'by_candidates', 'by_rival', 'monologue', 'write_skill',
+           'verify_skill', 'knowledge_base', 'special', 'Corpus', 'library', 'corpus_texts', 'look_up_table',
+           'propose_step', 'reflect', 'vote', 'think', 'candidates', 'lost', 'leaked', 'concludes', 'monologue_fault',
+           'retell', 'verify', 'synthesise', 'stage3_rows', 'general_rows', 'design_rows', 'sort_out', 'funnel',
+           'misjudged', 'paired', 'shares', 'judged', 'audit', 'contrasts', 'shuffled_expert', 'reflect_ways',
+           'plot_reflection', 'direct', 'chains', 'loop', 'direct_skill', 'most_frequent', 'training_free',
+           'plot_training_free', 'plot_lengths', 'reply_tokens', 'cast_of', 'panel_of', 'barred', 'entered']
 
 # %% ../nbs/30_synth.ipynb #66d7ceeb
 import difflib, functools, itertools, random, re
@@ -32,7 +32,8 @@ from .assets import BENCHMARKS, hub, reasoning
 from .cases import NONE, SKILLS, Knowledge, derange, expert_model, listing, load_knowledge, lower, propose, role_model, save_knowledge, slip, words
 from .chat import SYSTEM, Budget, Model, Sampling, ask, converse, parse_reply, target
 from .clean import build_index, held_out_sets, overlaps
-from .judge import canonical, is_right, matches, reveals, same_name
+from .extract import mark
+from .judge import canonical, is_right, key, last_named, matches, reveals, told_words
 from .run import UserError, digest, read_jsonl, save_fig, stage, wilson
 from .stats import difference, mcnemar
 
@@ -100,6 +101,7 @@ class Thread:
     steps: list = field(default_factory=list)     # {role, text, rating, feedback} of every proposal and look-up
     votes: list = field(default_factory=list)     # 1 or 0 after each accepted step
     asked: Counter = field(default_factory=Counter)   # (part, text of the prompt) -> times it was sent
+    prompts: list = field(default_factory=list)   # (steps before it, text) of each prompt to the reasoner
     tokens: int = 0                               # Of all replies
     leaks: int = 0                                # Feedback that named the answer and was thrown away
 
@@ -125,6 +127,7 @@ class Thread:
 async def ask(self: Thread, door, messages: list, model: Model, sampling: Sampling, part: str):   # `Reply`
     "The reply to a prompt, another one each time it is asked"
     self.asked[part, messages[-1]['content']] += 1
+    if part == 'reason': self.prompts.append((len(self.steps), messages[-1]['content']))
     *_, reply = await door.ask(messages, model, replace(sampling, n=self.asked[part, messages[-1]['content']]), role=part)
     self.tokens += reply.tokens
     return reply
@@ -211,12 +214,6 @@ def shuffled(q: dict, seed) -> dict:
     key = next((o['text'] for o in q['options'] if o['label'] == q['answer']), None)
     return q | dict(options=[dict(label=o['label'], text=t) for o, t in zip(q['options'], order)], answer=next((o['label'] for o, t in zip(q['options'], order) if t == key), None))
 
-def chosen(answer: str, options: list) -> str | None:   # Label, or None
-    "The option that an answer chooses: by its leading label, else by its text. A letter within a word is no choice"
-    label = re.match(r'\W*([A-U])(?:[.):]|\W*$)', answer)
-    if label and label[1] in {o['label'] for o in options}: return label[1]
-    return next((o['label'] for o in options if same_name(answer, o['text'])), None)
-
 # %% ../nbs/30_synth.ipynb #7cd41e36
 RULES = dict(all=all, any=any, majority=lambda votes: 2 * sum(votes) > len(votes))   # When a question is easy
 
@@ -226,8 +223,7 @@ async def grade(door, q: dict, graders: list, seed: int) -> list:   # One bool f
     for i, (model, temperature) in enumerate(graders):
         seen = shuffled(q, [seed, i])
         [reply] = await door.ask(ask(seen, 'options' if q['options'] else 'open'), model, Sampling(temperature=temperature, seed=seed + i, max_tokens=1024), role='grade')
-        answer = parse_reply(reply.text).answer
-        votes.append(chosen(answer, seen['options']) == seen['answer'] if q['options'] else matches(answer, q))
+        votes.append(mark(reply.text, seen, 'options' if q['options'] else 'open', reply.finish == 'length')[2])
     return votes
 
 # %% ../nbs/30_synth.ipynb #adbd2852
@@ -401,11 +397,17 @@ def write_skill(k: Knowledge, messages: list, temperature: float, rng: random.Ra
     return target(monologue(steps, design), chart(steps).best)
 
 # %% ../nbs/30_synth.ipynb #88164160
+HEDGES = set(words('i think believe say would it this is the most likely probable probably a an patient has have diagnosis answer suspected here case of'))
+
 def verify_skill(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
-    "The knowledge expert as judge of answers: the reference is named, and no other family"
+    "The knowledge expert as judge of answers: the reference is named, no other family, and nothing beside it but what hedges"
     part = sections(messages)
-    named = {f for f in k.families if f.lower() in part['Given answer'].lower()}
-    return f'<same>{int((named == {part["Reference diagnosis"].strip()}) != slip(temperature, rng))}</same>'
+    answer, reference = part['Given answer'], part['Reference diagnosis'].strip()
+    said = set(told_words(answer))
+    rivals = [f for f in k.families if f != reference and said & set(key(f))]
+    right = is_right(answer, dict(answer_text=reference, aliases=[]), rivals)
+    if right is None: right = last_named(answer, [reference]) == reference and said - set(key(reference)) <= HEDGES
+    return f'<same>{int(right != slip(temperature, rng))}</same>'
 
 SKILLS.update({REASON: reason_skill, REFLECT: reflect_skill, STOP: stop_skill, WRITE: write_skill, REWRITE: rewrite_skill, VERIFY: verify_skill})
 
@@ -508,23 +510,38 @@ async def think(door, q: dict, cast: Cast) -> Thread:
 SECOND_VOICE = re.compile(r'\b(experts?|feedback|reviewers?|reference diagnosis|(?:given|correct|reference|right) answer|as (?:told|advised|suggested)|accepted steps?|you(?:r)?)\b', re.I)
 FILLER = set(words('fits none them with that this explains known candidates conclusion finding findings which most both neither'))
 
+def candidates(t: Thread) -> list:
+    "The names that were options or candidates"
+    return [*(o['text'] for o in t.question['options']), *considered(t.kept)]
+
 def lost(step: str, think: str) -> bool:
     "Whether more than a fifth of a step's longer words are missing from a text"
     own = {w for w in words(step) if len(w) > 3} - FILLER
     return bool(own) and len(own & set(words(think))) < 0.8 * len(own)
 
 def leaked(t: Thread) -> bool:
-    "Whether a prompt of the reasoner named the answer though neither the reasoner nor the knowledge base had"
-    return any(reveals(text, t.question) for part, text in t.asked if part == 'reason') and not reveals(' '.join(s['text'] for s in t.steps), t.question)
+    "Whether a prompt of the reasoner named the answer before the reasoner or the knowledge base had"
+    before = lambda steps: ' . '.join(s['text'] for s in t.steps[:steps])
+    return any(reveals(text, t.question) and not reveals(before(steps), t.question) for steps, text in t.prompts)
 
 # %% ../nbs/30_synth.ipynb #713a43b1
+AGAINST = re.compile(r"\b(?:against|not|no|never|neither|nor|exclud\w*|rul(?:e|es|ed|ing) out|reject\w*|rather than|instead of|unlikely)\b", re.I)
+
+def concludes(think: str, answer: str, others: list) -> bool:
+    "Whether the last sentence of a thought decides for an answer: it names it last, and nothing before it turns it round"
+    *_, last = re.split(r'(?<=[.!?。！？])\s*(?=\S)', think.strip())
+    if last_named(last, [answer, *others]) != answer: return False
+    clause = re.split(r'\b(?:and|but|so|for)\b|[,;:]', last, flags=re.I)
+    own = next((c for c in reversed(clause) if reveals(c, dict(answer_text=answer, aliases=[]))), last)
+    return not AGAINST.search(own)
+
 def monologue_fault(text: str, t: Thread, length: tuple) -> str:   # '' if nothing is wrong
     "Why a monologue is not fit for training"
     think, answer, problem = parse_reply(text)
     if problem: return f'form: {problem}'
     if SECOND_VOICE.search(think): return 'a second voice'
     if any(lost(s, think) for s in t.kept if not s.startswith(('Known: ', 'Candidates: '))): return 'lost evidence'
-    if answer.lower() not in think.lower()[-len(answer) - 40:]: return 'the conclusion is not last'
+    if not concludes(think, answer, candidates(t)): return 'the conclusion is not last'
     return '' if length[0] <= len(think.split()) <= length[1] else 'length'
 
 async def retell(door, t: Thread, cast: Cast) -> tuple:   # (the reply, what is wrong with it or '')
@@ -540,8 +557,7 @@ async def retell(door, t: Thread, cast: Cast) -> tuple:   # (the reply, what is 
 # %% ../nbs/30_synth.ipynb #55c37eab
 async def verify(door, t: Thread, answer: str, cast: Cast) -> dict:   # {by, right, said}
     "Whether the answer of a thread is right, and who says so"
-    others = [*(o['text'] for o in t.question['options']), *considered(t.kept)]
-    right = is_right(answer, t.question, others)
+    right = is_right(answer, t.question, candidates(t))
     if right is not None: return dict(by='rule', right=right, said='')
     messages = role_prompt(VERIFY, t.question['open_stem'], given_answer=answer, reference_diagnosis=t.question['answer_text'])
     reply = await t.ask(door, messages, cast.writer, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=64), 'verify')
@@ -554,8 +570,9 @@ async def synthesise(door, q: dict, cast: Cast) -> tuple:   # (`Thread`, `trace`
     text, why = await retell(door, t, cast) if t.done else ('', 'no end within the rounds')
     seen, answer, _ = parse_reply(text)
     verdict = await verify(door, t, answer, cast) if not why else dict(by='', right=False, said='')
-    why = why or ('the answer leaked' if leaked(t) else '' if verdict['right'] else 'wrong answer')
-    return t, dict(id=f'trace-{q["id"]}', question_id=q['id'], steps=t.steps, votes=t.votes, outcome=why or 'kept', think=seen, answer=answer, verified=verdict['right'], leaked=leaked(t), calls=t.calls,
+    leak = cast.gold and leaked(t)
+    why = why or ('the answer leaked' if leak else '' if verdict['right'] else 'wrong answer')
+    return t, dict(id=f'trace-{q["id"]}', question_id=q['id'], steps=t.steps, votes=t.votes, outcome=why or 'kept', think=seen, answer=answer, verified=verdict['right'], leaked=leak, calls=t.calls,
                    seed=cast.seed, models=dict(reasoner=cast.reasoner.name, reflector=cast.reflector.name, writer=cast.writer.name), verdict=verdict, design=cast.design, withheld=t.leaks)
 
 # %% ../nbs/30_synth.ipynb #64f10ed6
@@ -671,7 +688,7 @@ async def direct(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers
     "Answers without a visible thought"
     messages = [dict(role='system', content=DIRECT), *ask(q, 'open')[1:]]
     replies = await door.ask(messages, cast.reasoner, Sampling(temperature=cast.temperature, n=samples, seed=cast.seed, max_tokens=512), role='direct')
-    return [parse_reply(r.text).answer for r in replies], sum(r.tokens for r in replies)
+    return [mark(r.text, q)[0] or '' for r in replies], sum(r.tokens for r in replies)
 
 async def chains(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers, tokens)
     "Answers after the loop with nobody reflecting, each sample with seeds of its own"
