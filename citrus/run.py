@@ -16,12 +16,12 @@ __all__ = ['RECORDS', 'ROLES', 'INSIDE', 'STAGES', 'STUDIES', 'KINDS_OF_PARAMETE
            'copy_whole', 'discard', 'stage', 'unrepeatable', 'describe', 'results', 'device', 'process_memory', 'seal',
            'link', 'wilson', 'save_fig', 'devices_here', 'nodes', 'divided', 'node_main', 'free_port', 'on_nodes',
            'launch', 'call', 'leave', 'read_job', 'train_main', 'module_of', 'library_notebooks', 'library_code',
-           'exported_code', 'out_of_step', 'plan', 'needed', 'chosen', 'advice', 'place', 'failure', 'AtomicHandler',
-           'set_aside', 'papermill_run', 'execute', 'lock_of', 'bring', 'run_stages', 'maker', 'lineage', 'pins_of',
-           'why', 'size', 'runs', 'referred', 'ancestors', 'garbage', 'collect', 'Once', 'parse_args', 'one_purpose',
-           'report', 'need_clone', 'show_runs', 'run_command', 'main', 'keep_outputs', 'readme_text', 'rewrite',
-           'publish_results', 'executed_lessons', 'made', 'publish_manifests', 'duration', 'published', 'takes',
-           'with_takes', 'publish_takes', 'publish', 'publish_args', 'publish_main']
+           'exported_code', 'out_of_step', 'plan', 'needed', 'chosen', 'advice', 'place', 'failure', 'seconds_of',
+           'last_seconds', 'CellBar', 'AtomicHandler', 'set_aside', 'papermill_run', 'execute', 'lock_of', 'bring',
+           'run_stages', 'maker', 'lineage', 'pins_of', 'why', 'size', 'runs', 'referred', 'ancestors', 'garbage',
+           'collect', 'Once', 'parse_args', 'one_purpose', 'report', 'need_clone', 'show_runs', 'run_command', 'main',
+           'keep_outputs', 'readme_text', 'rewrite', 'publish_results', 'executed_lessons', 'made', 'publish_manifests',
+           'duration', 'published', 'takes', 'with_takes', 'publish_takes', 'publish', 'publish_args', 'publish_main']
 
 # %% ../nbs/00_run.ipynb #bf16aa89
 import argparse, ast, atexit, contextlib, ctypes, difflib, fcntl, fnmatch, functools, hashlib, importlib, json, logging, math, os, platform, re, shlex, shutil, signal, socket, subprocess, sys, threading, time
@@ -1051,11 +1051,43 @@ def failure(stage: str, error: Exception, copy: Path) -> UserError:
     said = f'{error.ename if cell else type(error).__name__}: {value.splitlines()[0] if value else ""}'
     return UserError(f'{notebook_path(stage).name}{place(cells(copy)) if copy.exists() else ""}: {said}{advice(said)}\n  executed copy: {copy}\n  what was finished is kept; run the same command again to go on')
 
+# %% ../nbs/00_run.ipynb #28ed0370
+def seconds_of(executed: list) -> dict:   # Cells of an executed notebook -> cell id -> seconds
+    "How long each cell took"
+    spent = {c['id']: c['metadata'].get('papermill', {}).get('duration') for c in executed}
+    return {i: seconds for i, seconds in spent.items() if seconds}
+
+def last_seconds(stage: str) -> dict:   # cell id -> seconds; empty if the store holds no execution
+    "How long each cell of a stage took in its longest finished execution"
+    finished = [p.parent / 'notebook.ipynb' for p in store().glob(f'{stage}-*/manifest.json')]
+    spent = [seconds_of(cells(p)) for p in finished if p.exists()]
+    return max(spent, key=lambda s: sum(s.values()), default={})
+
+class CellBar:
+    "How far a notebook is, in the seconds that it took before; in cells if it was not run here"
+    def __init__(self, title: str, source: list, spent: dict):   # Cells of the notebook, and seconds by cell id
+        from tqdm.auto import tqdm
+        ids = [c['id'] for c in source if c['cell_type'] == 'code']
+        known = {i: spent[i] for i in ids if i in spent}
+        self.weights = known or dict.fromkeys(ids, 1)
+        scale = f'{{total:.0f}} {"s of the last time" if known else "cells"} [{{elapsed}}]'
+        self.bar = tqdm(total=sum(self.weights.values()), file=sys.stderr,
+                        bar_format=f'  {title}: {{percentage:3.0f}}%|{{bar}}| {{n:.0f}} of {scale}')
+
+    def show(self, executed: list):
+        "Move to where the completed cells of a notebook lead"
+        done = {c['id'] for c in executed if c['metadata'].get('papermill', {}).get('status') == 'completed'}
+        self.bar.update(sum(w for i, w in self.weights.items() if i in done) - self.bar.n)
+
+    def close(self): self.bar.close()
+
 # %% ../nbs/00_run.ipynb #bc2f9b78
 class AtomicHandler:
-    "How papermill writes to `atomic://PATH`"
+    "How papermill writes to `atomic://PATH`, and tells a bar how far it is"
+    def __init__(self, bar: CellBar): self.bar = bar
     def write(self, text: str, path: str):
         with atomic(path.removeprefix('atomic://')) as f: f.write(text)
+        self.bar.show(json.loads(text)['cells'])
     def pretty_path(self, path: str) -> str: return path.removeprefix('atomic://')
 
 def set_aside(copy: Path):
@@ -1074,11 +1106,13 @@ def papermill_run(source: Path, copy: Path, values: dict, title: str):
     "Execute a notebook with parameters; `copy` is complete at any time"
     import papermill
     from papermill.iorw import papermill_io
-    papermill_io.register('atomic://', AtomicHandler())
+    bar = CellBar(title, cells(source), last_seconds(title))
+    papermill_io.register('atomic://', AtomicHandler(bar))
     logging.getLogger('papermill').setLevel(logging.CRITICAL)   # `failure` says what there is to say
-    papermill.execute_notebook(source, f'atomic://{copy}', values, cwd=str(root() / 'nbs'), kernel_name='python3', stderr_file=sys.stderr,
-                               progress_bar=dict(desc=f'  {title}', file=sys.stderr),
-                               extra_arguments=['--log-level=CRITICAL'])  # a kernel that is stopped logs a traceback of its own sockets
+    with contextlib.closing(bar):
+        papermill.execute_notebook(
+            source, f'atomic://{copy}', values, cwd=str(root() / 'nbs'), kernel_name='python3', stderr_file=sys.stderr, progress_bar=False,
+            extra_arguments=['--log-level=CRITICAL'])  # a kernel that is stopped logs a traceback of its own sockets
 
 def execute(s: Stage):
     "Run the notebook of a stage, then give its folder its final name. Raises `UserError` if it fails or does not finish the stage"

@@ -89,7 +89,7 @@ def test_train_tells_its_error_in_one_line(tmp_path):
 def test_a_folder_of_a_stage_can_be_asked_for(tmp_path):
     "`--why` takes the folder of a stage, where its manifest lies"
     folder = tmp_path / 'mix-0123456789ab'
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / 'manifest.json').write_text('{}')
     assert run.maker(folder) == run.maker(folder / 'manifest.json') == folder.name
 
@@ -111,3 +111,37 @@ def test_the_last_of_common_block_and_set_wins():
     v = settings({'common': dict(seed=1), 'mix': dict(seed=2)}, ['sft.seed=3'])
     assert (v['clean']['seed'], v['mix']['seed'], v['sft']['seed']) == (1, 2, 3)
     assert load_recipe('') == {}
+
+
+# --- the bar of a stage ------------------------------------------------------------------------------------------------
+
+SLOW = '{"cells": [%s], "metadata": {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}, "nbformat": 4, "nbformat_minor": 5}'
+
+
+def cell(id, source): return json.dumps(dict(cell_type='code', id=id, metadata={}, source=source, outputs=[], execution_count=None))
+
+
+def test_a_bar_counts_the_seconds_of_the_longest_run(tmp_path, monkeypatch, capfd):
+    "The real papermill, twice: first in cells, then in seconds of the first time, most of which one cell takes"
+    monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'home'))
+    source = tmp_path / 'slow.ipynb'
+    source.write_text(SLOW % ', '.join([cell('quick', '1'), cell('slow', 'import time; time.sleep(1.5)'), cell('last', '2')]))
+    folder = run.store() / 'slow-0123456789ab'
+    folder.mkdir(parents=True)
+    run.papermill_run(source, folder / 'notebook.ipynb', {}, 'slow')
+    assert '3 of 3 cells' in capfd.readouterr().err and run.last_seconds('slow') == {}, 'not finished'
+    (folder / 'manifest.json').write_text('{}')
+    spent = run.last_seconds('slow')
+    assert 1.5 < spent['slow'] < 10 and spent['quick'] < 0.5
+    resumed = run.store() / 'slow-ba9876543210'
+    resumed.mkdir()
+    (resumed / 'manifest.json').write_text('{}')
+    (resumed / 'notebook.ipynb').write_text((folder / 'notebook.ipynb').read_text().replace('"duration": 1.', '"duration": 0.'))
+    assert run.last_seconds('slow') == spent
+    run.papermill_run(source, tmp_path / 'again.ipynb', {}, 'slow')
+    shown = capfd.readouterr().err
+    assert 's of the last time' in shown and '100%' in shown
+    bar = run.CellBar('slow', run.cells(source), spent)
+    bar.show([dict(id='quick', metadata=dict(papermill=dict(status='completed')))])
+    assert bar.bar.n / bar.bar.total < 0.3, 'a third of the cells, but not of the time'
+    bar.close()
