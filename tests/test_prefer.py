@@ -106,6 +106,35 @@ def test_prompt_is_what_sampling_sends(tokenizer):
         assert tokenizer.decode(e['chosen'][:-1]) == p['chosen'][0]['content']
 
 
+@pytest.mark.parametrize('template, message', [
+    ("{% for m in messages %}[{{ m['content'].split('</think>')[-1] }}{% endfor %}{% if add_generation_prompt %}[{% endif %}", 'rewrites replies'),
+    ("{{ messages | length }}", 'rewrites the prompt'),
+    ("{{ raise_exception('System role not supported') }}", 'system, user.*System role not supported'), (None, 'chat_template is not set')])
+def test_templates_that_do_not_fit_are_one_line(template, message, tokenizer, monkeypatch):
+    from citrus.chat import render
+    from citrus.prefer import encode_pair
+    from citrus.sft import encode
+    monkeypatch.setattr(tokenizer, 'chat_template', template)
+    with pytest.raises(UserError, match=message): encode_pair(pair(0, 'Why?', '<think>It hurts.</think>Yes', 'No'), tokenizer)
+    if 'rewrites' in message: return
+    with pytest.raises(UserError, match=message): render(tokenizer, PAIRS[0]['prompt'])
+    with pytest.raises(UserError, match=message): encode(PAIRS[0]['prompt'] + PAIRS[0]['chosen'], tokenizer)
+
+
+def test_pairs_without_a_difference_are_refused_and_counted(tokenizer):
+    from citrus.prefer import encode_pairs
+    kept, refused = encode_pairs([PAIRS[0], pair(8, 'Who?', 'He', 'He'), pair(9, 'Who?', ' ', 'She'), pair(10, 'Who?', 'He', 'He ')], tokenizer, 100)
+    assert len(kept) == 2 and refused == {'same answer': 1, 'empty answer': 1}, 'a blank at the end is another token'
+
+
+def test_empty_replies_are_refused_and_counted(tokenizer):
+    from citrus.sft import encode_rows
+    rows = [dict(messages=says('user', 'Hi') + says('assistant', text)) for text in ('Hello', '', ' \n', 'word ' * 99)] + [dict(messages=says('user', 'Hi'))]
+    rows.append(dict(messages=says('user', 'Hi') + says('assistant', '') + says('user', 'Hi?') + says('assistant', 'Hello')))
+    kept, refused = encode_rows(rows, tokenizer, 64)
+    assert len(kept) == 1 and refused == {'empty reply': 3, 'too long': 1, 'no reply': 1}
+
+
 # --- training --------------------------------------------------------------------------------------------------------
 
 HOW = dict(beta=10.0, gamma=5.4, alpha=0.05, learning_rate=1e-3, global_batch=2, epochs=2, checkpoint_seconds=300.0, seed=0,
@@ -149,6 +178,43 @@ def test_a_swapped_pair_pushes_the_other_way(student, tmp_path):
     swapped = [p | dict(chosen=p['rejected'], rejected=p['chosen']) for p in PAIRS]
     (a, _), (b, _) = train(tmp_path, student, PAIRS, epochs=4), train(tmp_path, student, swapped, 'swapped', epochs=4)
     assert a[0]['margin'] == pytest.approx(-b[0]['margin'], abs=0.3) and a[-1]['margin'] > a[0]['margin'] + 0.5 and b[-1]['margin'] > b[0]['margin'] + 0.5
+
+
+def foreign(student, folder, config):
+    "A random student of another architecture, with the same tokenizer"
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(student).save_pretrained(folder)
+    return folder
+
+
+SMALL = dict(vocab_size=49152, hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+
+
+@pytest.mark.parametrize('window', [16, 1024])
+def test_pairs_longer_than_a_window_are_read_one_by_one(window, student, tmp_path, capsys):
+    from transformers import MistralConfig
+    base = foreign(student, tmp_path / 'mistral', MistralConfig(**SMALL, num_hidden_layers=2, sliding_window=window))
+    log, _ = train(tmp_path, base, PAIRS[:4], lora_rank=0)
+    record = json.loads((tmp_path / 'model' / 'training.json').read_text())
+    assert record['shared_prompt'] == (window == 1024) and ('row of its own' in capsys.readouterr().out) == (window == 16) and len(log) == 4
+
+
+@pytest.mark.parametrize('packed', [True, False])
+def test_rows_of_a_model_with_a_state_are_not_packed(packed, student, tmp_path):
+    from transformers import LlamaConfig, Qwen3NextConfig
+    from citrus.sft import train
+    linear = dict(head_dim=8, linear_key_head_dim=8, linear_value_head_dim=8, linear_num_key_heads=2, linear_num_value_heads=4, num_experts=4, num_experts_per_tok=2,
+                  moe_intermediate_size=16, shared_expert_intermediate_size=16)
+    config = LlamaConfig(**SMALL, num_hidden_layers=2) if packed else Qwen3NextConfig(**SMALL, **linear, num_hidden_layers=4)
+    base = foreign(student, tmp_path / 'base', config)
+    rows = [dict(id=str(i), stage=1, source='coqa', messages=says('user', f'What is {i}?') + says('assistant', f'It is {i}.')) for i in range(4)]
+    write_jsonl(tmp_path / 'rows.jsonl', rows, 'sft')
+    train(out=str(tmp_path / 'model'), base=str(base), rows=str(tmp_path / 'rows.jsonl'), checkpoint_seconds=300.0, lora_rank=0, epochs=1, learning_rate=1e-3,
+          global_batch=1, length=128, weight_decay=0.0, beta2=0.95, clip=1.0, seed=0)
+    record = json.loads((tmp_path / 'model' / 'training.json').read_text())
+    assert record['packed'] == packed and (record['steps'] < 4) == packed and f'packed {packed}' in (tmp_path / 'model' / 'README.md').read_text()
 
 
 # --- studies ---------------------------------------------------------------------------------------------------------

@@ -67,7 +67,8 @@ def test_every_turn_is_learned_and_its_prompt_is_the_same_text(name, tokenizer):
 @pytest.mark.parametrize('template, message', [
     ("{% for m in messages %}{{ m['content'].split('</think>')[-1] }}{% endfor %}", 'rewrites replies'),
     ("{% for m in messages %}{{ m['content'] if loop.last or m['role'] == 'user' else '' }}{% endfor %}", 'rewrites earlier turns'),
-    ("{{ raise_exception('no system') }}", 'refuses a conversation')])
+    ("{{ raise_exception('no system') }}", 'cannot write a conversation of user.*no system'),
+    (None, 'chat_template is not set')])
 def test_templates_that_change_the_text_are_refused(template, message, tokenizer):
     from citrus.sft import encode
     tokenizer.chat_template = template
@@ -123,7 +124,7 @@ def lora(student, tmp_path_factory):
 def test_a_model_lies_with_its_record_and_card(alone):
     folder, losses = alone
     record, card = json.loads((folder / 'training.json').read_text()), (folder / 'README.md').read_text()
-    assert (record['rows'], record['refused'], record['sources']) == (14, 2, dict(coqa=13, mbpp=1)) and record['steps'] == len(losses) == 6 and 0 < record['tokens'] < 12 * 64
+    assert (record['rows'], record['refused'], record['sources']) == (14, {'too long': 1, 'no reply': 1}, dict(coqa=13, mbpp=1)) and record['packed'] and record['steps'] == len(losses) == 6 and 0 < record['tokens'] < 12 * 64
     assert 'research only' in card.lower() and '| mbpp | 1 | CC BY 4.0 |' in card and 'learning_rate 0.001' in card and str(folder.parent) not in card + str(record)
 
 
