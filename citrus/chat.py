@@ -6,9 +6,9 @@
 __all__ = ['SYSTEM', 'REFUSAL', 'FOREIGN', 'BACKENDS', 'SESSION', 'TOGETHER', 'ask', 'target', 'Parsed', 'between', 'parse_reply',
            'Model', 'Sampling', 'Reply', 'local_model', 'identity', 'reply_key', 'reply_seed', 'deterministic',
            'Ledger', 'Budget', 'ledger_path', 'open_ledger', 'Request', 'Door', 'converse', 'chat', 'attend',
-           'use_attend', 'compute_dtype', 'load_local', 'render', 'pick', 'Rows', 'start', 'step', 'go_on', 'uniforms',
-           'decode', 'batches', 'stop_ids', 'transformers', 'Endpoint', 'proxy', 'Servers', 'retry_after',
-           'message_text', 'read_answer', 'attempt', 'post', 'openai', 'vllm_engine', 'vllm']
+           'use_attend', 'compute_dtype', 'load_local', 'conversation', 'render', 'pick', 'Rows', 'start', 'step',
+           'go_on', 'uniforms', 'decode', 'batches', 'stop_ids', 'transformers', 'Endpoint', 'proxy', 'Servers',
+           'retry_after', 'message_text', 'read_answer', 'attempt', 'post', 'openai', 'vllm_engine', 'vllm']
 
 # %% ../nbs/04_chat.ipynb #aa691a1b
 import asyncio, email.utils, fcntl, functools, hashlib, inspect, json, os, queue, random, re, sys, threading, time, urllib.parse, urllib.request
@@ -539,9 +539,22 @@ def load_local(path: str, revision: str) -> tuple:   # (model, tokenizer)
     return _loaded[path, revision]
 
 # %% ../nbs/04_chat.ipynb #90dad8ab
+def conversation(
+    messages: list,         # [{role, content}]
+    tokenizer,              # Hugging Face tokenizer
+    prompt: bool = False,   # Whether to go on to where the assistant speaks
+) -> str:
+    "Messages as the chat template writes them. Raises `UserError` if it refuses their roles, or if there is no template"
+    from jinja2 import TemplateError
+    try: return tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)
+    except (TemplateError, ValueError) as e:
+        roles = ', '.join(m['role'] for m in messages)
+        why = str(e).partition('. ')[0]
+        raise UserError(f'the chat template cannot write a conversation of {roles} ({why}): use a model whose template takes these roles') from None
+
 def render(tokenizer, messages: list) -> list:   # Token ids
     "A prompt as the model reads it: the chat template's text, up to where the assistant speaks"
-    return tokenizer(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False), add_special_tokens=False).input_ids
+    return tokenizer(conversation(messages, tokenizer, prompt=True), add_special_tokens=False).input_ids
 
 # %% ../nbs/04_chat.ipynb #fe35d755
 def pick(

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .chat import Sampling, ask, chat, load_local, local_model, parse_reply
+from .chat import Sampling, ask, chat, conversation, load_local, local_model, parse_reply
 from .extract import mark
 from .likelihood import likelihoods
 from .run import UserError, digest, launch, manifest, read_jsonl, save_fig, stage
-from .sft import bare_rows, count_tokens, fill, render, sample, token_counts
+from .sft import bare_rows, count_tokens, fill, sample, token_counts
 from .traces import TRAINING, exchanged, interval
 
 # %% ../nbs/58_curriculum.ipynb #a869773c
@@ -70,7 +70,7 @@ def examine(folder: Path, name: str, probe: list, max_tokens: int) -> tuple:   #
     replies = chat([ask(q, 'open') for q in probe], local_model(name, folder), Sampling(max_tokens=max_tokens))
     right = [mark(r.text, q, cut=r.finish == 'length')[2] for q, (r,) in zip(probe, replies)]
     model, tokenizer = load_local(str(folder), '')
-    wanted = [(render(r['messages'][:-1], tokenizer, prompt=True), [r['messages'][-1]['content']]) for r in bare_rows(probe)]
+    wanted = [(conversation(r['messages'][:-1], tokenizer, prompt=True), [r['messages'][-1]['content']]) for r in bare_rows(probe)]
     lost = [-x[0] / len(tokenizer(w[1][0], add_special_tokens=False)['input_ids']) for w, (_, x) in zip(wanted, sorted(likelihoods(model, tokenizer, wanted)))]
     return right, lost
 
