@@ -4,18 +4,17 @@
 
 # %% auto #0
 __all__ = ['DISEASE_ONLY', 'DISEASE_MARKS', 'INDEXED', 'BRITISH', 'KINDS', 'WORD', 'MARKS', 'TOKEN', 'FORMS', 'ACRONYM',
-           'GENERIC', 'OTHER', 'DENIES', 'BEFORE', 'AFTER', 'SENTENCE', 'JOIN', 'SLOT', 'W', 'A', 'IS', 'WHO',
-           'TREATED', 'REFUSES', 'CUES', 'PATTERNS', 'parse_indexing', 'medline_1970s', 'headings', 'spellings',
-           'Forms', 'frequencies', 'refused', 'Mention', 'Recogniser', 'between', 'denied', 'mentions', 'vocabulary',
-           'usable', 'abstracts', 'assets_vocabulary', 'recogniser', 'tags', 'Relation', 'skeleton', 'sentences',
-           'pairs', 'relations', 'read_labels', 'claims', 'precision', 'phrases_of', 'found_phrases', 'agreement',
-           'indexing_table', 'carries', 'treated', 'together', 'annotated', 'shared', 'relation_checks',
-           'density_table', 'relation_counts', 'speed', 'plot_precision']
+           'GENERIC', 'OTHER', 'SENTENCE', 'JOIN', 'SLOT', 'W', 'A', 'IS', 'WHO', 'TREATED', 'REFUSES', 'CUES',
+           'PATTERNS', 'parse_indexing', 'medline_1970s', 'headings', 'spellings', 'Forms', 'frequencies', 'refused',
+           'Mention', 'Recogniser', 'between', 'mentions', 'vocabulary', 'usable', 'abstracts', 'assets_vocabulary',
+           'recogniser', 'tags', 'Relation', 'skeleton', 'sentences', 'pairs', 'relations', 'read_labels', 'claims',
+           'precision', 'phrases_of', 'found_phrases', 'agreement', 'indexing_table', 'carries', 'treated', 'together',
+           'annotated', 'shared', 'relation_checks', 'density_table', 'relation_counts', 'speed', 'plot_precision']
 
 # %% ../nbs/09_entities.ipynb #410f5a4c
 import bisect, functools, gzip, html, itertools, re, time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -23,8 +22,9 @@ from tqdm import tqdm
 
 # %% ../nbs/09_entities.ipynb #e88b5371
 from .assets import ARMS, boolq_rows, hpo_files, member
-from .cases import CLAUSE, FINDING, IDIOMS, Reader, World, derange, dictionary, parse_diseases, parse_terms, words
+from .cases import FINDING, Reader, World, derange, dictionary, parse_diseases, parse_terms, words
 from .judge import canonical, family_name
+from .negation import signs
 from .run import root, save_fig, stage, wilson
 
 # %% ../nbs/09_entities.ipynb #efe48c76
@@ -112,6 +112,7 @@ class Mention:
     end: int        # After the last character
     ids: tuple      # (kind, id) of each thing it can mean, at most one of a kind, in the order of `KINDS`
     denied: bool = False
+    aside: bool = False   # Said of a relative, or of what is only looked for
 
     @property
     def kind(self) -> str: return self.ids[0][0]
@@ -143,37 +144,18 @@ class Recogniser(Reader):
         return found
 
 # %% ../nbs/09_entities.ipynb #edd12c35
-DENIES = re.compile(r'\b(?:no|without|absence|absent|neither|nor|den(?:y|ies|ied|ying)|negative|lack(?:s|ed|ing)?|free|excluded|ruled out)\b', re.I)
-BEFORE = re.compile(r'(?<!with or )(?<!with and )(?<!with/)\b(?:[Nn]o|(?i:without|(?<!or )(?<!/)absence of|neither|nor|den(?:y|ies|ied|ying)|negative for|lack(?:s|ed|ing)?|free (?:of|from)))(?:\W+(?!(?:on|for|in|with|by|other)\b)\w+){0,4}?\W+$')
-AFTER = re.compile(r'(?:\W+\w+){0,3}?\W+(?:absent|excluded|denied|ruled out)\b', re.I)
-
 def between(found: list, a: int, b: int) -> list:   # found: `Mention`s in the order of the text
     "The mentions that begin between two places"
     start = lambda m: m.start
     return found[bisect.bisect_left(found, a, key=start):bisect.bisect_left(found, b, key=start)]
 
-def denied(r: Recogniser, text: str, found: list) -> list:   # found: `Mention`s; the same with `denied` set
-    "Mark the names that a clause denies"
-    ends = [m.start() for m in CLAUSE.finditer(text)] + [len(text)]
-    made, start = [], 0
-    for end in ends:
-        inside = between(found, start, end)
-        if inside and DENIES.search(text, start, end):
-            clause = text[start:end]
-            for idiom, plain in IDIOMS.items(): clause = re.sub(idiom, plain, clause, flags=re.I)
-            read = iter(r.clause(clause))
-            near = [bool(BEFORE.search(text[max(start, m.start - 100):m.start]) or AFTER.match(text[m.end:end])) for m in inside]
-            inside = [replace(m, denied=next((d for ids, d in read if ids == m.ids), False) and n) for m, n in zip(inside, near)]
-        made, start = made + inside, end
-    return made
-
 def mentions(r: Recogniser, text: str) -> list:   # `Mention`s, in the order of the text
-    "Every name in a text"
-    found = r.find(TOKEN.findall(text))
-    if not found: return []
-    spans = [m.span() for m in TOKEN.finditer(text)]
-    made = [Mention(spans[i][0], spans[i + len(p) - 1][1], r.phrases[p]) for i, p in found]
-    return denied(r, text, made) if DENIES.search(text) else made
+    "Every name in a text, and which of them are denied"
+    tokens = list(TOKEN.finditer(text))
+    phrases = r.find([m[0] for m in tokens])
+    spans = [(tokens[i].start(), tokens[i + len(p) - 1].end()) for i, p in phrases]
+    signed = zip(spans, phrases, signs(text, spans))
+    return [Mention(a, b, r.phrases[p], sign == 'absent', sign == 'other') for (a, b), (_, p), sign in signed]
 
 # %% ../nbs/09_entities.ipynb #30c96b0a
 def vocabulary(records: list, obo: str, hpoa: str) -> dict:   # (kind, id) -> names
