@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from citrus.run import EMBEDDED, STAGES, UserError, allowed, chosen, consistent, notebook_path, parameters, settings
-from citrus.run import cells, load_recipe
+from citrus.run import OWN_ARMS, STAGES, UserError, allowed, cells, chosen, consistent, load_recipe, notebook_path, parameters, settings
 
 PARAMS = {'p', 'params'}   # names under which functions of a notebook get the parameters of their stage
 
@@ -103,7 +102,7 @@ def test_the_names_that_are_declared_are_those_of_the_code():
     assert named('evaluate', 'exams') == [*EXAMS, '*.jsonl'] and named('clean', 'executor') == ['', *EXECUTORS]
     assert named('synth', 'design') == list(DESIGNS) and set(named('synth', 'difficulty')) == set(DIFFICULTY)
     roles = {n.partition(':')[0] for n in named('synth', 'reasoner')}
-    assert roles == {'expert', 'transformers', 'openai', 'vllm'} <= set(BACKENDS) and EMBEDDED == list(ARMS)
+    assert roles == {'expert', 'transformers', 'openai', 'vllm'} <= set(BACKENDS) and OWN_ARMS == list(ARMS)
 
 
 @pytest.mark.parametrize('text, message', [
@@ -130,13 +129,20 @@ def test_a_value_that_a_stage_can_use_is_not(text): settings({}, [text])
     (['prefer.start=answer_only', 'sft.control=false'], 'prefer: start names answer_only'),
     (['mix.processes=2', 'mix.global_batch=3'], 'mix: global_batch = 3 does not divide among 2 devices'),
     (['prefer.micro_batch=3'], 'prefer: global_batch = 4 does not divide among 1 devices with 3 at a time'),
-    (['synth.questions=2401'], 'synth: questions = 2401, of the 2400 questions of cases.train'), (['evaluate.samples=3'], 'evaluate: samples = 3 without a temperature'),
+    (['synth.questions=2401'], 'synth: questions = 2401 of the 2400 questions of cases.train are too many'), (['evaluate.samples=3'], 'evaluate: samples = 3 without a temperature'),
     (['textbook.arm=hpo'], "textbook: 'hpo' is no arm of this run"), (['clean.exempt={fr: [prose]}'], "clean: 'fr' is no arm of this run"),
     (['clean.sources=[{id: mine, kind: txt, path: a, licence: b, domain: medical}]'], "textbook: 'hpo_definitions' is no arm of this run, which has mine"),
     (['evaluate.exams=[nowhere.jsonl]'], "evaluate: 'nowhere.jsonl': there is no such file"), (['cases.phenopackets=nowhere'], "cases: 'nowhere': there is no such")])
 def test_values_that_contradict_one_another_are_refused(sets, message):
     with pytest.raises(UserError) as e: consistent(settings({}, sets), chosen())
     assert str(e.value).startswith(message)
+
+
+@pytest.mark.parametrize('stage, texts', [('traces', ['traces.probe=64']), ('curriculum', ['curriculum.probe=64']), ('preferences', ['preferences.questions=60', 'preferences.probe=4'])])
+def test_a_study_needs_questions_to_learn_from(stage, texts):
+    with pytest.raises(UserError, match='of the 64 questions of cases.train are too many'):
+        consistent(settings({}, ['cases.train=64', *texts]), [stage])
+    consistent(settings({}, ['cases.train=65', *texts]), [stage])
 
 
 def test_a_contradiction_matters_only_where_it_runs():
