@@ -12,13 +12,13 @@ __all__ = ['KINDS', 'FIELDS', 'LONGEST', 'GROWTH', 'FREE', 'BYTE_MARKS', 'ROW', 
            'found_row', 'filled', 'json_values', 'line_values', 'read_rows', 'read_json_rows', 'batch_rows',
            'group_rows', 'read_parquet', 'depth', 'too_deep', 'declared', 'readable', 'unmarked_utf16', 'page_string',
            'with_powers', 'main_text', 'read_html', 'unzipped', 'deflated', 'unbrotlied', 'unzstded', 'is_text',
-           'body_of', 'plain_string', 'read_record', 'read_warc', 'elements', 'medline_found', 'read_medline',
-           'reference', 'jats_inline', 'jats_inside', 'without_citations', 'jats_text', 'jats_found', 'read_jats',
-           'read_pdf', 'no_access', 'not_there', 'first_line', 'steady', 'hub_set', 'rows_of_set', 'adapted',
-           'read_hub', 'read_embedded', 'utf8', 'files', 'wanted', 'reason', 'Reader', 'whole']
+           'body_of', 'plain_string', 'read_record', 'warc_records', 'read_warc', 'elements', 'medline_found',
+           'read_medline', 'reference', 'jats_inline', 'jats_inside', 'without_citations', 'jats_text', 'jats_found',
+           'read_jats', 'read_pdf', 'no_access', 'not_there', 'first_line', 'steady', 'hub_set', 'rows_of_set',
+           'adapted', 'read_hub', 'read_embedded', 'utf8', 'files', 'wanted', 'reason', 'Reader', 'whole']
 
 # %% ../nbs/05_sources.ipynb #5fa770e4
-import codecs, errno, gzip, io, itertools, json, os, re, tarfile, time, zipfile, zlib
+import codecs, contextlib, errno, gzip, io, itertools, json, os, re, tarfile, time, zipfile, zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -159,7 +159,7 @@ def zip_members(path: Path, budget: list):   # Yields (name, `Bounded` or the er
     "Every member of a zip archive"
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            if info.is_dir(): continue
+            if info.filename.endswith('/'): continue
             try: file = archive.open(info)
             except (RuntimeError, NotImplementedError, zipfile.BadZipFile, OSError) as e: yield info.filename, e
             else:
@@ -487,13 +487,24 @@ def read_record(record, number: int = 0) -> Found:
     return Found('/'.join(filter(None, [str(number), own])), text, dict(url=record.rec_headers.get_header('WARC-Target-URI') or ''))
 
 # %% ../nbs/05_sources.ipynb #3a46a9a2
+def warc_records(stream: Bounded):
+    "The records of a crawl archive. What its library says of damage on the way is not shown"
+    from warcio.archiveiterator import ArchiveIterator
+    archive = ArchiveIterator(stream)
+    while True:
+        with contextlib.redirect_stderr(io.StringIO()):
+            try: record = next(archive, None)
+            except (AttributeError, IndexError, KeyError, TypeError, OverflowError): raise Refused('broken warc') from None   # a header is missing
+        if record is None: return
+        yield record
+
 def read_warc(stream: Bounded, options: dict):
     "A document for each page of a crawl archive"
-    from warcio.archiveiterator import ArchiveIterator
-    for number, record in enumerate(ArchiveIterator(stream)):
+    for number, record in enumerate(warc_records(stream)):
         if record.rec_type in ('response', 'conversion', 'resource'):
             try: yield read_record(record, number)
             except UnicodeDecodeError: yield Refused('not UTF-8')
+            except (OverflowError, ValueError): yield Refused('broken warc')   # a length that is no number
             except Refused as e: yield e
         stream.next()
     if stream.broken: raise stream.broken   # warcio takes it for the end of the file

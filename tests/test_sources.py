@@ -1,11 +1,14 @@
 "Files that are broken, and files made to break a reader: each is counted with a reason, the next one is read, memory stays bounded."
+import errno
 import gzip
 import io
 import json
 import os
+import random
 import subprocess
 import sys
 import tarfile
+import time
 import warnings
 import zipfile
 import zlib
@@ -17,7 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from citrus.assets import member
-from citrus.run import UserError, check, write_jsonl
+from citrus.pages import typeset
+from citrus.run import UserError, check, process_memory, write_jsonl
 from citrus.sources import KINDS, LONGEST, Bounded, Reader, depth, main_text, read_jats, read_medline, declare
 
 GOOD = 'Fever and cough for three days.'
@@ -382,3 +386,131 @@ def test_broken_members_and_row_groups_cost_only_themselves(tmp_path):
     array = pa.Array.from_buffers(pa.string(), 3, [None, pa.py_buffer(np.array([0, 2, 3, 5], np.int32)), pa.py_buffer(b'ok\xffok')])
     pq.write_table(pa.table(dict(text=array)), tmp_path / 'y.parquet')
     assert read_all('parquet', tmp_path / 'y.parquet') == (['ok', 'ok'], {'row cannot be read': 1})
+
+
+HUB_SCRIPT = r'''
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+from hub import Hub, serve
+os.environ.update(HF_ENDPOINT=serve(), HF_HOME=sys.argv[2], HF_HUB_DISABLE_TELEMETRY='1')
+import datasets
+import citrus.sources as sources
+from citrus.clean import arms_of, build_index, read_corpus, readings_of
+from citrus.run import UserError, notebook_path, parameters
+from pathlib import Path
+sources.PAUSE = datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
+row = lambda k, i: json.dumps(dict(text=f'The goats of valley {k} climb tree {i} with the others, and they have to be down at night. ' * 3)) + '\n'
+names = [f'data/train-0000{k}.jsonl' for k in range(3)]
+Hub.files = {n: ''.join(row(k, i) for i in range(5)).encode() for k, n in enumerate(names)}
+
+def read(path='goat/set', **options):
+    r = sources.Reader(sources.declare([dict(id='h', kind='hub', path=path, licence='ours', domain='general', options=options)])['h'])
+    try: return len({d['id'] for d in r}), dict(r.refused)
+    except UserError as e: return r.read, str(e)
+
+def corpus():
+    p = {name: p.default for name, p in parameters(notebook_path('clean')).items()} | dict(task=2, documents=0, shards=3, exempt={})
+    arms = arms_of([dict(id='h', kind='hub', path='goat/set', licence='ours', domain='general')])
+    try: read_corpus(Path(sys.argv[2]) / 'corpus', arms, build_index({}), None, p)
+    except UserError as e: return str(e)
+    return len(readings_of(Path(sys.argv[2]) / 'corpus', arms))
+
+out = dict(whole=read())
+Hub.failing = 3
+out['flaky'] = read()
+Hub.missing = {names[1]}
+out |= dict(missing=read(), part=corpus())
+Hub.missing = set()
+out['again'] = corpus()
+Hub.files[names[1]] = b'{"te\n'
+out |= dict(broken=read(), no_set=read('no/set'), no_split=read(split='nope'))
+print(json.dumps(out))
+'''
+
+
+def test_a_hub_that_fails_is_not_a_set_that_is_small(tmp_path):
+    done = subprocess.run([sys.executable, '-c', HUB_SCRIPT, str(Path(__file__).parent), str(tmp_path)], capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = json.loads(done.stdout.splitlines()[-1])
+    assert out['whole'] == out['flaky'] == [15, {}]
+    assert out['missing'][0] == 5 and 'file 1: cannot be reached (404' in out['missing'][1]
+    assert 'cannot be reached (404' in out['part'] and out['again'] == 15
+    assert out['broken'] == [10, {'broken file of a data set (ArrowInvalid)': 1}]
+    assert 'cannot be loaded' in out['no_set'][1] and 'Bad split: nope' in out['no_split'][1]
+
+
+def test_a_disk_that_fails_ends_the_source(tmp_path, monkeypatch):
+    import citrus.sources as sources
+    (tmp_path / 'a.txt').write_text(GOOD)
+    def stale(path): raise OSError(errno.ESTALE, 'Stale file handle')
+    monkeypatch.setattr(sources, 'decompressed', stale)
+    with pytest.raises(UserError, match='Stale file handle'): list(reader('txt', tmp_path))
+
+
+def mutated(data, rng):
+    "A file with a few bytes changed, lost, copied or put in"
+    data = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 5, 20])):
+        if not data: break
+        i = rng.randrange(len(data))
+        j, way = min(len(data), i + rng.randrange(1, 40)), rng.randrange(8)
+        if way == 0: data[i] = rng.randrange(256)
+        elif way == 1: data[i] ^= 1 << rng.randrange(8)
+        elif way == 2: del data[i:j]
+        elif way == 3: data[i:i] = data[i:j] * rng.choice([1, 3, 300])
+        elif way == 4: data[i:j] = rng.randbytes(j - i)
+        elif way == 5: del data[rng.choice([i, max(i, len(data) - 50)]):]
+        elif way == 6: data[i:i] = rng.choice([b'<', b'>', b'\0', b'\xef\xbb\xbf', b'\xff\xfe', b'&#xd800;', b'\\ud800', b'"', b']]>', b'<!--', b'<![CDATA[', b'-1', b'9' * 30, b'\r\n\r\n', b'\x1b$B', b'NaN'])
+        else: data[i:i] = data[(o := rng.randrange(len(data))):o + 200]
+    return bytes(data)
+
+
+PAGE = b'<html><head><meta charset="gbk"><title>x</title></head><body><nav><a href=/>Home</a></nav><main><h1>Goats</h1><p>10<sup>9</sup>/L <math><mfrac><mn>1</mn><mn>2</mn></mfrac></math><script>if(x<y)z()</script><table><tr><td>a</table></main><!-- c --></body></html>'
+CITE = '<PubmedArticle><MedlineCitation><PMID>{}</PMID><Article><ArticleTitle>[On goats].</ArticleTitle><Abstract><AbstractText Label="AIM">10<sup>9</sup>/L</AbstractText></Abstract></Article></MedlineCitation></PubmedArticle>'
+JATS = '<article xmlns:x="y"><front><article-meta><article-id pub-id-type="pmid">{}</article-id></article-meta></front><body><sec><p>They <x:b>climb</x:b> [<xref ref-type="bibr">1</xref>], Table <xref>2</xref> 10<sup>-3</sup>.</p><table><tr><td><p>a</p></td></tr></table></sec></body></article>'
+
+
+def seed_file(name, folder):
+    "A small whole file of every sort"
+    import brotli
+    rows = b''.join(json.dumps(dict(text=f'Goats {i}', id=i, url='http://x.org')).encode() + b'\n' for i in range(5))
+    if name == 'html': return PAGE
+    if name == 'medline.xml': return ('<S>' + ''.join(map(CITE.format, range(3))) + '</S>').encode()
+    if name == 'jats.xml': return ('<S xmlns="q">' + ''.join(map(JATS.format, range(3))) + '</S>').encode()
+    if name == 'warc': return b''.join([warc(PAGE), warc(gzip.compress(PAGE), **{'Content-Encoding': 'gzip'}), warc(brotli.compress(PAGE), **{'Content-Encoding': 'br'}),
+                                        warc(b'%x\r\n%s\r\n0\r\n\r\n' % (len(PAGE), PAGE), **{'Transfer-Encoding': 'chunked'}), warc(b'plain', 'text/plain; charset=big5')])
+    if name == 'json': return json.dumps([dict(text='Goats', id=i) for i in range(5)], indent=1).encode()
+    if name == 'jsonl.gz': return gzip.compress(rows)
+    if name == 'jsonl.zst': return pa.compress(rows, 'zstd', asbytes=True)
+    path = folder / f'seed.{name}'
+    if name == 'parquet': pq.write_table(pa.table(dict(text=[f'Goats {i}' for i in range(40)], id=list(range(40)))), path, row_group_size=10)
+    elif name == 'pdf': typeset([['Goats climb the trees of the valley, and come down again at night.'] * 3] * 2, path)
+    elif name == 'zip':
+        with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as z:
+            for i in range(3): z.writestr(f'{i}.jsonl', rows)
+    elif name == 'tar':
+        with tarfile.open(path, 'w') as t:
+            (folder / 'rows').write_bytes(rows)
+            for i in range(3): t.add(folder / 'rows', f'{i}.jsonl')
+    else: return rows
+    return path.read_bytes()
+
+
+FUZZ = {'html': 320, 'medline.xml': 320, 'jats.xml': 320, 'warc': 320, 'parquet': 320, 'pdf': 320, 'jsonl': 150, 'json': 150, 'jsonl.gz': 50, 'jsonl.zst': 50, 'zip': 100, 'tar': 100}
+
+
+@pytest.mark.parametrize('name', FUZZ)
+def test_no_damaged_file_ends_a_source(name, tmp_path):
+    kind = dict(medline='medline', jats='jats').get(name.partition('.')[0]) or (name if name in KINDS else 'jsonl')
+    whole, rng, before = seed_file(name, tmp_path), random.Random(name), process_memory('VmHWM')
+    for n in range(FUZZ[name]):
+        path = tmp_path / f'x.{name}'
+        path.write_bytes(mutated(whole, rng))
+        began, r = time.process_time(), reader(kind, path, **dict(ocr=False) if kind == 'pdf' else {})
+        docs = list(r)
+        assert r.offered == len(docs) + r.refused.total() > 0
+        assert not any('unforeseen' in why for why in r.refused), (n, r.refused)
+        assert name.endswith('.xml') or len({d['id'] for d in docs}) == len(docs)
+        write_jsonl(tmp_path / 'out.jsonl', docs, 'document')
+        assert time.process_time() - began < 5
+    assert process_memory('VmHWM') - before < 300 * MB
