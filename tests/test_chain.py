@@ -86,6 +86,9 @@ def test_a_kill_loses_nothing(micro, store):
     said = actions(citrus_run(store, *args[1:]))
     assert said['clean'] == ('run', 'resumes a broken run') and said['cases'][0] == 'unchanged'
     assert manifest(store, 'clean', 'killed')['params']['documents'] == 61 and not partial[0].exists()
+    worked = manifest(store, 'clean', 'killed')['sessions']
+    assert len(worked) == 2 and all(w['commit'] for w in worked), 'the session that was killed counts'
+    assert manifest(store, 'clean', 'killed')['seconds'] == pytest.approx(sum(w['seconds'] for w in worked), abs=0.2)
 
 
 def test_a_failing_cell_is_named_and_kept(micro, store):
