@@ -1,0 +1,67 @@
+"What is published says where it comes from: every number stands in a file of figures/, and what is of older code says so."
+import re
+import subprocess
+import sys
+import warnings
+
+import pandas as pd
+import pytest
+
+from citrus.run import UserError, cells, number, root, stale, stale_list, stale_sentence, with_numbers
+
+FIGURES = root() / 'figures'
+INDEX = cells(root() / 'nbs' / 'index.ipynb')
+
+
+@pytest.fixture(scope='module')
+def old(): return stale()
+
+
+def test_the_list_of_what_is_stale_is_of_today(old):
+    assert (FIGURES / 'stale.md').read_text() == stale_list(old), 'run `citrus_publish --stale`'
+    [marked] = [c['source'] for c in INDEX if 'stale' in c['metadata'].get('tags', [])]
+    assert marked == stale_sentence(old), 'run `citrus_publish --stale`'
+    if len(old): warnings.warn(f'{len(old)} published figures are of older code, see figures/stale.md: ' + ', '.join(old.output))
+
+
+def test_what_is_stale_says_why(old): assert all(old.why) and not old.output.duplicated().any()
+
+
+def test_results_in_the_index_are_read_from_files():
+    "A share, a difference, a ratio or an interval that is typed would go stale unseen"
+    typed = re.compile(r'\d\s*%|\d points|\d(\.\d+)? times\b|\[-?[\d.]+, -?[\d.]+\]')
+    for c in INDEX:
+        if 'results' in c['metadata'].get('tags', []): continue   # made from the files of the run
+        text = re.sub(r'\{\{[^{}]+\}\}', '', c['source'])
+        assert not typed.search(text), typed.search(text)[0]
+
+
+def test_the_page_names_the_figures_it_reads():
+    names = {m.split(';')[0] for c in INDEX for m in re.findall(r'\{\{([^{};]+)', c['source'])}
+    assert names and all((FIGURES / n).is_file() for n in names)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    pd.DataFrame(dict(way=['ours', 'theirs, "plain"', 'none'], x=[0.125, 2.5, -0.001], low=[0.1, 2.0, -0.2], high=[0.2, 3.0, 0.2], n=[1234, 5, 6])).to_csv(tmp_path / 't.csv', index=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize('reference, text', [
+    ('t.csv; way=ours; x; .2f', '0.12'), ('t.csv; way=ours; x; 100x.1f %', '12.5 %'), ('t.csv; way=ours; x, low, high; .1f', '0.1 [0.1, 0.2]'),
+    ('t.csv; way=none; x; .0f', '0'), ('t.csv; way=none; x, low, high; -100x.0f points', '0 points [-20, 20]'), ('t.csv; way=ours; n; ,d', '1,234'), ('t.csv; ; rows; d', '3'),
+    ('t.csv; ; max(x); .1f', '2.5'), ('t.csv; ; sum(n); d', '1245'), ('t.csv; way=ours & n=1234; way; ', 'ours'), ('t.csv; way=theirs, "plain"; x; .1f', '2.5')])
+def test_a_reference_gives_its_number(folder, reference, text): assert with_numbers(f'({{{{{reference}}}}})', folder) == f'({text})'
+
+
+@pytest.mark.parametrize('reference, words', [
+    ('t.csv; way=ours; x', 'needs the form'), ('u.csv; way=ours; x; .2f', 'no figures/u.csv'), ('t.csv; road=ours; x; .2f', "no column 'road'"), ('t.csv; way=ours; y; .2f', "no column 'y'"),
+    ('t.csv; way=yours; x; .2f', '0 rows'), ('t.csv; ; x; .2f', '3 rows'), ('t.csv; way=ours; x; .2q', 'code'), ('t.csv; way=ours; way; .2f', 'code'), ('t.csv; way=ours; x, low; .2f', '2 columns')])
+def test_a_reference_that_means_nothing_is_named(folder, reference, words):
+    with pytest.raises(UserError) as e: number(reference, folder)
+    assert words in str(e.value) and reference in str(e.value)
+
+
+def test_the_command_says_what_it_takes():
+    done = subprocess.run([sys.executable, '-c', 'import sys; from citrus.run import publish_main; sys.argv = ["citrus_publish", "default", "--stale"]; publish_main()'], capture_output=True, text=True)
+    assert done.returncode == 1 and '--stale takes no run' in done.stderr and 'Traceback' not in done.stderr
