@@ -13,15 +13,18 @@ __all__ = ['RECORDS', 'ROLES', 'INSIDE', 'STAGES', 'STUDIES', 'KINDS_OF_PARAMETE
            'arm_fault', 'folder_fault', 'consistent', 'versions', 'library_of', 'has_flag', 'notebook_module',
            'stage_statements', 'texts_in', 'named_files', 'hashed_files', 'ingredients', 'differences', 'store',
            'commit', 'manifest', 'run_folder', 'Stage', 'linked', 'assemble', 'die_with_parent', 'hold', 'sweep',
-           'copy_whole', 'discard', 'stage', 'unrepeatable', 'describe', 'results', 'device', 'process_memory', 'seal',
-           'link', 'wilson', 'save_fig', 'devices_here', 'nodes', 'divided', 'node_main', 'free_port', 'on_nodes',
-           'launch', 'call', 'leave', 'read_job', 'train_main', 'module_of', 'library_notebooks', 'library_code',
-           'exported_code', 'out_of_step', 'plan', 'needed', 'chosen', 'advice', 'place', 'failure', 'seconds_of',
-           'last_seconds', 'CellBar', 'AtomicHandler', 'set_aside', 'papermill_run', 'execute', 'lock_of', 'bring',
-           'run_stages', 'maker', 'lineage', 'pins_of', 'why', 'size', 'runs', 'referred', 'ancestors', 'garbage',
-           'collect', 'Once', 'parse_args', 'one_purpose', 'report', 'need_clone', 'show_runs', 'run_command', 'main',
-           'keep_outputs', 'readme_text', 'rewrite', 'publish_results', 'executed_lessons', 'made', 'publish_manifests',
-           'duration', 'published', 'takes', 'with_takes', 'publish_takes', 'publish', 'publish_args', 'publish_main']
+           'copy_whole', 'discard', 'show_life', 'begin_session', 'sessions', 'stage', 'unrepeatable', 'describe',
+           'results', 'device', 'earlier', 'process_memory', 'seal', 'link', 'wilson', 'save_fig', 'devices_here',
+           'nodes', 'divided', 'node_main', 'free_port', 'on_nodes', 'launch', 'call', 'leave', 'read_job',
+           'train_main', 'module_of', 'library_notebooks', 'library_code', 'exported_code', 'out_of_step', 'plan',
+           'needed', 'chosen', 'advice', 'place', 'failure', 'seconds_of', 'last_seconds', 'CellBar', 'AtomicHandler',
+           'set_aside', 'papermill_run', 'execute', 'lock_of', 'bring', 'run_stages', 'maker', 'manifest_of', 'lineage',
+           'pins_of', 'why', 'size', 'runs', 'referred', 'ancestors', 'garbage', 'collect', 'Once', 'parse_args',
+           'one_purpose', 'report', 'need_clone', 'show_runs', 'run_command', 'main', 'keep_outputs', 'selected',
+           'value_of', 'formatted', 'number', 'with_numbers', 'readme_text', 'rewrite', 'tagged', 'publish_readme',
+           'publish_results', 'executed_lessons', 'made', 'publish_manifests', 'made_today', 'stale', 'stale_list',
+           'stale_sentence', 'publish_stale', 'duration', 'published', 'takes', 'with_takes', 'publish_takes',
+           'publish', 'publish_args', 'publish_main']
 
 # %% ../nbs/00_run.ipynb #bf16aa89
 import argparse, ast, atexit, contextlib, ctypes, difflib, fcntl, fnmatch, functools, hashlib, importlib, json, logging, math, os, platform, re, shlex, shutil, signal, socket, subprocess, sys, threading, time
@@ -639,7 +642,6 @@ class Stage:
     made_of: dict                                 # Its ingredients
     folders: dict                                 # stage -> folder of each stage it reads
     doubts: list = field(default_factory=list)    # Why a second run may give other files; see `unrepeatable`
-    started: float = field(default_factory=time.time)
 
     @property
     def key(self) -> str: return digest(self.made_of)
@@ -699,6 +701,32 @@ def discard(folder: Path):
     for f in (gone, folder):   # what an earlier try left goes first
         if f.exists(): shutil.rmtree(f if f == gone else f.rename(gone))
 
+# %% ../nbs/00_run.ipynb #5d1e0d01
+_session = f'.session-{time.time_ns()}.json'   # The note of this process in every folder that it works on
+
+def show_life(path: Path, every: float = 2.0):   # every: seconds
+    "Touch a file for as long as it is there and this process lives"
+    while path.exists():
+        with contextlib.suppress(OSError): os.utime(path)   # the folder may get its final name just now
+        time.sleep(every)
+
+def begin_session(folder: Path):
+    "Note that this process works on a stage from now on"
+    path = folder / _session
+    if path.exists(): return
+    name, dirty = commit()
+    with atomic(path) as f: json.dump(dict(started=time.time(), commit=name, dirty=dirty), f)
+    threading.Thread(target=show_life, args=(path,), daemon=True).start()
+
+def sessions(folder: Path) -> list:   # {started, commit, dirty, seconds} of each, in order
+    "The sessions in which a stage was worked on; one that was killed ends with its last sign of life"
+    rows = []
+    for path in sorted(folder.glob('.session-*.json')):
+        note = json.loads(path.read_text(encoding='utf-8'))
+        seconds = round(path.stat().st_mtime - note['started'], 1)
+        rows.append(note | dict(seconds=max(0.0, seconds), started=time.strftime('%FT%TZ', time.gmtime(note['started']))))
+    return rows
+
 # %% ../nbs/00_run.ipynb #31d29317
 def stage(
     name: str,     # Key of `STAGES`
@@ -718,6 +746,7 @@ def stage(
     if _open.final.exists() and not _open.dir.exists(): copy_whole(_open.final, _open.dir)
     _open.dir.mkdir(exist_ok=True)
     sweep(_open.dir)
+    begin_session(_open.dir)
     return _open
 
 # %% ../nbs/00_run.ipynb #caf340c3
@@ -770,6 +799,13 @@ def device() -> str:
     import torch
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f'{platform.machine()} CPU, {os.cpu_count()} cores'
 
+# %% ../nbs/00_run.ipynb #5d1e0d03
+def earlier(folder: Path) -> list:   # Names
+    "The tables of a stage that are older than its first session: rows that were brought from elsewhere, whose seconds nobody counted"
+    first = min(json.loads(p.read_text(encoding='utf-8'))['started'] for p in folder.glob('.session-*.json'))
+    tables = {n: p for n, p in results(folder).items() if p.suffix in ('.jsonl', '.csv')}
+    return [n for n, p in tables.items() if p.stat().st_mtime < first]
+
 # %% ../nbs/00_run.ipynb #47c346f7
 def process_memory(what: str = 'VmRSS') -> int:   # Bytes; VmRSS: held now, VmHWM: the most so far
     "Memory of this process. Raises `UserError` on a system without `/proc`"
@@ -783,9 +819,11 @@ def finish(self: Stage, **metrics) -> pd.DataFrame:   # The manifest, for displa
     "Write the manifest of this stage; outside the runner, also give the folder its final name"
     recipe = os.environ.get('CITRUS_RECIPE', '')
     at, dirty = commit()
+    os.utime(self.dir / _session)
+    worked = sessions(self.dir)
     m = dict(stage=self.name, key=self.key, run=self.run, recipe=recipe, params=self.params, inputs=self.made_of['inputs'],
              files={n: describe(p) for n, p in results(self.dir).items()}, metrics=metrics, seed=self.params.get('seed'),
-             seconds=round(time.time() - self.started, 1), started=time.strftime('%FT%TZ', time.gmtime(self.started)),
+             seconds=round(sum(w['seconds'] for w in worked), 1), started=worked[0]['started'], sessions=worked, earlier=earlier(self.dir),
              device=device(), commit=at, dirty=dirty, versions=versions(), repeatable=not self.doubts, doubts=self.doubts, made_of=self.made_of)
     with atomic(self.dir / 'manifest.json') as f: json.dump(m, f, indent=1)
     if 'CITRUS_KEY' not in os.environ: seal(self)
@@ -1188,14 +1226,18 @@ def maker(path) -> str:   # `<stage>-<key>`
     return stamps[-1]
 
 # %% ../nbs/00_run.ipynb #27828288
+def manifest_of(made_by: str) -> dict:
+    "The manifest of a stage folder, from the store or as it was published. Raises `UserError` if it is nowhere to be found"
+    copies = [p for p in (store() / made_by / 'manifest.json', root() / 'figures' / 'manifests' / f'{made_by}.json') if p.exists()]
+    if not copies: raise UserError(f'{made_by}: its manifest is neither in {store()} nor in figures/manifests: set CITRUS_HOME to where the run was made')
+    return json.loads(copies[0].read_text(encoding='utf-8'))
+
 def lineage(made_by: str) -> dict:   # `<stage>-<key>` -> manifest, in the order of the stages
     "The manifests of a stage folder and of all that it was made from. Raises `UserError` for one that is nowhere to be found"
     todo, found = [made_by], {}
     while todo:
         name = todo.pop()
-        copies = [p for p in (store() / name / 'manifest.json', root() / 'figures' / 'manifests' / f'{name}.json') if p.exists()]
-        if not copies: raise UserError(f'{name}: its manifest is neither in {store()} nor in figures/manifests: set CITRUS_HOME to where the run was made')
-        found[name] = json.loads(copies[0].read_text(encoding='utf-8'))
+        found[name] = manifest_of(name)
         todo += [f'{s}-{k}' for s, k in found[name]['inputs'].items()]
     return dict(sorted(found.items(), key=lambda x: list(STAGES).index(x[1]['stage'])))
 
@@ -1213,6 +1255,9 @@ def why(path) -> str:
     said = [f'{path}\n  made by {made_by}, run {chain[made_by]["run"]!r}']
     for name, m in chain.items():
         said += ['', f'{name}  commit {m["commit"]}{" (dirty tree)" if m["dirty"] else ""}, seed {m["seed"]}, {m["started"]}, {m["seconds"]} s on {m["device"]}']
+        worked = m.get('sessions', [])
+        said += [f'  in {len(worked)} sessions: ' + ', '.join(f'{w["seconds"]} s from {w["started"]} at {w["commit"]}' for w in worked)] * (len(worked) > 1)
+        said += [f'  not counted in these seconds, brought from elsewhere: {", ".join(m["earlier"])}'] * bool(m.get('earlier'))
         said += ['  takes ' + ', '.join(f'{k}={v!r}' for k, v in m['params'].items())]
         said += ['  reads ' + ', '.join(f'{s}-{k}' for s, k in m['inputs'].items())] * bool(m['inputs'])
         said += [f'  wrote {n}  {f["sha256"][:16]}' for n, f in m['files'].items() if '/' not in n or n.endswith(('.safetensors', '.png'))]
@@ -1364,10 +1409,59 @@ def keep_outputs(source: dict, executed: dict) -> int:   # Cells whose output wa
         n += bool(c['outputs'])
     return n
 
+# %% ../nbs/00_run.ipynb #5d1e0e01
+def selected(table: pd.DataFrame, conditions: str, where: str) -> pd.DataFrame:
+    "The rows that meet conditions like `model=toy & way=ours`. Raises `UserError` for a column that is not there"
+    for condition in filter(None, map(str.strip, conditions.split('&'))):
+        column, _, value = map(str.strip, condition.partition('='))
+        if column not in table: raise UserError(f'{where}: no column {column!r}; there are {", ".join(table)}')
+        table = table[table[column].astype(str) == value]
+    return table
+
+def value_of(table: pd.DataFrame, column: str, where: str):
+    "What a column says: in the only row, of all rows (`min(x)`), or how many rows there are (`rows`)"
+    if column == 'rows': return len(table)
+    over = re.fullmatch(r'(min|max|mean|sum)\((\w+)\)', column)
+    name = over[2] if over else column
+    if name not in table: raise UserError(f'{where}: no column {name!r}; there are {", ".join(table)}')
+    if over: return getattr(table[name], over[1])()
+    if len(table) != 1: raise UserError(f'{where}: {len(table)} rows, needs exactly one')
+    return table[name].iloc[0]
+
+# %% ../nbs/00_run.ipynb #5d1e0e02
+def formatted(value, factor: float, spec: str) -> str:
+    "A value in a form of Python's; no minus before a zero"
+    if spec.endswith('d'): value = round(float(value))
+    text = format(value * factor if factor != 1 else value, spec)
+    return text.lstrip('-') if re.fullmatch(r'-0(\.0*)?', text) else text
+
+def number(
+    reference: str,   # `file; rows; columns; form`
+    folder: Path,     # Where the file lies
+) -> str:
+    "The number, or the number and its interval, that a reference means. Raises `UserError` if it means none"
+    parts, where = [p.strip() for p in reference.split(';')], f'{{{{{reference}}}}}'
+    if len(parts) != 4: raise UserError(f'{where} needs the form {{{{file; rows; columns; form}}}}')
+    if not (folder / parts[0]).is_file(): raise UserError(f'{where}: there is no figures/{parts[0]}')
+    rows, columns = selected(pd.read_csv(folder / parts[0]), parts[1], where), [c.strip() for c in parts[2].split(',')]
+    form = re.fullmatch(r'(?:(-?[\d.]+)x)?(\S*)(.*)', parts[3])
+    values = [value_of(rows, c, where) for c in columns]
+    try: texts = [formatted(v, float(form[1] or 1) if form[1] else 1, form[2]) for v in values]
+    except (TypeError, ValueError) as e: raise UserError(f'{where}: {e}') from None
+    if len(values) == 1: return texts[0] + form[3]
+    if len(values) != 3: raise UserError(f'{where}: {len(values)} columns, needs one, or three: an estimate and its interval')
+    return f'{texts[0]}{form[3]} [{", ".join(texts[1:] if not (form[1] or "").startswith("-") else texts[:0:-1])}]'
+
+# %% ../nbs/00_run.ipynb #5d1e0e03
+def with_numbers(text: str, folder: Path) -> str:
+    "A text with what its references mean"
+    return re.sub(r'\{\{([^{}]+)\}\}', lambda m: number(m[1], folder), text)
+
 # %% ../nbs/00_run.ipynb #6eaf070a
 def readme_text(index: dict) -> str:   # The notebook `nbs/index.ipynb`, as JSON
-    "The README: the prose of the index, with links that start at the root"
+    "The README: the prose of the index, with the numbers that it refers to and links that start at the root"
     text = '\n\n'.join(''.join(c['source']) for c in index['cells'] if c['cell_type'] == 'markdown')
+    text = with_numbers(text, root() / 'figures')
     return re.sub(r'\]\((\d\d_\w+\.ipynb)', r'](nbs/\1', text.replace('](../', '](')) + '\n'
 
 def rewrite(path: Path, change) -> dict:   # The notebook after the change
@@ -1378,13 +1472,22 @@ def rewrite(path: Path, change) -> dict:   # The notebook after the change
     return nb
 
 # %% ../nbs/00_run.ipynb #c5763e86
-def publish_results(folder: Path):
-    "Put what a run shows (`results.md` of its last stage) into the index, and make the README from it"
+def tagged(tag: str, text: str):
+    "A change that puts a text into the cells of a notebook that have a tag"
     def change(nb):
         for c in nb['cells']:
-            if 'results' in c['metadata'].get('tags', []): c['source'] = (folder / 'results.md').read_text(encoding='utf-8').strip().splitlines(keepends=True)
-    index = rewrite(root() / 'nbs' / 'index.ipynb', change)
+            if tag in c['metadata'].get('tags', []): c['source'] = text.strip().splitlines(keepends=True)
+    return change
+
+def publish_readme():
+    "Make the README from the index"
+    index = read_notebook(root() / 'nbs' / 'index.ipynb')
     with atomic(root() / 'README.md') as f: f.write(readme_text(index))
+
+def publish_results(folder: Path):
+    "Put what a run shows (`results.md` of its last stage) into the index, and make the README from it"
+    rewrite(root() / 'nbs' / 'index.ipynb', tagged('results', (folder / 'results.md').read_text(encoding='utf-8')))
+    publish_readme()
 
 # %% ../nbs/00_run.ipynb #79e7f0f9
 def executed_lessons(path: Path) -> Path:
@@ -1408,6 +1511,54 @@ def publish_manifests(run: str):
     needed = {name for p in folder.parent.glob('*.csv') for name in lineage(maker(p))}
     for p in folder.glob('*.json'):
         if p.stem not in needed: p.unlink()
+
+# %% ../nbs/00_run.ipynb #5d1e0f01
+def made_today(
+    made_by: str,   # `<stage>-<key>`
+    today: dict,    # `<stage>-<key>` -> ingredients, of what is worked out already
+) -> dict:
+    "The ingredients that a stage folder would have today, with the parameters it was made with"
+    if made_by in today: return today[made_by]
+    m = manifest_of(made_by)
+    name, keys = m['stage'], {}
+    for i in STAGES[name][1]: keys[i] = digest(made_today(f'{i}-{m["inputs"][i]}', today)) if i in m['inputs'] else 'not read then'
+    params = {p: m['params'].get(p, d.default) for p, d in parameters(notebook_path(name)).items() if p != 'run'}
+    today[made_by] = ingredients(name, params, keys)
+    return today[made_by]
+
+def stale() -> pd.DataFrame:   # columns output, made_by, commit, why
+    "The published figures whose key is not today's"
+    rows, today = [], {}
+    for csv in sorted((root() / 'figures').glob('*.csv')):
+        made_by = maker(csv)
+        now, m = made_today(made_by, today), manifest_of(made_by)
+        if digest(now) == m['key']: continue
+        rows.append(dict(output=csv.stem, made_by=made_by, commit=m['commit'], why=differences(m['made_of'], now)))
+    return pd.DataFrame(rows, columns=['output', 'made_by', 'commit', 'why'])
+
+# %% ../nbs/00_run.ipynb #5d1e0f02
+def stale_list(table: pd.DataFrame) -> str:   # As `stale` gives it
+    "The list of stale outputs, `figures/stale.md`"
+    head = '# Published figures of older code\n\n`citrus_publish --stale` writes this list, and says of each what has changed since.\n\n'
+    if table.empty: return head + 'None: every figure here is of today\'s code, parameters and pins.\n'
+    lines = ['| figure and table | made by | at commit |', '|---|---|---|'] + [f'| {r.output} | {r.made_by} | {r.commit} |' for r in table.itertuples()]
+    return head + '\n'.join(lines) + '\n'
+
+def stale_sentence(table: pd.DataFrame) -> str:
+    "What the README says of stale outputs"
+    every = len(list((root() / 'figures').glob('*.csv')))
+    if table.empty: return f'All {every} published figures are of today\'s code.'
+    if len(table) == every: return f'All {every} published figures are of older code than this page ([list](../figures/stale.md)).'
+    stages = sorted({m.partition('-')[0] for m in table.made_by}, key=list(STAGES).index)
+    return f'Of {every} published figures {len(table)} are of older code than this page ([list](../figures/stale.md)), those of the stages {", ".join(f"`{s}`" for s in stages)}.'
+
+def publish_stale() -> pd.DataFrame:
+    "Write which published figures are stale: the list, the index and the README"
+    table = stale()
+    with atomic(root() / 'figures' / 'stale.md') as f: f.write(stale_list(table))
+    rewrite(root() / 'nbs' / 'index.ipynb', tagged('stale', stale_sentence(table)))
+    publish_readme()
+    return table
 
 # %% ../nbs/00_run.ipynb #af01b04a
 def duration(seconds: float) -> str:
@@ -1451,6 +1602,7 @@ def publish(run: str) -> dict:   # notebook -> cells with output
     publish_manifests(run)
     for name in STAGES: publish_takes(name)
     publish_results(linked(run, 'ablate'))
+    publish_stale()
     nbdev_clean(str(root() / 'nbs'))
     return counts
 
@@ -1458,7 +1610,8 @@ def publish(run: str) -> dict:   # notebook -> cells with output
 def publish_args(argv: list) -> argparse.Namespace:
     "The command line of `citrus_publish`"
     p = Parser('citrus_publish', 'Copy figures, cell outputs and results of a finished run into the repository.')
-    p.add_argument('run', nargs='?', default='default', help="name of the run (default: 'default')")
+    p.add_argument('run', nargs='?', help="name of the run (default: 'default')")
+    p.add_argument('--stale', action='store_true', help='copy nothing: write which published figures are of older code, and say why')
     return p.parse_args(argv)
 
 def publish_main():
@@ -1466,6 +1619,8 @@ def publish_main():
     try:
         args = publish_args(sys.argv[1:])
         need_clone()
-        for name, n in publish(args.run).items(): print(f'{name}: {n} cells with output')
+        if args.stale and args.run: raise UserError('--stale takes no run: it is about what is published already')
+        if args.stale: return print('\n'.join(f'{r.output} ({r.made_by}): {r.why}' for r in publish_stale().itertuples()) or 'nothing is stale')
+        for name, n in publish(args.run or 'default').items(): print(f'{name}: {n} cells with output')
     except UserError as e: sys.exit(f'citrus_publish: {e}')
     except OSError as e: sys.exit(f'citrus_publish: {e.strerror or e}: {e.filename or ""}{advice(str(e))}')
