@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CUT', 'BOXED', 'LONGEST', 'RIGHT', 'GERMAN', 'LETTER', 'FOREIGN_FORMS', 'TELLS_OF', 'NAMED', 'REJECTED', 'INSTEAD',
-           'ITEM', 'ITEMS', 'STATED', 'AFTER', 'LINE', 'TAKEN_BACK', 'REVERSED', 'CONCLUDED', 'STRICT_END', 'SHORT',
-           'GOOD_LINE', 'BAD_LINE', 'RETHOUGHT', 'REFUSED', 'START', 'ANYWHERE', 'ANSWERED', 'IN_BLOCK', 'RULES',
-           'answer_zone', 'ends_of', 'in_english', 'plain', 'options_only', 'labels_in', 'only_letters', 'only_text',
-           'phrase', 'fits', 'begins_with', 'meant', 'listed', 'item_of', 'stated_letter', 'stated_text',
+           'ITEM', 'ITEMS', 'STATED', 'AFTER', 'LINE', 'SORRY', 'TAKEN_BACK', 'REVERSED', 'CONCLUDED', 'STRICT_END',
+           'SHORT', 'GOOD_LINE', 'BAD_LINE', 'RETHOUGHT', 'REFUSED', 'START', 'ANYWHERE', 'ANSWERED', 'IN_BLOCK',
+           'RULES', 'answer_zone', 'ends_of', 'in_english', 'plain', 'options_only', 'labels_in', 'only_letters',
+           'only_text', 'phrase', 'fits', 'begins_with', 'meant', 'listed', 'item_of', 'stated_letter', 'stated_text',
            'reversed_statement', 'short_statement', 'marked_line', 'every_statement', 'stated', 'leading_letter',
            'marked_letter', 'last_words', 'contained_text', 'without_others', 'yes_or_no', 'extract_letter',
            'extractor', 'extract_name', 'mark']
@@ -66,16 +66,23 @@ FOREIGN_FORMS = [   # what gives or refuses an answer in other languages; what h
     (r'而是\s?选?', LETTER, ' but '),
     (r"\b(?:es|ist|est|sind|son|sont) (?:falsch|incorrect[oae]s?|errónea|fausse?s?|faux|nicht (?:richtig|korrekt))\b", '', 'is wrong'),
     (r"\bno es correct[oa]\b|\bn'est pas (?:correcte?|la bonne réponse)\b|\bist nicht\b|是?(?:错误|不正确|不对)的?", '', ' is wrong'),
+    (r'(?<=[A-Z])\s?选?项是?', '', ' '),
+    (r'(?<=[A-Z])\s?是?(?:正确|对)(?:的|答案)?(?![A-Za-z])', '', ' is the correct answer'),
+    (r"(?<=\b[A-Z])\)? (?:es|est|ist) (?:la |die )?(?:correct[ae]|bonne|exacte|juste|richtig(?:e antwort)?|korrekt)\b", '', ' is the correct answer'),
+    (r'最(?:符合|合适|恰当|佳)的?(?:诊断|选项|答案)?(?:是|为|:)\s?', '', '答案:'),
+    (r'\b(?:la |die )?(?:opción|respuesta|réponse|antwort|lösung) ', r'(?=[A-Z] is the correct)', 'option '),
     (r'(?<!不)我认为(?:应该|应)?(?:是|为|选)?\s?', LETTER, '答案:'),
     (r'(?:最可能的?|最终|正确|首先考虑的?)(?:诊断|选项|答案)(?:应?(?:考虑)?(?:是|为))?:?\s?', '', '答案:'),
     (r'(?<!鉴别)(?<!不能)(?<!不)(?<!无法)诊断(?:应?(?:考虑)?(?:是|为)|:)\s?', '', '答案:')]
+
+# %% ../nbs/55_extract.ipynb #2981fd39
 TELLS_OF = re.compile(r"[^\W\d_a-zA-Z]|(?i:\b(?:es|est|ist|sino|sondern|mais|respuesta|opcion|reponse|antwort|c'est|elijo)\b)")
 
 def in_english(text: str) -> str:
     "A text in which the set phrases of other languages that give an answer are in the form that the rules read"
     if not TELLS_OF.search(text): return text
     for words, follows, english in FOREIGN_FORMS: text = re.sub(f'(?i:{words}){follows}', english, text)
-    return text
+    return re.sub(r'[^\S\n]+', ' ', text).strip()
 
 # %% ../nbs/55_extract.ipynb #d7fc7133
 @functools.lru_cache(maxsize=1024)
@@ -112,7 +119,7 @@ def labels_in(text: str, options: list) -> set:
 # %% ../nbs/55_extract.ipynb #6def5709
 def only_letters(text: str, options: list) -> set:
     "`B`, `B.`, `(B)`, `Option B`, `A and C`"
-    m = re.fullmatch(rf'(?:options?\b|choices?\b|letter\b:?|选项?)?\s?({ITEMS})[\s.:。!、)]*', plain(text), re.I)
+    m = re.fullmatch(rf'(?:options?\b|choices?\b|letter\b:?|opci[oó]n\b|letra\b|r[eé]ponse\b|antwort\b|选项?)?\s?({ITEMS})[\s.:。!、)]*', plain(text), re.I)
     return labels_in(m[1], options) if m and len(m[1]) < 80 else set()
 
 # %% ../nbs/55_extract.ipynb #87aeef43
@@ -149,10 +156,11 @@ def meant(label: str, beside: str, options: list) -> set:
 
 # %% ../nbs/55_extract.ipynb #b6adbba8
 STATED = re.compile(r'(?:(?<!incorrect )(?<!wrong )(?<!not the )(?<!other )\b(?:answer|choice|option|preference|diagnosis|correct|most likely|best)\b[^.:=\n~]{0,30}?(?:\bis|\bwould be|\bshould be|\bmust be|:|=|\s[-–]\s)'
-                    r"|(?<!not )(?<!n't )(?<!n't we )\b(?:choose|select|pick|go with|opt for|(?:i'd|i would) say|vote for)\b(?:\s(?:factor|answer))?"
-                    r'|答案(?:是|为|:)?|应?故?选(?:择|项)?(?:是|为|:)?)[\s:"]*(?:(?:therefore|actually|clearly|exactly|most likely|likely|probably|indeed|that|option|choice|letter)\s)*', re.I)
-AFTER = r'''(?:(?<=[)\]])|(?=\s?(?:$|[,;:!()\n。，；"}\u4e00-\u9fff]|\.(?!\s?[a-z])|\.\s(?:because|since|as)\b|[-–—]\s|(?:because|since|as|for|which|due|given|based|rather|and|or|~)(?!\w))))'''
+                    r"|(?<!not )(?<!n't )(?<!n't we )\b(?:choose|select|pick|go with|opt for|(?:i'd|i would|i'll) (?:say|give|take|go for)|vote for)\b(?:\s(?:factor|answer))?"
+                    r'|"(?:final_)?answer"\s?:\s?\{\s?"(?:label|letter)"\s?:|答案(?:是|为|:)?|应?故?选(?:择|项)?(?:是|为|:)?)[\s:"]*(?:(?:therefore|actually|clearly|exactly|most likely|likely|probably|indeed|that|option|choice|letter)\s)*', re.I)
+AFTER = r'''(?:(?<=[)\]])|(?=\s?(?:$|[,;:!()\n。，；"}\u4e00-\u9fff]|\.(?!\s?[a-z])|\.\s(?:because|since|as)\b|[-–—]\s|(?:because|since|as|for|which|due|given|based|rather|over|instead|and|or|~)(?!\w))))'''
 LINE = re.compile(r'(?m)^\(?([A-Z])[).:、](?!.*\. )')
+SORRY = re.compile(r"\W{0,6}(?i:no|nope|sorry|i mean|or rather|make that)\b\W{0,3}(?i:it's |option )?\(?[A-Z](?![\w'])")   # `A... no, C`
 TAKEN_BACK = re.compile(r'[^.\n]{0,60}\b(?:which|that) (?:is|was) (?:incorrect|wrong|not\b)')
 
 # %% ../nbs/55_extract.ipynb #febf8f7b
@@ -178,6 +186,7 @@ def stated_letter(text: str, options: list) -> set:
         rest = said[m.end():m.end() + 400]
         item = item_of(m[0], rest, options)
         if not item or TAKEN_BACK.match(rest[item.end():]): continue
+        if SORRY.match(rest[item.end():]): return every
         labels = labels_in(item[0], options)
         if set(re.findall(r'\b[A-Z]\b', item[0])) - every: return every   # `Choose X`: nobody knows what was meant
         found |= listed(rest, options) or (meant(*labels, rest[item.end():], options) if len(labels) == 1 else labels)
@@ -198,7 +207,7 @@ def reversed_statement(text: str, options: list) -> set:
     "`B is the correct answer`, `Hepatitis C is the answer`, `so B.`"
     said, found, texts = options_only(plain(text)), set(), {o['label']: o['text'] for o in options}
     for m in REVERSED.finditer(said):
-        label = re.match(r'(?:[Tt]he )?(?:[Ss]election |[Oo]ption |[Cc]hoice |[Aa]nswer )?(?:of )?\(?([A-Z])(?=$|[).:,]| of\b| \()\)?(.*)', m[1])
+        label = re.match(r'(?:[Tt]he )?(?:[Ss]election |[Oo]ption |[Cc]hoice |[Aa]nswer )?(?:of )?\(?([A-Z])(?=$|[).:,]| of\b| \()\)?(.*)', m[1].lstrip('~ ,;'))
         found |= {l for x in labels_in(label[1], options) for l in meant(x, label[2], options)} if label else set()
         if label and label[2][:1] in '.)' and len(phrase(label[2])) > 4 and label[1] not in fits(label[2], options): found |= set(texts)   # `D. Elm fever is the answer`, and D is another
     names = [re.split(r'\b(?:but|however|so|thus|therefore|hence),? ', m[1])[-1] for m in REVERSED.finditer(plain(text)) if len(canonical(m[1])) > 1]
@@ -209,7 +218,8 @@ def reversed_statement(text: str, options: list) -> set:
 STRICT_END = r"\)?(?=\s?(?:$|\n|[.!;](?!\s?[a-z])))"
 SHORT = [re.compile(p + STRICT_END) for p in (
     r"(?:^|[.;:!?\n,] ?|\b(?i:so|thus|therefore|hence|then|(?<!don't )i (?:think|believe)(?: that)?),? )(?i:it's|it is|it must be|that's|that is|must be)\s(?i:therefore |clearly |definitely |probably )?(?i:option |answer |choice )?\(?([A-Z])",
-    r'\b(?i:that|this|which|only)\s(?i:only )?(?i:leaves?|leaving)(?i: us with| me with| only| with)?\s(?i:option |answer )?\(?([A-Z])',
+    r'(?:^|[.!?\n] ?)(?i:definitely|certainly|clearly|surely|obviously),? (?i:option )?\(?([A-Z])',
+    r'\b(?i:leaves|leaving)(?i: us with| me with| only| with)?\s(?i:option |answer )?\(?([A-Z])',
     r'\b(?i:only) (?i:option )?\(?([A-Z])\)? (?i:remains|is left|is possible|fits)',
     r"\bnot (?i:option )?\(?[A-Z]\)?,? but (?i:rather |instead )?(?i:it is )?(?i:option )?\(?([A-Z])")]
 

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['RAISED', 'LATEX', 'SIGNS', 'LARGEST', 'UNITS', 'NUMBERS', 'ROMAN', 'COUNTED', 'AFTER_KIND', 'ALONE', 'SPELLED',
-           'KNOWN_AS', 'KNOWN_TOO', 'NAME_PART', 'MAY_LACK', 'ABROAD', 'SMALL', 'SURE', 'LEADS', 'LEAD', 'TRAIL',
-           'KIND_OF', 'ASIDE', 'DOUBT', 'OPPOSED', 'EVERYDAY', 'replaced', 'composed', 'one_form', 'shifted', 'number',
-           'arabic', 'greek', 'spelled', 'plain_words', 'known_names', 'canonical', 'one', 'key', 'packed',
-           'same_words', 'same_name', 'bare_name', 'family_name', 'kind_of', 'harmless', 'names', 'says',
-           'differ_in_sign', 'is_right', 'matches', 'told_words', 'forms', 'spots', 'everyday', 'last_named', 'reveals']
+           'KNOWN_AS', 'KNOWN_TOO', 'NAME_PART', 'MAY_LACK', 'ABROAD', 'EVERYDAY', 'SMALL', 'SURE', 'LEADS', 'LEAD',
+           'TRAIL', 'KIND_OF', 'ASIDE', 'DOUBT', 'OPPOSED', 'replaced', 'composed', 'one_form', 'shifted', 'number',
+           'arabic', 'greek', 'spelled', 'plain_words', 'known_names', 'canonical', 'one', 'long_forms', 'name_words',
+           'key', 'packed', 'same_words', 'same_name', 'bare_name', 'family_name', 'kind_of', 'harmless', 'names',
+           'species', 'says', 'differ_in_sign', 'is_right', 'matches', 'told_words', 'forms', 'spots', 'everyday',
+           'last_named', 'reveals']
 
 # %% ../nbs/03_judge.ipynb #dee24e8e
 import functools, re, unicodedata
@@ -108,8 +109,8 @@ acute myeloid leukemia=AML; chronic myeloid leukemia=CML; chronic lymphocytic le
 hepatocellular carcinoma=HCC=hepatoma; benign prostatic hyperplasia=BPH; polycystic ovary syndrome=PCOS=Stein Leventhal syndrome
 immune thrombocytopenia=ITP=immune thrombocytopenic purpura=idiopathic thrombocytopenic purpura; thrombotic thrombocytopenic purpura=TTP
 hemolytic uremic syndrome=HUS; disseminated intravascular coagulation=DIC; acute respiratory distress syndrome=ARDS
-syndrome of inappropriate antidiuretic hormone=SIADH; human immunodeficiency virus=HIV; hepatitis B=HBV; hepatitis C=HCV
-cytomegalovirus=CMV; Epstein Barr virus=EBV; respiratory syncytial virus=RSV; coronavirus disease 2019=COVID 19
+syndrome of inappropriate antidiuretic hormone=SIADH; human immunodeficiency virus=HIV; hepatitis B=HBV=hepatitis B virus; hepatitis C=HCV=hepatitis C virus; hepatitis A=HAV=hepatitis A virus
+cytomegalovirus=CMV; Epstein Barr virus=EBV; respiratory syncytial virus=RSV; coronavirus disease 2019=COVID 19=SARS CoV 2
 chronic kidney disease=CKD; acute kidney injury=AKI; autosomal dominant polycystic kidney disease=ADPKD; atrial fibrillation=AF=AFib
 Guillain Barre syndrome=GBS; neurofibromatosis type 1=NF1=von Recklinghausen disease; neurofibromatosis type 2=NF2; tuberous sclerosis=TSC=tuberous sclerosis complex=Bourneville disease
 obstructive sleep apnea=OSA; attention deficit hyperactivity disorder=ADHD; post traumatic stress disorder=PTSD; Wilson disease=hepatolenticular degeneration
@@ -157,22 +158,38 @@ def canonical(text: str) -> str:
 
 # %% ../nbs/03_judge.ipynb #32fede66
 MAY_LACK = {'disease', 'syndrome', 'disorder', 'infection'}
-ABROAD = [(r'\b(?:syndrom|sindrome|sd)\b', 'syndrome'), (r'\b(?:maladie|enfermedad|krankheit|morbus)\b', 'disease'),
+ABROAD = [(r'\bleuc(?=[ae]mi[ae]\b)', 'leuk'), (r'(?<=\w{2})[ae]mie\b', 'emia'), (r'\b(?:syndrom|sindrome|sd)\b', 'syndrome'), (r'\b(?:maladie|enfermedad|krankheit|morbus)\b', 'disease'),
           (r'^(syndrome|disease) (?:(?:of|de|du|des|d|von|del) )?(?:la |the )?(.+)$', r'\2 \1'), (r'^(?:un|une|une?o|el|la|le|ein|eine|das|der|die) (?=\w{4})', '')]
+EVERYDAY = set('''down best still short charge hunter hand may grave fed all as it aids ms hit his her him she he map cold rest lead blue white brown gray
+field fields cat fish good cross sweet bloom page paget pan'''.split())   # names, and abbreviations, that are words too
 SMALL = set('of due to from with without after before by in no not than non and or secondary left right versus vs unlike except but'.split())
 
 def one(word: str) -> str:
     "A word in the singular, as far as spelling tells"
     return word[:-1] if len(word) > 4 and word.endswith('s') and not word.endswith(('ss', 'us', 'is')) else word
 
+@functools.cache
+def long_forms() -> dict:   # an abbreviation of three letters or more -> the words that it stands for
+    "The abbreviations of the table that are no everyday word"
+    short = {a.lower(): g.split('=')[0] for g in re.split(r'[;\n]', f'{KNOWN_AS}\n{KNOWN_TOO}') for a in g.split('=')[1:] if re.fullmatch(r'\s*[A-Z]{3,6}\s*', a)}
+    return {a.strip(): plain_words(name) for a, name in short.items() if a.strip() not in EVERYDAY}
+
+def name_words(text: str) -> list:
+    "The words of a text in the singular, without *type* before a number or letter, with abbreviations written out"
+    words = re.sub(r'\b(?:sub)?type (?=\d+[a-z]?\b|[a-z]\b)', '', text).split()
+    return [one(w) for word in words for w in long_forms().get(word, [word]) if w != 'the']
+
 @functools.lru_cache(maxsize=1 << 16)
 def key(name: str) -> tuple:   # Words
     "The words by which names are compared"
     known = replaced(canonical(name), ABROAD)
     known = known_names().get(known, known)
-    words = [one(w) for w in re.sub(r'\b(?:sub)?type (?=\d+[a-z]?\b|[a-z]\b)', '', known).split() if w != 'the']
-    return tuple(words[:-1] if len(words) > 1 and words[-1] == 'infection' else words)
+    words = name_words(known)
+    if len(words) < 2 or words[-1] != 'infection': return tuple(words)
+    bare = ' '.join(words[:-1])
+    return tuple(name_words(known_names().get(bare, bare)))
 
+# %% ../nbs/03_judge.ipynb #b38edbe3
 def packed(words: tuple) -> str:
     "Words without blanks; two numbers stay apart"
     return re.sub(r'(?<=\d) (?=\d)', '|', ' '.join(words)).replace(' ', '')
@@ -190,7 +207,7 @@ def same_name(a: str, b: str) -> bool:
     short, long = sorted((key(a), key(b)), key=len)
     return same_words(short, long) or (len(long) == len(short) + 1 and long[-1] in MAY_LACK and not set(short) <= MAY_LACK and same_words(short, long[:-1]))
 
-# %% ../nbs/03_judge.ipynb #31e7c1fb
+# %% ../nbs/03_judge.ipynb #24ccf786
 SURE = r'(?:most likely|likely|probable|probably|final|correct|best|working|clinical|underlying|single|suspected)'
 LEADS = [rf'(?:(?:the|my)\s)?(?:{SURE}\s)*(?:diagnosis|answer|conclusion|condition)(?:\s(?:here|in this case|of this patient))?\s*(?:would be|is|:|=|-)\s*(?:{SURE}\s|that of\s|:\s)*',
          rf'(?:i (?:think|believe) |therefore,? |thus,? |so,? |in conclusion,? )*(?:it|this|(?:the|this) patient)(?:\s{SURE})?\s(?:is|has|suffers from|must have)(?: {SURE})?\s(?:consistent with\s)?',
@@ -200,7 +217,7 @@ LEADS = [rf'(?:(?:the|my)\s)?(?:{SURE}\s)*(?:diagnosis|answer|conclusion|conditi
          r'(?:le |la )?(?:diagnostic|r[eé]ponse)(?: (?:le |la )?(?:plus probable|finale?|correcte?))*\s?(?:est|:)\s*(?:le |la |un |une )?',
          r'(?:die |der )?(?:wahrscheinlichste |richtige |endgültige )*(?:diagnose|antwort)\s?(?:ist|lautet|:)\s*(?:ein |eine |das |die |der )?']
 LEAD = re.compile('|'.join(rf'(?:{x})' for x in LEADS), re.I)
-TRAIL = re.compile(rf'[\s,]*(?:\((?:the )?{SURE}(?: diagnosis)?\)|(?:is|as) (?:the )?(?:{SURE} )*(?:diagnosis|answer)|{SURE})[\s.]*$', re.I)
+TRAIL = re.compile(rf'[\s,]*(?:[-–—:]\s*(?:confirmed|{SURE})|\((?:the )?{SURE}(?: diagnosis)?\)|(?:is|as) (?:the )?(?:{SURE} )*(?:diagnosis|answer)|{SURE})[\s.]*$', re.I)
 
 def bare_name(text: str) -> str:
     "What an answer names, without what leads to it"
@@ -213,7 +230,7 @@ def bare_name(text: str) -> str:
         text = text[lead.end():].strip()
     return TRAIL.sub('', text).strip(' \n\t.。,;') or text
 
-# %% ../nbs/03_judge.ipynb #8d0e936e
+# %% ../nbs/03_judge.ipynb #6731689b
 def family_name(name: str) -> str:
     "The name of a disease without the number or letter of its subtype"
     name = re.sub(r'\s*\([^)]*\)$', '', name)
@@ -233,7 +250,7 @@ def kind_of(answer: str, name: str) -> bool:
     kinds = next((i for i, w in enumerate(words) if w not in KIND_OF), len(words))
     return 0 < kinds < len(words) and same_words(words[kinds:], key(name))
 
-# %% ../nbs/03_judge.ipynb #bad29ec0
+# %% ../nbs/03_judge.ipynb #f202c18e
 ASIDE = set('''most likely probable confirmed clinical diagnosis definite classic form mutation variant gene related due to autosomal dominant recessive x linked inherited inheritance
 omim orpha icd 10 11 acute chronic'''.split())
 
@@ -246,7 +263,7 @@ def harmless(aside: str, name: str) -> bool:
     gene = lambda w: bool(re.fullmatch(r'[A-Z][A-Z0-9]{1,6}\d[A-Z0-9]*|\d{6}|[A-Z]\d\d(?:\.\d+)?', w))
     return all(w.lower() in ASIDE or gene(w) for w in re.findall(r'[\w.]+', aside))
 
-# %% ../nbs/03_judge.ipynb #300e989b
+# %% ../nbs/03_judge.ipynb #9f8963ea
 DOUBT = re.compile(r'''\b(?:no|not|never|neither|nor|non|without|unlikely|exclud\w*|rul(?:e|ed|ing)\ out|ruled|rather\ than|instead\ of|anything\ but|except|unlike|negative|denied|absent|wrong|incorrect
     |or|vs|versus|either|both|kein\w*|nicht|ausgeschlossen|oder|weder|pas|ni|aucun\w*|exclu\w*|ou|sin|descart\w*|excluid\w*|o|ningun\w*)\b
     |\w\s*/\s*\w|(?:不是|并非|排除|不考虑|不支持|除外|否认|或|还是|非)''', re.I | re.X)
@@ -255,13 +272,18 @@ def names(question: dict) -> list:
     "The right answer and its aliases"
     return [question['answer_text'], *question['aliases']]
 
+def species(a: str, b: str) -> bool:
+    "Whether one name is the other with its first word as an initial: *S. pneumoniae*"
+    short = re.fullmatch(r'([A-Z])\. ?([a-z]{4,})', a.strip())
+    return bool(short) and bool(re.fullmatch(rf'{short[1]}[a-z]{{4,}} {short[2]}', b.strip()))
+
 def says(answer: str, name: str) -> bool:
     "Whether an answer, without what leads to it, is a name, a kind of it, or it with a harmless aside"
-    if same_name(answer, name) or kind_of(answer, name): return True
+    if same_name(answer, name) or kind_of(answer, name) or species(answer, name): return True
     m = re.fullmatch(r'(.*?\S)\s*[(（]([^()（）]*)[)）]', answer)
     return bool(m) and harmless(m[2], name) and (same_name(m[1], name) or kind_of(m[1], name))
 
-# %% ../nbs/03_judge.ipynb #fdd28ff1
+# %% ../nbs/03_judge.ipynb #568ef13e
 OPPOSED = {'increased', 'decreased', 'positive', 'negative', '<', '>', '≤', '≥'}
 
 def differ_in_sign(a: str, b: str) -> bool:
@@ -292,13 +314,11 @@ def matches(answer: str, question: dict) -> bool:
     "Whether an open answer is right by rule"
     return is_right(answer, question) is True
 
-# %% ../nbs/03_judge.ipynb #2a193489
-EVERYDAY = set('down best still short charge hunter hand may grave fed all as it aids ms hit his her him she he map cold rest lead blue white brown gray field fields cat fish good cross sweet bloom page paget'.split())
-
+# %% ../nbs/03_judge.ipynb #c262768f
 @functools.lru_cache(maxsize=1 << 10)
 def told_words(text: str) -> list:
     "The words of a text as `key` has those of a name"
-    return [one(w) for w in re.sub(r'\b(?:sub)?type (?=\d+[a-z]?\b|[a-z]\b)', '', replaced(' '.join(plain_words(text)), ABROAD[:2])).split() if w != 'the']
+    return name_words(replaced(' '.join(plain_words(text)), ABROAD[:4]))
 
 @functools.lru_cache(maxsize=1 << 14)
 def forms(name: str) -> frozenset:   # tuples of words
@@ -306,6 +326,8 @@ def forms(name: str) -> frozenset:   # tuples of words
     found = canonical(name)
     known = [name, found, *(n for n, first in known_names().items() if first == found)]
     whole = {key(n) for n in known} | {tuple(told_words(n)) for n in known}
+    binomial = re.fullmatch(r'([A-Z])[a-z]{4,} ([a-z]{4,})', name)
+    if binomial and binomial[2] not in MAY_LACK: whole |= {(binomial[1].lower(), one(binomial[2]))}
     return frozenset(w for k in whole for w in (k, k[:-1] if len(k) > 1 and k[-1] in MAY_LACK else k) if w and not set(w) <= MAY_LACK)
 
 def spots(words: list, form: tuple) -> list:
