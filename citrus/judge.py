@@ -330,6 +330,7 @@ def forms(name: str) -> frozenset:   # tuples of words
     if binomial and binomial[2] not in MAY_LACK: whole |= {(binomial[1].lower(), one(binomial[2]))}
     return frozenset(w for k in whole for w in (k, k[:-1] if len(k) > 1 and k[-1] in MAY_LACK else k) if w and not set(w) <= MAY_LACK)
 
+# %% ../nbs/03_judge.ipynb #8fb8c24b
 def spots(words: list, form: tuple) -> list:
     "Where the words of a name end in a text: next to each other, in any order if none of them gives an order"
     if not set(form) <= set(words): return []
