@@ -3,6 +3,7 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import MICRO, citrus_run
@@ -129,4 +130,7 @@ def test_the_study_runs_when_it_is_named(micro, store):
     citrus_run(store, '--recipe', str(MICRO), '--only', 'rules')
     folder = store / 'runs' / 'micro' / 'rules'
     metrics = json.loads((folder / 'manifest.json').read_text())['metrics']
-    assert metrics['trainings'] == 2 * (4 * 8 + 2) == len(list((folder / 'trainings').iterdir())) and {p.suffix for p in (folder / 'figures').iterdir()} == {'.png', '.pdf', '.csv'}
+    arms = pd.read_csv(folder / 'final.csv').query("corpus == 'real' and arm != 'mean'").arm.nunique()
+    searched = 1 + 1 + 1 + 2 * arms + 3   # mixtures of `trap`, `crowded` and `real`, one seed each
+    assert metrics['trainings'] == 2 * (4 * 4 + 3) + searched == len(list((folder / 'trainings').iterdir()))
+    assert {p.suffix for p in (folder / 'figures').iterdir()} == {'.png', '.pdf', '.csv'}
