@@ -1,11 +1,12 @@
 "Several texts in one row: packed rows, answers behind one prompt and the options of a question, on architectures that keep them apart and on those that do not."
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers as t
 
-from citrus.likelihood import likelihoods
+from citrus.likelihood import encode_items, likelihoods
 from citrus.prefer import answer_logp, collate, collate_alone, reached, shared_gap, shares_prompt
-from citrus.run import write_jsonl
 from citrus.sft import ROUNDING, next_logps, packed_gap
 
 SIZE = dict(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
@@ -60,6 +61,41 @@ def test_the_way_that_is_chosen_gives_the_numbers_of_the_plain_one(kind):
     if scale != 1 or getattr(lm.config, 'final_logit_softcapping', None): return   # refused by `fit_to_train`
     with torch.inference_mode(): found = answer_logp(lm, batch, head)
     assert found.tolist() == pytest.approx([float(alone(p, side)) for side in ('chosen', 'rejected') for p in pairs], abs=2e-4)
+
+
+class Bytes:
+    "A tokenizer of bytes, with what it puts before and behind a text"
+    bos_token, pad_token_id = None, 0
+    def __init__(self, before=(), behind=(), joined=()): self.before, self.behind, self.joined = [*before], [*behind], joined
+    def __call__(self, text, add_special_tokens=True):
+        for i, piece in enumerate(self.joined): text = text.replace(piece, chr(200 + i))
+        ids = [ord(c) for c in text]
+        return SimpleNamespace(input_ids=[*self.before, *ids, *self.behind] if add_special_tokens else ids)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_candidates_are_scored_as_if_each_was_alone(kind):
+    "Prompts longer than the window, with a long common beginning, of several lengths"
+    lm, tokenizer = model(kind), Bytes(before=[1])
+    asked = [('Which of these animals climbs best? ' + 'Oh, ' * i + 'Answer:', [' A', ' a goat', ' a cow on a hill']) for i in range(4)]
+    found = dict(likelihoods(lm, tokenizer, asked, rows=3))
+    for i, (prompt, options) in enumerate(asked):
+        n = 1 + len(prompt)
+        alone = [next_logps(lm, torch.tensor(tokenizer(prompt + o).input_ids))[n - 1:].sum() for o in options]
+        assert found[i] == pytest.approx([float(x) for x in alone], abs=2e-4)
+
+
+@pytest.mark.parametrize('tokenizer', [Bytes(), Bytes(before=[1]), Bytes(behind=[2]), Bytes(before=[1], behind=[2])])
+def test_special_tokens_around_a_text_are_not_scored(tokenizer):
+    [item] = encode_items(tokenizer, [('Answer:', [' A', ' BC'])])
+    assert item.context == tokenizer.before + [ord(c) for c in 'Answer:'] and item.options == [[32, 65], [32, 66, 67]]
+
+
+@pytest.mark.parametrize('joined, context, options', [(['Answer: C'], '1\n', ['Answer: B', chr(200)]), ([': B', ': C'], '1\nAnswer', [chr(200), chr(201)])])
+def test_a_token_over_the_border_belongs_to_the_candidate(joined, context, options):
+    "All candidates of a question start where the first of them does, so their sums are of the same text"
+    [item] = encode_items(Bytes(joined=joined), [('1\nAnswer:', [' B', ' C'])])
+    assert item.context == [ord(c) for c in context] and item.options == [[ord(c) for c in o] for o in options]
 
 
 def test_a_window_that_is_not_reached_is_out_of_the_way():
