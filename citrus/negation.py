@@ -6,7 +6,7 @@
 __all__ = ['SHORT_ANSWER', 'END', 'WRAPPED', 'TOKEN_OR_MARK', 'GLUED', 'BE', 'SEEN', 'ACTIVE', 'NO_CHANGE', 'UNCHANGED', 'ADVERB',
            'KNOWN', 'HINTS', 'ABOUT', 'SIGNS_OF', 'KIN', 'OF_KIN', 'CUES_OF', 'REPORTS', 'ILL', 'LINK', 'CLOSES',
            'PREDICATE', 'NOT_HERE', 'NONE_OF', 'CUES_RE', 'HINT_OF_A_CUE', 'MAYBE', 'REACH', 'VERB', 'NEGATED',
-           'OWN_CLAUSE', 'PLURAL', 'OPENED_BY', 'statements', 'plain_words', 'outline', 'either', 'one_of', 'Scope',
+           'OWN_CLAUSE', 'PLURAL', 'OPENED_BY', 'statements', 'bare_words', 'outline', 'either', 'one_of', 'Scope',
            'read_name', 'read_after', 'read_turn', 'read_bracket', 'read_joint', 'read_statement', 'signs',
            'sign_table']
 
@@ -34,7 +34,7 @@ def statements(text: str):
 TOKEN_OR_MARK = re.compile(r"[^\W_]+(?:['’][^\W_]+)?|[^\w\s@]")
 GLUED = re.compile(r'(?:^|(?<=[\s,(/]))[-–−+]$')
 
-def plain_words(text: str) -> list:
+def bare_words(text: str) -> list:
     "The words and marks of a text without a name, in small letters"
     out = []
     for m in TOKEN_OR_MARK.finditer(text):
@@ -50,11 +50,11 @@ def outline(text: str, start: int, end: int, spans: list) -> str:   # spans: (st
     for a, b in spans:
         before = text[place:a]
         sign = GLUED.search(before)
-        out += plain_words(before[:sign.start()] if sign else before)
+        out += bare_words(before[:sign.start()] if sign else before)
         if sign: out.append('⊕' if sign[0] == '+' else '⊖')
         out.append('@')
         place = b
-    return ' '.join(out + plain_words(text[place:end]))
+    return ' '.join(out + bare_words(text[place:end]))
 
 # %% ../nbs/05_negation.ipynb #22d9b918
 def either(*patterns: str) -> str:
