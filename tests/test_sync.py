@@ -65,6 +65,26 @@ def test_a_sentence_on_time_is_rewritten_whole():
     assert [takes(m | dict(seconds=s)).split(' on ')[0] for s in (9.6, 119, 7199, 7200)] == [f'**takes** {t}' for t in ('10 seconds', '119 seconds', '120 minutes', '2 hours')]
 
 
+def bound(source):
+    "Names that a cell assigns outside of functions"
+    scopes = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    names, todo = set(), list(ast.parse(source).body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)): names.add(node.name)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store): names.add(node.id)
+        if not isinstance(node, scopes): todo += ast.iter_child_nodes(node)
+    return names
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_no_lesson_overwrites_a_parameter(stage):
+    declared = set(parameters(notebook_path(stage)))
+    for c in code(notebook_path(stage)):
+        if 'parameters' in c['metadata'].get('tags', []): continue
+        assert not bound(c['source']) & declared, c['source'][:80]
+
+
 def test_no_notebook_without_a_stage_has_parameters():
     staged = {notebook_path(s) for s in STAGES}
     for path in set(NOTEBOOKS) - staged:
