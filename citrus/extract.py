@@ -66,9 +66,11 @@ FOREIGN_FORMS = [   # what gives or refuses an answer in other languages; what h
     (r'而是\s?选?', LETTER, ' but '),
     (r"\b(?:es|ist|est|sind|son|sont) (?:falsch|incorrect[oae]s?|errónea|fausse?s?|faux|nicht (?:richtig|korrekt))\b", '', 'is wrong'),
     (r"\bno es correct[oa]\b|\bn'est pas (?:correcte?|la bonne réponse)\b|\bist nicht\b|是?(?:错误|不正确|不对)的?", '', ' is wrong'),
+    (r"(?<!no )\b(?:creo que )?es la |\bil s'agit (?:donc )?de (?:la )?(?:réponse |lettre |l'option )?", LETTER, "it's "),
+    (r'答案应该?(?:是|为|选)', '', '答案:'),
     (r'(?<=[A-Z])\s?选?项是?', '', ' '),
     (r'(?<=[A-Z])\s?是?(?:正确|对)(?:的|答案)?(?![A-Za-z])', '', ' is the correct answer'),
-    (r"(?<=\b[A-Z])\)? (?:es|est|ist) (?:la |die )?(?:correct[ae]|bonne|exacte|juste|richtig(?:e antwort)?|korrekt)\b", '', ' is the correct answer'),
+    (r"(?<=\b[A-Z])\)? (?:es|est|ist) (?:la |die )?(?:correct[ae]|m[aá]s (?:probable|adecuada)|plus probable|wahrscheinlichste|bonne|exacte|juste|richtig(?:e antwort)?|korrekt)\b", '', ' is the correct answer'),
     (r'最(?:符合|合适|恰当|佳)的?(?:诊断|选项|答案)?(?:是|为|:)\s?', '', '答案:'),
     (r'\b(?:la |die )?(?:opción|respuesta|réponse|antwort|lösung) ', r'(?=[A-Z] is the correct)', 'option '),
     (r'(?<!不)我认为(?:应该|应)?(?:是|为|选)?\s?', LETTER, '答案:'),
@@ -76,7 +78,7 @@ FOREIGN_FORMS = [   # what gives or refuses an answer in other languages; what h
     (r'(?<!鉴别)(?<!不能)(?<!不)(?<!无法)诊断(?:应?(?:考虑)?(?:是|为)|:)\s?', '', '答案:')]
 
 # %% ../nbs/55_extract.ipynb #2981fd39
-TELLS_OF = re.compile(r"[^\W\d_a-zA-Z]|(?i:\b(?:es|est|ist|sino|sondern|mais|respuesta|opcion|reponse|antwort|c'est|elijo)\b)")
+TELLS_OF = re.compile(r"[^\W\d_a-zA-Z]|(?i:\b(?:es|est|ist|sino|sondern|mais|respuesta|opcion|reponse|antwort|c'est|elijo|agit)\b)")
 
 def in_english(text: str) -> str:
     "A text in which the set phrases of other languages that give an answer are in the form that the rules read"
@@ -156,8 +158,8 @@ def meant(label: str, beside: str, options: list) -> set:
 
 # %% ../nbs/55_extract.ipynb #b6adbba8
 STATED = re.compile(r'(?:(?<!incorrect )(?<!wrong )(?<!not the )(?<!other )\b(?:answer|choice|option|preference|diagnosis|correct|most likely|best)\b[^.:=\n~]{0,30}?(?:\bis|\bwould be|\bshould be|\bmust be|:|=|\s[-–]\s)'
-                    r"|(?<!not )(?<!n't )(?<!n't we )\b(?:choose|select|pick|go with|opt for|(?:i'd|i would|i'll) (?:say|give|take|go for)|vote for)\b(?:\s(?:factor|answer))?"
-                    r'|"(?:final_)?answer"\s?:\s?\{\s?"(?:label|letter)"\s?:|答案(?:是|为|:)?|应?故?选(?:择|项)?(?:是|为|:)?)[\s:"]*(?:(?:therefore|actually|clearly|exactly|most likely|likely|probably|indeed|that|option|choice|letter)\s)*', re.I)
+                    r"|(?<!not )(?<!n't )(?<!n't we )\b(?:choose|select|pick|go with|opt for|(?:i'd|i would|i'll) (?:say|give|take|go for)|vote for|going (?:with|for))\b(?:\s(?:factor|answer))?"
+                    r'|"(?:final_)?answer"\s?:\s?\{\s?"(?:label|letter)"\s?:|\bfinal\s?:|答案(?:是|为|:)?|应?故?选(?:择|项)?(?:是|为|:)?)[\s:"]*(?:(?:therefore|actually|clearly|exactly|most likely|likely|probably|indeed|that|option|choice|letter)\s)*', re.I)
 AFTER = r'''(?:(?<=[)\]])|(?=\s?(?:$|[,;:!()\n。，；"}\u4e00-\u9fff]|\.(?!\s?[a-z])|\.\s(?:because|since|as)\b|[-–—]\s|(?:because|since|as|for|which|due|given|based|rather|over|instead|and|or|~)(?!\w))))'''
 LINE = re.compile(r'(?m)^\(?([A-Z])[).:、](?!.*\. )')
 SORRY = re.compile(r"\W{0,6}(?i:no|nope|sorry|i mean|or rather|make that)\b\W{0,3}(?i:it's |option )?\(?[A-Z](?![\w'])")   # `A... no, C`
@@ -217,8 +219,9 @@ def reversed_statement(text: str, options: list) -> set:
 # %% ../nbs/55_extract.ipynb #16986073
 STRICT_END = r"\)?(?=\s?(?:$|\n|[.!;](?!\s?[a-z])))"
 SHORT = [re.compile(p + STRICT_END) for p in (
-    r"(?:^|[.;:!?\n,] ?|\b(?i:so|thus|therefore|hence|then|(?<!don't )i (?:think|believe)(?: that)?),? )(?i:it's|it is|it must be|that's|that is|must be)\s(?i:therefore |clearly |definitely |probably )?(?i:option |answer |choice )?\(?([A-Z])",
+    r"(?:^|[.;:!?\n,] ?|\b(?i:so|thus|therefore|hence|then|(?<!don't )i (?:think|believe)(?: that)?),? )(?i:it's|it is|it must be|it has to be|that's|that is|must be)\s(?i:therefore |clearly |definitely |probably )?(?i:option |answer |choice )?\(?([A-Z])",
     r'(?:^|[.!?\n] ?)(?i:definitely|certainly|clearly|surely|obviously),? (?i:option )?\(?([A-Z])',
+    r'(?:^|[.;:!?\n] ?)\(?([A-Z])\)? it is(?! not)',
     r'\b(?i:leaves|leaving)(?i: us with| me with| only| with)?\s(?i:option |answer )?\(?([A-Z])',
     r'\b(?i:only) (?i:option )?\(?([A-Z])\)? (?i:remains|is left|is possible|fits)',
     r"\bnot (?i:option )?\(?[A-Z]\)?,? but (?i:rather |instead )?(?i:it is )?(?i:option )?\(?([A-Z])")]

@@ -42,11 +42,11 @@ def test_replies_of_a_run_that_the_rules_were_not_made_for(store):
 
 
 def test_hard_replies_in_five_languages():
-    "187 replies: `develop` and `held` were written before the rules, `held` was not looked at while they were made; `second` was written after, and misread once and left out 13 times before the rules were mended on it"
+    "263 replies: `develop` and `held` were written before the rules, `held` was not looked at while they were made; `second` and `third` were written after. Before the rules were mended on them one of 179 was misread and 21 of 151 were left out"
     rows = read_jsonl(root() / 'tests' / 'choices.jsonl')
     read = [(r, extract_letter(r['raw'], [dict(label=l, text=t) for l, t in zip(LETTERS, r['options'])], r['cut'])[0]) for r in rows]
     assert [(r['raw'], found) for r, found in read if found not in (None, r['label'])] == []
-    for half in ('develop', 'held', 'second'):
+    for half in ('develop', 'held', 'second', 'third'):
         labelled = [found for r, found in read if r['half'] == half and r['label']]
         assert sum(found is None for found in labelled) <= len(labelled) / 20 and len(labelled) >= 36
 

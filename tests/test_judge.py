@@ -20,7 +20,7 @@ def pairs(path):
 
 @pytest.mark.parametrize('path', [root() / 'tests' / 'pairs.jsonl', SHARED / 'verification.jsonl'], ids=['own', 'shared'])
 def test_no_wrong_answer_is_accepted_and_few_right_ones_are_refused(path):
-    "170 pairs of our own: `develop` and `held` were written before the rules, `held` was not looked at while they were made; of `second`, written after, none was accepted wrongly and 10 of 41 refused before the rules were mended on it"
+    "233 pairs of our own: `develop` and `held` were written before the rules, `held` was not looked at while they were made; `second` and `third` were written after. Before the rules were mended on them no wrong one of 62 was accepted and 21 of 80 right ones were refused"
     if not path.exists(): pytest.skip(f'{path} is not here')
     read = pairs(path)
     right = [r for r, _ in read if r['right']]
@@ -70,7 +70,7 @@ def test_accepted(answer): assert is_right(answer, question('Marfan syndrome')) 
 @pytest.mark.parametrize('text, name', [('Think of Marfan instead.', 'Marfan syndrome'), ("Marfan's syndrome?", 'Marfan syndrome'), ('It is MARFAN-SYNDROME', 'Marfan syndrome'),
                                         ('a Guillain-Barre picture', 'Guillain-Barré syndrome'), ('Marfan  syndrome', 'Marfan syndrome'), ('Sturge Weber', 'Sturge-Weber syndrome'),
                                         ('Consider ALS here', 'Amyotrophic lateral sclerosis'), ('diabetes mellitus type II', 'Type 2 diabetes mellitus'), ('haemophilia A?', 'Hemophilia A'),
-                                        ('is it Down?', 'Down syndrome'), ('ALL fits', 'ALL')])
+                                        ('is it Down?', 'Down syndrome'), ('我觉得是高血压病人', '高血压'), ('a type IIa defect of this kind', 'Type II defect'), ('ALL fits', 'ALL')])
 def test_whatever_would_be_accepted_is_a_leak(text, name): assert reveals(text, question(name))
 
 
