@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['has_peer', 'Peer', 'peer_block', 'our_block', 'side_by_side', 'agreement', 'speed_table', 'recall', 'made_of', 'cost',
-           'plot_scale', 'sample', 'compare']
+           'plot_scale', 'plot_speed', 'sample', 'compare']
 
 # %% ../nbs/11_scale.ipynb #2d753c6e
 import importlib.util, itertools, random, tempfile, time
@@ -162,6 +162,19 @@ def plot_scale(table: pd.DataFrame):   # A figure
     right.semilogx(table.documents, table.largest_mb, 'o-')
     right.set(xlabel='documents', ylabel='largest memory of the process, MB', ylim=(0, None))
     for ax in (left, right): ax.spines[['top', 'right']].set_visible(False)
+    fig.tight_layout()
+    return fig
+
+# %% ../nbs/11_scale.ipynb #98743dd7
+def plot_speed(table: pd.DataFrame):   # A figure
+    "How many times the CPU seconds of the one pass each step of the peer takes"
+    import matplotlib.pyplot as plt
+    theirs = table[table.who != 'ours'].iloc[::-1]
+    fig, ax = plt.subplots(figsize=(6, 0.3 * len(theirs) + 0.8))
+    ax.barh(theirs.step, theirs.times_ours)
+    ax.axvline(1, color='0.5', lw=0.8)
+    ax.set(xlabel='CPU seconds, times those of the one pass with all filters and the signature')
+    ax.spines[['top', 'right']].set_visible(False)
     fig.tight_layout()
     return fig
 
