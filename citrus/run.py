@@ -11,20 +11,21 @@ __all__ = ['RECORDS', 'ROLES', 'INSIDE', 'STAGES', 'STUDIES', 'KINDS_OF_PARAMETE
            'check_values', 'check_list', 'fitting', 'Strict', 'parse_yaml', 'find_recipe', 'load_recipe', 'read_set',
            'overlaid', 'check_names', 'settings', 'batch_fault', 'control_fault', 'votes_fault', 'pool_fault',
            'arm_fault', 'folder_fault', 'consistent', 'versions', 'library_of', 'has_flag', 'notebook_module',
-           'stage_statements', 'texts_in', 'named_files', 'hashed_files', 'ingredients', 'differences', 'store',
-           'commit', 'manifest', 'run_folder', 'Stage', 'linked', 'assemble', 'die_with_parent', 'hold', 'sweep',
-           'copy_whole', 'discard', 'show_life', 'begin_session', 'sessions', 'stage', 'unrepeatable', 'describe',
-           'results', 'device', 'earlier', 'process_memory', 'seal', 'link', 'wilson', 'save_fig', 'devices_here',
-           'nodes', 'divided', 'node_main', 'free_port', 'on_nodes', 'launch', 'call', 'leave', 'read_job',
-           'train_main', 'module_of', 'library_notebooks', 'library_code', 'exported_code', 'out_of_step', 'plan',
-           'needed', 'chosen', 'advice', 'place', 'failure', 'seconds_of', 'last_seconds', 'CellBar', 'AtomicHandler',
-           'set_aside', 'papermill_run', 'execute', 'lock_of', 'bring', 'run_stages', 'maker', 'manifest_of', 'lineage',
-           'pins_of', 'why', 'size', 'runs', 'referred', 'ancestors', 'garbage', 'collect', 'Once', 'parse_args',
-           'one_purpose', 'report', 'need_clone', 'show_runs', 'run_command', 'main', 'keep_outputs', 'selected',
-           'value_of', 'formatted', 'number', 'with_numbers', 'readme_text', 'rewrite', 'tagged', 'publish_readme',
-           'publish_results', 'executed_lessons', 'made', 'publish_manifests', 'made_today', 'stale', 'stale_list',
-           'stale_sentence', 'publish_stale', 'duration', 'published', 'takes', 'with_takes', 'publish_takes',
-           'publish', 'publish_args', 'publish_main']
+           'stage_statements', 'texts_in', 'named_files', 'hashed_files', 'followed', 'ingredients', 'drawings_of',
+           'differences', 'store', 'commit', 'manifest', 'run_folder', 'Stage', 'linked', 'assemble', 'die_with_parent',
+           'hold', 'sweep', 'copy_whole', 'discard', 'show_life', 'begin_session', 'sessions', 'stage', 'unrepeatable',
+           'describe', 'results', 'device', 'earlier', 'process_memory', 'seal', 'link', 'wilson', 'write_fig',
+           'save_fig', 'devices_here', 'nodes', 'divided', 'node_main', 'free_port', 'on_nodes', 'launch', 'call',
+           'leave', 'read_job', 'train_main', 'module_of', 'library_notebooks', 'library_code', 'exported_code',
+           'out_of_step', 'plan', 'needed', 'chosen', 'advice', 'place', 'failure', 'seconds_of', 'last_seconds',
+           'CellBar', 'AtomicHandler', 'set_aside', 'papermill_run', 'execute', 'lock_of', 'bring', 'run_stages',
+           'maker', 'manifest_of', 'lineage', 'pins_of', 'why', 'size', 'runs', 'referred', 'ancestors', 'garbage',
+           'collect', 'Once', 'parse_args', 'one_purpose', 'report', 'need_clone', 'show_runs', 'run_command', 'main',
+           'keep_outputs', 'selected', 'value_of', 'formatted', 'number', 'with_numbers', 'readme_text', 'rewrite',
+           'tagged', 'publish_readme', 'publish_results', 'executed_lessons', 'made', 'publish_manifests',
+           'published_manifest', 'old_drawing', 'drawn_with', 'redraw', 'redraw_published', 'made_today', 'stale',
+           'stale_list', 'stale_sentence', 'publish_stale', 'duration', 'published', 'takes', 'with_takes',
+           'publish_takes', 'publish', 'publish_args', 'publish_main']
 
 # %% ../nbs/00_run.ipynb #bf16aa89
 import argparse, ast, atexit, contextlib, ctypes, difflib, fcntl, fnmatch, functools, hashlib, importlib, json, logging, math, os, platform, re, shlex, shutil, signal, socket, subprocess, sys, threading, time
@@ -37,7 +38,7 @@ import yaml
 from fastcore.basics import patch
 
 import citrus
-from .keys import Module, add_statement, bare, definition, digest, hashes, is_docstring, mention, reached_from, read_module
+from .keys import Drawing, Module, add_statement, bare, definition, digest, hashes, is_docstring, mention, reached_from, read_module
 
 # %% ../nbs/00_run.ipynb #e49b845f
 class UserError(Exception):
@@ -551,7 +552,8 @@ def stage_statements(path) -> list:   # Of `Definition`
     marked = [cell for cell in cells(path) if cell['cell_type'] == 'code' and has_flag(cell, 'stage')]
     bound, found = set(), []
     for d in [definition(node, 'citrus') for cell in marked for node in statements(cell, path)]:
-        found.append(replace(d, mentioned=frozenset(m for m in d.mentioned if m.partition('.')[0] not in bound)))
+        drawings = tuple(replace(g, mentioned=g.mentioned - bound) for g in d.drawings)
+        found.append(replace(d, mentioned=frozenset(m for m in d.mentioned if m.partition('.')[0] not in bound), drawings=drawings))
         bound |= d.bound
     return found
 
@@ -579,19 +581,34 @@ def hashed_files(reached: list, params: dict) -> dict:   # What is read -> hash
     return dict(sorted((hashes | {f'parameters of {name}': digest(values) for name, values in declared.items()}).items()))
 
 # %% ../nbs/00_run.ipynb #5d1e0a03
+def followed(stage: str) -> tuple:   # (modules, [(module, statement)] of the stage cells, [(module, definition)] that they can run)
+    "What the stage cells of a stage can run"
+    path = notebook_path(stage)
+    own = f'citrus.{path.stem[3:]}'
+    modules = library_of(root() / 'citrus') | {own: notebook_module(path)}
+    marked = [(own, d) for d in stage_statements(path)]
+    opened = ('citrus.run', mention('Stage'))   # what `stage` gives, though its bookkeeping does not count
+    return modules, marked, reached_from(modules, [opened, *marked], BOOKKEEPING)
+
 def ingredients(
     stage: str,     # Name of the stage
     params: dict,   # Its parameters, without `run`
     inputs: dict,   # stage -> key of each stage it reads
 ) -> dict:
     "All that decides what a stage makes"
-    path = notebook_path(stage)
-    own, marked = f'citrus.{path.stem[3:]}', stage_statements(path)
-    modules = library_of(root() / 'citrus') | {own: notebook_module(path)}
-    opened = ('citrus.run', mention('Stage'))   # what `stage` gives, though its bookkeeping does not count
-    reached = reached_from(modules, [opened] + [(own, d) for d in marked], BOOKKEEPING)
-    return dict(notebook=digest([d.code for d in marked]), code=hashes(reached), files=hashed_files([*marked, *reached.values()], params), params=params,
-                assets=digest((root() / 'nbs' / 'assets.txt').read_text()), inputs=inputs, versions=versions())
+    _, marked, reached = followed(stage)
+    statements_of_it = [d for _, d in marked]
+    return dict(notebook=digest([d.code for d in statements_of_it]), code=hashes(reached), files=hashed_files([*statements_of_it, *reached.values()], params),
+                params=params, assets=digest((root() / 'nbs' / 'assets.txt').read_text()), inputs=inputs, versions=versions())
+
+# %% ../nbs/00_run.ipynb #5d1e0a04
+def drawings_of(stage: str) -> dict:   # figure -> (module, `Drawing`, hash of the code that draws it)
+    "How the figures of a stage are drawn today; no ingredient of the stage"
+    modules, marked, reached = followed(stage)
+    found = {}
+    for module, d in [*marked, *((m, d) for (m, _), d in reached.items())]:
+        for g in d.drawings: found[g.name] = module, g, digest([g.figure, hashes(reached_from(modules, [(module, mention(*g.mentioned))], BOOKKEEPING))])
+    return found
 
 # %% ../nbs/00_run.ipynb #77156c0c
 def differences(
@@ -824,7 +841,8 @@ def finish(self: Stage, **metrics) -> pd.DataFrame:   # The manifest, for displa
     m = dict(stage=self.name, key=self.key, run=self.run, recipe=recipe, params=self.params, inputs=self.made_of['inputs'],
              files={n: describe(p) for n, p in results(self.dir).items()}, metrics=metrics, seed=self.params.get('seed'),
              seconds=round(sum(w['seconds'] for w in worked), 1), started=worked[0]['started'], sessions=worked, earlier=earlier(self.dir),
-             device=device(), commit=at, dirty=dirty, versions=versions(), repeatable=not self.doubts, doubts=self.doubts, made_of=self.made_of)
+             device=device(), commit=at, dirty=dirty, versions=versions(), repeatable=not self.doubts, doubts=self.doubts, made_of=self.made_of,
+             drawings={name: code for name, (_, _, code) in drawings_of(self.name).items()})
     with atomic(self.dir / 'manifest.json') as f: json.dump(m, f, indent=1)
     if 'CITRUS_KEY' not in os.environ: seal(self)
     return pd.DataFrame([dict(stage=self.name, key=self.key, seconds=m['seconds'], files=len(m['files'])) | metrics]).T.rename(columns={0: ''})
@@ -858,22 +876,26 @@ def wilson(
     return 0.0 if k == 0 else mid - spread, 1.0 if k == n else mid + spread   # exact at the ends, whatever the rounding
 
 # %% ../nbs/00_run.ipynb #9c15e37a
+def write_fig(fig, folder: Path, name: str, stamp: str, formats: tuple = ('png', 'pdf')):
+    "Write a figure, stamped with what made it, and close it: a notebook would show it twice"
+    import matplotlib.pyplot as plt
+    fig.text(1, fig.get_tightbbox().y0 / fig.get_figheight(), stamp, ha='right', va='top', fontsize=6, color='0.5')   # below everything else
+    tags = dict(png={'Source': stamp}, pdf={'Subject': stamp, 'CreationDate': None})
+    for kind in formats:
+        with atomic(folder / f'{name}.{kind}', 'wb') as f: fig.savefig(f, format=kind, bbox_inches='tight', dpi=110, metadata=tags[kind])
+    plt.close(fig)
+
 def save_fig(
     fig,                  # A matplotlib figure
     table: pd.DataFrame,  # The numbers that it shows
     name: str,            # File name without suffix
 ):                        # The figure, for display
     "Save a figure of the open stage as PNG, PDF and CSV, stamped with what made it. Raises `UserError` if no stage is open"
-    import matplotlib.pyplot as plt
     if _open is None: raise UserError(f'figure {name!r}: open a stage first, with stage(name, globals())')
     at, folder = commit()[0], _open.dir / 'figures'
     made_by = f'{_open.name}-{_open.key}'
-    stamp = f'run {_open.run}, {made_by}, commit {at}'
-    fig.text(1, fig.get_tightbbox().y0 / fig.get_figheight(), stamp, ha='right', va='top', fontsize=6, color='0.5')   # below everything else
-    for suffix, tags in dict(png={'Source': stamp}, pdf={'Subject': stamp, 'CreationDate': None}).items():
-        with atomic(folder / f'{name}.{suffix}', 'wb') as f: fig.savefig(f, format=suffix, bbox_inches='tight', dpi=110, metadata=tags)
+    write_fig(fig, folder, name, f'run {_open.run}, {made_by}, commit {at}')
     with atomic(folder / f'{name}.csv') as f: table.assign(run=_open.run, made_by=made_by, commit=at).to_csv(f, index=False)
-    plt.close(fig)   # else a notebook shows it twice
     return fig
 
 # %% ../nbs/00_run.ipynb #194d760f
@@ -1512,6 +1534,57 @@ def publish_manifests(run: str):
     for p in folder.glob('*.json'):
         if p.stem not in needed: p.unlink()
 
+# %% ../nbs/00_run.ipynb #5d1e0f11
+def published_manifest(made_by: str) -> Path:
+    "Where the manifest of a published figure lies"
+    return root() / 'figures' / 'manifests' / f'{made_by}.json'
+
+def old_drawing(csv: Path) -> bool:
+    "Whether a published figure was drawn by other code than today's"
+    made_by = maker(csv)
+    drawn = json.loads(published_manifest(made_by).read_text(encoding='utf-8')).get('drawings', {})
+    now = drawings_of(made_by.partition('-')[0]).get(csv.stem)
+    return csv.stem in drawn and (now is None or drawn[csv.stem] != now[2])
+
+def drawn_with(
+    node,            # An argument of the function that draws, as code
+    drawing: Drawing,
+    table,           # What the CSV holds
+    params: dict,    # Of the stage
+):
+    "The value of an argument. Raises `UserError` if it is neither the table, nor written out, nor a parameter"
+    if ast.unparse(node) == drawing.table: return table
+    if isinstance(node, ast.Name) and node.id in params: return params[node.id]
+    try: return ast.literal_eval(node)
+    except ValueError: raise UserError(f'{drawing.name}: {ast.unparse(node)!r} stands in no file, so only its stage can draw it') from None
+
+# %% ../nbs/00_run.ipynb #5d1e0f12
+def redraw(csv: Path, folder: Path):   # folder: for the PNG
+    "Draw a published figure from its CSV. Raises `UserError` if it is drawn from more than that"
+    made_by = maker(csv)
+    m, drawings = json.loads(published_manifest(made_by).read_text(encoding='utf-8')), drawings_of(made_by.partition('-')[0])
+    if csv.stem not in drawings: raise UserError(f'{csv.stem}: {made_by.partition("-")[0]} draws no such figure any more')
+    module, drawing, _ = drawings[csv.stem]
+    call = ast.parse(drawing.figure).body[0].value
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)): raise UserError(f'{csv.stem}: {drawing.figure} is no call of a function of a table')
+    table = pd.read_csv(csv, keep_default_na=False, na_values=['']).drop(columns=['run', 'made_by', 'commit'])
+    values = [drawn_with(a, drawing, table, m['params']) for a in call.args]
+    named = {k.arg: drawn_with(k.value, drawing, table, m['params']) for k in call.keywords}
+    fig = getattr(importlib.import_module(module), call.func.id)(*values, **named)
+    write_fig(fig, folder, csv.stem, f'run {m["run"]}, {made_by}, commit {m["commit"]}', ('png',))
+
+def redraw_published() -> list:   # What could not be drawn, and why
+    "Draw anew every published figure that its CSV suffices for, and note by which code"
+    faults = []
+    for csv in sorted((root() / 'figures').glob('*.csv')):
+        path = published_manifest(maker(csv))
+        try: redraw(csv, csv.parent)
+        except UserError as e: faults.append(str(e)); continue
+        m = json.loads(path.read_text(encoding='utf-8'))
+        m.setdefault('drawings', {})[csv.stem] = drawings_of(m['stage'])[csv.stem][2]
+        with atomic(path) as f: f.write(json.dumps(m, indent=1) + '\n')
+    return faults
+
 # %% ../nbs/00_run.ipynb #5d1e0f01
 def made_today(
     made_by: str,   # `<stage>-<key>`
@@ -1532,8 +1605,8 @@ def stale() -> pd.DataFrame:   # columns output, made_by, commit, why
     for csv in sorted((root() / 'figures').glob('*.csv')):
         made_by = maker(csv)
         now, m = made_today(made_by, today), manifest_of(made_by)
-        if digest(now) == m['key']: continue
-        rows.append(dict(output=csv.stem, made_by=made_by, commit=m['commit'], why=differences(m['made_of'], now)))
+        reason = differences(m['made_of'], now) if digest(now) != m['key'] else 'it was drawn by older code' if old_drawing(csv) else ''
+        if reason: rows.append(dict(output=csv.stem, made_by=made_by, commit=m['commit'], why=reason))
     return pd.DataFrame(rows, columns=['output', 'made_by', 'commit', 'why'])
 
 # %% ../nbs/00_run.ipynb #5d1e0f02
@@ -1612,6 +1685,7 @@ def publish_args(argv: list) -> argparse.Namespace:
     p = Parser('citrus_publish', 'Copy figures, cell outputs and results of a finished run into the repository.')
     p.add_argument('run', nargs='?', help="name of the run (default: 'default')")
     p.add_argument('--stale', action='store_true', help='copy nothing: write which published figures are of older code, and say why')
+    p.add_argument('--redraw', action='store_true', help='copy nothing: draw the published figures from their CSV files')
     return p.parse_args(argv)
 
 def publish_main():
@@ -1619,7 +1693,9 @@ def publish_main():
     try:
         args = publish_args(sys.argv[1:])
         need_clone()
-        if args.stale and args.run: raise UserError('--stale takes no run: it is about what is published already')
+        if (args.stale or args.redraw) and args.run: raise UserError('--stale and --redraw take no run: they are about what is published already')
+        if args.redraw: print(*redraw_published(), sep='\n')
+        if args.redraw and not args.stale: return
         if args.stale: return print('\n'.join(f'{r.output} ({r.made_by}): {r.why}' for r in publish_stale().itertuples()) or 'nothing is stale')
         for name, n in publish(args.run or 'default').items(): print(f'{name}: {n} cells with output')
     except UserError as e: sys.exit(f'citrus_publish: {e}')

@@ -1,13 +1,16 @@
 "What is published says where it comes from: every number stands in a file of figures/, and what is of older code says so."
+import ast
 import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from citrus.run import UserError, cells, number, root, stale, stale_list, stale_sentence, with_numbers
+from citrus import run
+from citrus.run import STAGES, UserError, cells, drawings_of, drawn_with, notebook_path, number, parameters, redraw, root, stale, stale_list, stale_sentence, with_numbers
 
 FIGURES = root() / 'figures'
 INDEX = cells(root() / 'nbs' / 'index.ipynb')
@@ -65,3 +68,40 @@ def test_a_reference_that_means_nothing_is_named(folder, reference, words):
 def test_the_command_says_what_it_takes():
     done = subprocess.run([sys.executable, '-c', 'import sys; from citrus.run import publish_main; sys.argv = ["citrus_publish", "default", "--stale"]; publish_main()'], capture_output=True, text=True)
     assert done.returncode == 1 and '--stale takes no run' in done.stderr and 'Traceback' not in done.stderr
+
+
+# --- figures are drawn from their CSV --------------------------------------------------------------------------------
+
+ONLY_BY_THE_STAGE = {'clean_signals', 'curriculum', 'mix_losses', 'preferences', 'rules_arms', 'rules_speed', 'rules_weights', 'taught', 'textbook_funnel', 'throughput', 'trace_lengths'}   # may only shrink
+
+
+def test_a_figure_is_drawn_from_its_csv():
+    "Its arguments are the table, written out, or parameters of the stage"
+    more = set()
+    for name in STAGES:
+        params = dict.fromkeys(parameters(notebook_path(name)))
+        for figure, (_, drawing, _) in drawings_of(name).items():
+            call = ast.parse(drawing.figure).body[0].value
+            try: [drawn_with(a, drawing, None, params) for a in [*call.args, *(k.value for k in call.keywords)]]
+            except UserError: more.add(figure)
+    assert more <= ONLY_BY_THE_STAGE, f'save what it is drawn from: {more - ONLY_BY_THE_STAGE}'
+
+
+def test_a_published_figure_is_drawn_anew(tmp_path):
+    redraw(FIGURES / 'stages.csv', tmp_path)
+    assert b'ablate-' in (tmp_path / 'stages.png').read_bytes()
+    with pytest.raises(UserError, match="stands in no file, so only its stage can draw it"): redraw(FIGURES / 'mix_losses.csv', tmp_path)
+    assert not (tmp_path / 'mix_losses.png').exists()
+
+
+def test_a_changed_plot_makes_its_figure_stale_and_nothing_else(monkeypatch):
+    before = {name: drawings_of(name) for name in ('mix', 'ablate')}
+    own = run.notebook_module
+    def changed(path):
+        module = own(path)
+        for i, d in enumerate(module.definitions):
+            if d.label == 'plot_validation': module.definitions[i] = replace(d, code=d.code + '\n# wider')
+        return module
+    monkeypatch.setattr(run, 'notebook_module', changed)
+    after = {name: drawings_of(name) for name in before}
+    assert {f for n in before for f in before[n] if before[n][f][2] != after[n][f][2]} == {'mix_validation'}
