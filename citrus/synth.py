@@ -11,11 +11,12 @@ __all__ = ['PARTS', 'REASON', 'REFLECT', 'STOP', 'WRITE', 'REWRITE', 'VERIFY', '
            'chart', 'told', 'name_candidates', 'reason_skill', 'known_facts', 'wrong', 'advise', 'reflect_skill',
            'stop_skill', 'by_findings', 'explains', 'by_candidates', 'by_rival', 'monologue', 'write_skill',
            'verify_skill', 'knowledge_base', 'special', 'Corpus', 'library', 'corpus_texts', 'look_up_table',
-           'propose_step', 'reflect', 'vote', 'think', 'lost', 'leaked', 'concludes', 'monologue_fault', 'retell',
-           'verify', 'synthesise', 'stage3_rows', 'general_rows', 'design_rows', 'sort_out', 'funnel', 'misjudged',
-           'paired', 'shares', 'judged', 'audit', 'contrasts', 'shuffled_expert', 'reflect_ways', 'plot_reflection',
-           'direct', 'chains', 'loop', 'direct_skill', 'most_frequent', 'training_free', 'plot_training_free',
-           'plot_lengths', 'reply_tokens', 'cast_of', 'panel_of', 'barred', 'entered']
+           'propose_step', 'reflect', 'vote', 'think', 'names_in_play', 'lost', 'leaked', 'concludes',
+           'monologue_fault', 'retell', 'verify', 'synthesise', 'stage3_rows', 'general_rows', 'design_rows',
+           'sort_out', 'funnel', 'misjudged', 'paired', 'shares', 'judged', 'audit', 'contrasts', 'shuffled_expert',
+           'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop', 'direct_skill', 'most_frequent',
+           'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens', 'cast_of', 'panel_of', 'barred',
+           'entered']
 
 # %% ../nbs/30_synth.ipynb #66d7ceeb
 import difflib, functools, itertools, random, re
@@ -510,7 +511,7 @@ async def think(door, q: dict, cast: Cast) -> Thread:
 SECOND_VOICE = re.compile(r'\b(experts?|feedback|reviewers?|reference diagnosis|(?:given|correct|reference|right) answer|as (?:told|advised|suggested)|accepted steps?|you(?:r)?)\b', re.I)
 FILLER = set(words('fits none them with that this explains known candidates conclusion finding findings which most both neither'))
 
-def considered(t: Thread) -> list:
+def names_in_play(t: Thread) -> list:
     "The names that were options or candidates"
     return [*(o['text'] for o in t.question['options']), *considered(t.kept)]
 
@@ -541,7 +542,7 @@ def monologue_fault(text: str, t: Thread, length: tuple) -> str:   # '' if nothi
     if problem: return f'form: {problem}'
     if SECOND_VOICE.search(think): return 'a second voice'
     if any(lost(s, think) for s in t.kept if not s.startswith(('Known: ', 'Candidates: '))): return 'lost evidence'
-    if not concludes(think, answer, considered(t)): return 'the conclusion is not last'
+    if not concludes(think, answer, names_in_play(t)): return 'the conclusion is not last'
     return '' if length[0] <= len(think.split()) <= length[1] else 'length'
 
 async def retell(door, t: Thread, cast: Cast) -> tuple:   # (the reply, what is wrong with it or '')
@@ -557,7 +558,7 @@ async def retell(door, t: Thread, cast: Cast) -> tuple:   # (the reply, what is 
 # %% ../nbs/30_synth.ipynb #55c37eab
 async def verify(door, t: Thread, answer: str, cast: Cast) -> dict:   # {by, right, said}
     "Whether the answer of a thread is right, and who says so"
-    right = is_right(answer, t.question, considered(t))
+    right = is_right(answer, t.question, names_in_play(t))
     if right is not None: return dict(by='rule', right=right, said='')
     messages = role_prompt(VERIFY, t.question['open_stem'], given_answer=answer, reference_diagnosis=t.question['answer_text'])
     reply = await t.ask(door, messages, cast.writer, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=64), 'verify')
