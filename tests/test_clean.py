@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from citrus.assets import Arm
-from citrus.clean import ReadPart, arms_of, bands_of, build_index, clusters, executor_of, learn_domains, parts, read_batch, read_corpus, readings_of, records, remove_benchmarks, remove_copies, word_hashes
+from citrus.clean import ReadPart, arms_of, bands_of, build_index, clusters, executor_of, language, learn_domains, parts, read_batch, read_corpus, readings_of, records, remove_benchmarks, remove_copies, word_hashes
 from citrus.run import UserError, cells, notebook_path, parameters
 
 P = {name: p.default for name, p in parameters(notebook_path('clean')).items()} | dict(task=10, documents=0)
@@ -160,6 +160,41 @@ def test_a_line_of_200_mb_is_counted_and_not_kept():
 def test_hostile_documents_are_counted(text):
     [row], signed, _ = read_batch('a', [document('x', text)], INDEX, None, P)
     assert row['reason'] and not len(signed)
+
+
+def test_language_is_that_of_most_of_a_text():
+    french = 'Le malade a de la fièvre depuis trois jours et une douleur à la poitrine qui ne passe pas avec le repos. '
+    english = 'The fever that he had was gone within a week, and these were the only findings that have to be told. '
+    chinese = '患者三天前开始发热，伴有咳嗽和头痛。医生给予休息和补液治疗，体温在一周内恢复正常。复查血常规未见异常，建议继续观察。'
+    german = 'Der Kranke hat seit drei Tagen Fieber und einen Schmerz in der Brust, der auch in Ruhe nicht vergeht. '
+    texts = dict(fr=2 * french + english + french, zh=chinese + english, en=4 * english + french, de=2 * english + 20 * german)
+    out = read_batch('a', [document(name, text) for name, text in texts.items()], INDEX, None, P)[0]
+    assert [r['doc']['lang'] for r in out] == list(texts)
+    assert [r['reason'] == 'language' for r in out] == [True, False, False, True]
+    assert [language(t, ['fr', 'de'])[1] > .5 for t in texts.values()] == [True, False, False, True]
+    for text in ('', '...', '。' * 500, 'x' * 500_000, '\n' * 99): language(text, ['en'])
+
+
+def test_what_is_no_address_makes_no_duplicates(tmp_path):
+    urls = ['N/A', 'unknown', 'https://www.goats.org/', 'http://goats.org/index.php', 'http://goats.org/#top', 'http://goats.org/null', 'none', 'goats', 'http://localhost/', 'urn:x', '\ud800']
+    docs = [d | dict(id=f'{k}-{d["id"]}', url=url) for k, url in enumerate(urls) for d in prose(2, 10 + k)]
+    docs += [d | dict(id=f'route-{i}', url=f'http://goats.org/forum/#!topic/{i}') for i, d in enumerate(prose(5, 40))]
+    docs += [d | dict(id=f'book-{i}', url='http://goats.org/book') for i, d in enumerate(prose(5, 50))]   # a book in pieces
+    docs += [d | dict(id=f'page-{i}', url=f'http://goats.org/page?id={i // 2}') for i, d in enumerate(prose(4, 60))]   # two pages, each in two states
+    docs += [d | dict(id='half \udfff') for d in prose(1, 70)]
+    read_corpus(tmp_path, arms := dict(a=Arm(lambda: iter(docs), 'general', 'ours')), INDEX, None, p := P | dict(exempt=dict(a=['prose', 'language'])))
+    readings = readings_of(tmp_path, arms)
+    remove_copies(tmp_path, readings, arms, p)
+    assert len(readings) == len(docs) and {r.id.partition('-')[0] for r in readings if r.reason} == {'page'}
+    assert [r.reason for r in readings if r.reason] == ['same id or address'] * 2 and 'half \ufffd' in {r.id for r in readings}
+
+
+def test_one_id_in_two_sources_is_one_document(tmp_path):
+    arms = {a: Arm(functools.partial(lambda a: iter([d | dict(source=a) for d in prose(3, ord(a))]), a), 'general', 'ours') for a in 'ab'}
+    read_corpus(tmp_path, arms, INDEX, None, p := P | dict(exempt={a: ['prose', 'language'] for a in arms}))
+    readings = readings_of(tmp_path, arms)
+    remove_copies(tmp_path, readings, arms, p)
+    assert sorted(r.id for r in readings if not r.reason) == ['d0', 'd1', 'd2'] and {r.arm for r in readings if r.reason} == {'b'}
 
 
 def test_chinese_is_kept_and_french_is_not():
