@@ -6,7 +6,7 @@
 __all__ = ['encode', 'streams', 'pack', 'schedule', 'devices', 'divide', 'load_student', 'sequence_losses', 'one_step', 'beside',
            'last_checkpoint', 'keep_checkpoint', 'forget', 'note', 'due', 'resumable', 'Progress', 'random_state',
            'save_checkpoint', 'load_checkpoint', 'draw', 'check_finite', 'advance', 'fit', 'train', 'finish_training',
-           'validation_loss', 'compare', 'trajectory', 'plot_mix', 'plot_validation']
+           'evenly', 'arm_losses', 'validation_loss', 'compare', 'trajectory', 'plot_mix', 'plot_validation']
 
 # %% ../nbs/20_mix.ipynb #9720dcbe
 import json, math, shutil, time
@@ -23,6 +23,7 @@ from .bandit import Bandit, Stream, draw_arms
 from .chat import compute_dtype
 from .run import UserError, atomic, launch, read_jsonl, save_fig, stage
 from .size import forecast, must_recompute
+from .stats import t_quantile
 
 # %% ../nbs/20_mix.ipynb #2b2379eb
 def encode(
@@ -288,22 +289,32 @@ def finish_training(model, tokenizer, out: str, history: list):
     forget(out)
 
 # %% ../nbs/20_mix.ipynb #cad17d95
+def evenly(x: np.ndarray, n: int) -> np.ndarray:   # x: (rows, ...)
+    "At most n rows, evenly spread over all"
+    return x[np.unique(np.linspace(0, len(x) - 1, min(n, len(x))).round().astype(int))]
+
+def arm_losses(model, sequences: np.ndarray) -> np.ndarray:   # sequences: (n, length) tokens; (n,) nats a token
+    "Loss of each sequence"
+    import torch
+    rows = torch.as_tensor(sequences, dtype=torch.long, device=model.device)
+    with torch.inference_mode(): return np.array([model(input_ids=x[None], labels=x[None]).loss.item() for x in rows])
+
 def validation_loss(
     folder,          # Model folder
     documents: list, # `document` records of all arms
     length: int,     # Tokens in a sequence
     n: int,          # Sequences of each arm
 ) -> list:           # rows of arm, loss (nats a token), its standard error, sequences
-    "Mean loss of a model on held-out text of each arm"
+    "Mean loss of a model on held-out text of each arm; a single sequence has no standard error"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     tokenizer, rows = AutoTokenizer.from_pretrained(folder), []
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=compute_dtype()).eval()
     model.to('cuda' if torch.cuda.is_available() else 'cpu')
     for arm in sorted({d['source'] for d in documents}):
-        x = torch.as_tensor(pack([d['text'] for d in documents if d['source'] == arm], tokenizer, length)[:n], dtype=torch.long)
-        with torch.inference_mode(): losses = [model(input_ids=i[None].to(model.device), labels=i[None].to(model.device)).loss.item() for i in x]
-        if losses: rows.append(dict(arm=arm, loss=np.mean(losses), se=np.std(losses) / len(losses) ** .5, n=len(losses)))
+        losses = arm_losses(model, evenly(pack([d['text'] for d in documents if d['source'] == arm], tokenizer, length), n))
+        error = losses.std(ddof=1) / len(losses) ** 0.5 if len(losses) > 1 else math.nan
+        if len(losses): rows.append(dict(arm=arm, loss=losses.mean(), se=error, n=len(losses)))
     return rows
 
 # %% ../nbs/20_mix.ipynb #b0168074
@@ -332,13 +343,14 @@ def plot_mix(weights: pd.DataFrame, losses: pd.DataFrame):
 
 # %% ../nbs/20_mix.ipynb #68fa7a3c
 def plot_validation(table: pd.DataFrame):
-    "Validation loss by arm and model, with 95 % intervals over sequences"
+    "Validation loss by arm and model, with 95 % intervals over sequences (Student)"
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(7, 3))
     arms = sorted(table.arm.unique())
     for i, (name, g) in enumerate(table.groupby('model', sort=False)):
         g = g.set_index('arm').loc[arms]
-        ax.errorbar(np.arange(len(arms)) + (i - 1) * .2, g.loss, yerr=1.96 * g.se, fmt='o', ms=4, capsize=2, label=name)
+        half = g.se * [t_quantile(max(1, n - 1)) for n in g.n]
+        ax.errorbar(np.arange(len(arms)) + (i - 1) * .2, g.loss, yerr=half, fmt='o', ms=4, capsize=2, label=name)
     ax.set_xticks(range(len(arms)), arms, rotation=25, ha='right', fontsize=8)
     ax.set(ylabel='validation loss (nats a token)', title=f'held-out text, {table.n.max()} sequences an arm')
     ax.legend()

@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .bandit import RULES, Bandit, Stream
-from .mix import Progress, advance, divide, sequence_losses
+from .bandit import Bandit, Stream
+from .mix import Progress, advance, divide, evenly, sequence_losses
 from .run import UserError, atomic, read_jsonl, save_fig, stage, write_jsonl
 from .stats import holm, t_outside, t_quantile
 
@@ -76,7 +76,7 @@ def spread(documents: list, length: int, n: int) -> tuple:   # (sequences, lengt
     "At most n sequences, evenly spread over some documents"
     text, ends = np.concatenate(documents), np.cumsum([len(d) for d in documents])
     whole = len(text) // length
-    picked = np.unique(np.linspace(0, whole - 1, min(n, whole)).round().astype(int))
+    picked = evenly(np.arange(whole), n)
     first = np.searchsorted(ends, picked * length, side='right')
     last = np.searchsorted(ends, (picked + 1) * length - 1, side='right')
     touched = {d for a, b in zip(first, last) for d in range(a, b + 1)}

@@ -134,3 +134,16 @@ def test_the_study_runs_when_it_is_named(micro, store):
     searched = 1 + 1 + 1 + 2 * arms + 3   # mixtures of `trap`, `crowded` and `real`, one seed each
     assert metrics['trainings'] == 2 * (4 * 4 + 3) + searched == len(list((folder / 'trainings').iterdir()))
     assert {p.suffix for p in (folder / 'figures').iterdir()} == {'.png', '.pdf', '.csv'}
+
+
+# --- validation -----------------------------------------------------------------------------------------------------------
+
+def test_validation_reads_from_all_of_the_held_out_text(tmp_path):
+    "A model that has learned one document by heart is not judged by that one alone"
+    from citrus.mix import evenly, plot_validation
+    x = np.repeat(np.arange(50), 4)   # four sequences of each of 50 documents
+    assert len(np.unique(evenly(x, 4))) == 4 and len(np.unique(evenly(x, 50))) == 50
+    assert evenly(x, 1000).tolist() == x.tolist()
+    table = pd.DataFrame([dict(arm='a', model='m', loss=2.0, se=0.1, n=4)])
+    line = plot_validation(table).axes[0].containers[0][2][0].get_segments()[0]
+    assert line[1, 1] - 2.0 == pytest.approx(0.1 * 3.182, abs=1e-3)   # Student with 3 degrees of freedom, and not 1.96
