@@ -31,5 +31,6 @@ def citrus_run(store, *args, ok=True, **env):
 
 @pytest.fixture(scope='session')
 def micro(store):
-    "The whole chain, run once on the micro model"
-    return citrus_run(store, '--recipe', str(MICRO))
+    "The whole chain, run once on the micro model; `store/trace.txt` notes which functions run"
+    path = os.pathsep.join([str(MICRO.with_name('tracing')), *filter(None, [os.environ.get('PYTHONPATH')])])
+    return citrus_run(store, '--recipe', str(MICRO), PYTHONPATH=path, CITRUS_TRACE=str(store / 'trace.txt'))

@@ -225,7 +225,7 @@ def test_an_edited_notebook_reruns_with_what_follows(micro, store, copy):
     edit(copy, 'synth', add)
     dry = citrus_run(store, '--recipe', str(MICRO), '--dry', PYTHONPATH=str(copy))
     why = {l.split()[0]: l for l in dry.split('\n') if l.split() and l.split()[0] in STAGES}
-    assert 'its notebook changed' in why['synth'] and 'input synth changed' in why['sft'] and 'input evaluate changed' in why['ablate']
+    assert 'its stage cells changed' in why['synth'] and 'input synth changed' in why['sft'] and 'input evaluate changed' in why['ablate']
     assert all(' unchanged ' in why[s] for s in ('assets', 'cases', 'clean', 'mix'))
 
 

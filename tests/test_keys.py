@@ -1,4 +1,5 @@
 "A stage is made of what its stage cells can run, and of nothing else."
+import ast
 import json
 import os
 import shutil
@@ -7,7 +8,9 @@ import sys
 
 import pytest
 
-from citrus.run import STAGES, ingredients, root, settings
+from traced import uncovered
+
+from citrus.run import STAGES, cells, chosen, ingredients, library_notebooks, library_of, root, settings
 
 VALUES = settings({})
 
@@ -115,3 +118,40 @@ def test_a_lesson_that_takes_a_name_of_the_stage_is_an_ingredient(before, copy):
     "The kernel would use what the lesson binds"
     add_cell(copy, '20_mix', 'compare = print', at=12)
     assert changed(before, copy) == {'mix'}
+
+
+def test_what_runs_is_an_ingredient(micro, store):
+    "Which functions really run while the stages of the micro chain run"
+    lines = (store / 'trace.txt').read_text().splitlines()
+    assert {line.split()[0] for line in lines} >= set(chosen()) and len(lines) > 300
+    assert uncovered(lines) == []
+
+
+def code_everywhere():
+    "(file, node) of every node of the library and of the code cells"
+    for path in sorted((root() / 'citrus').glob('*.py')):
+        for node in ast.walk(ast.parse(path.read_text())): yield path.name, node
+    for path in library_notebooks():
+        for cell in cells(path):
+            if cell['cell_type'] != 'code': continue
+            for node in ast.walk(ast.parse(cell['source'])): yield path.name, node
+
+
+def test_what_is_launched_is_named_by_a_text():
+    "Only so can it be followed: `launch(f'{module}.train')` could not"
+    modules = library_of(root() / 'citrus')
+    for where, node in code_everywhere():
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ('launch', 'in_process')): continue
+        target = node.args[0]
+        assert isinstance(target, ast.Constant), f'{where}: {ast.unparse(node)[:80]}'
+        module, _, name = target.value.partition('.')
+        if where[:2].isdigit() or module in ('lesson',): continue   # a lesson may launch what is not there
+        assert name in modules[f'citrus.{module}'].names, f'{where}: {target.value}'
+
+
+def test_no_import_hides_what_it_brings():
+    for where, node in code_everywhere():
+        if isinstance(node, ast.ImportFrom): assert not any(a.name == '*' for a in node.names), f'{where}: {ast.unparse(node)}'
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(('import_module', '__import__')):
+            name = ast.unparse(node.args[0])
+            assert 'citrus' not in name or where in ('run.py', '00_run.ipynb'), f'{where}: {name}'

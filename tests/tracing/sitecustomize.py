@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 
-BOOKS = {'stage', 'finish', 'save_fig', 'notebook_path', 'unrepeatable', 'code_behind'}   # see `run.BOOKKEEPING`
+BOOKS = {'stage', 'finish', 'save_fig', 'notebook_path', 'unrepeatable', 'code_behind', 'show_life'}   # see `run.BOOKKEEPING`
 seen, stage_name = set(), 'launched' if sys.argv[0].endswith('citrus_train') else ''
 
 
