@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPERATORS', 'ASK', 'ANSWER', 'JUDGE', 'TASKS', 'POINTING', 'FORMS', 'names_any', 'choose', 'task', 'unsupported',
-           'pair_similarity', 'question_fault', 'Crew', 'read_question', 'read_answer', 'judged', 'ask_one', 'order',
+           'pair_similarity', 'question_fault', 'Crew', 'read_question', 'read_answer', 'refused', 'ask_one', 'order',
            'expand', 'prompt_parts', 'Entry', 'entry', 'first_sentence', 'fill', 'reply_to', 'ask_skill',
            'answer_skill', 'judge_skill', 'repeats', 'gate', 'row', 'funnel', 'expansion', 'verdicts', 'control',
            'trials', 'survival', 'plot_funnel']
@@ -19,7 +19,7 @@ import pandas as pd
 
 # %% ../nbs/12_textbook.ipynb #c386357e
 from .cases import SKILLS, Knowledge, listing, lower, role_model, slip, words
-from .chat import REFUSAL, Model, Sampling, between, converse, local_model
+from .chat import ASIDE, REFUSAL, Model, Sampling, between, converse, local_model
 from .clean import build_index, clusters, held_out_sets, overlaps, split_bands
 from .entities import Recogniser, mentions, recogniser, tags
 from .judge import canonical, names
@@ -116,11 +116,12 @@ def read_answer(text: str) -> str:
     return ' '.join((between(text, 'answer') or re.sub(r'</?answer>', '', text.strip().split('\n\n')[0])).split())
 
 # %% ../nbs/12_textbook.ipynb #730eb314
-async def judged(door, passage: str, question: str, answer: str, crew: Crew) -> bool:
-    "What the judge says of an answer"
+async def refused(door, passage: str, question: str, answer: str, crew: Crew) -> str:   # '' if it does not
+    "Why the judge refuses an answer"
     messages = task(JUDGE, passage=passage, question=question, answer=answer)
     reply, = await door.ask(messages, crew.judge, Sampling(max_tokens=16, seed=crew.p['seed']), 'judge')
-    return between(reply.text, 'supported') == '1'
+    if reply.finish.startswith(ASIDE): return reply.finish
+    return '' if between(reply.text, 'supported') == '1' else 'the judge refuses'
 
 async def ask_one(door, passage: str, parent: str, operator: str, before: list, crew: Crew) -> dict:   # {operator, parent, question, answer, fault}
     "One question with its answer, and what is wrong with it"
@@ -128,11 +129,13 @@ async def ask_one(door, passage: str, parent: str, operator: str, before: list, 
     reply, = await door.ask(task(ASK, passage=passage, question=parent, change=OPERATORS[operator][1] if operator else ''), crew.writer, how, 'ask')
     question = read_question(reply.text)
     made = dict(operator=operator or 'first', parent=parent, question=question, answer='')
+    if reply.finish.startswith(ASIDE): return made | dict(fault=reply.finish)
     if not question: return made | dict(fault='no question')
     reply, = await door.ask(task(ANSWER, passage=passage, question=question), crew.answerer or crew.writer, how, 'answer')
+    if reply.finish.startswith(ASIDE): return made | dict(fault=reply.finish)
     answer = made['answer'] = read_answer(reply.text)
     fault = question_fault(passage, question, answer, before, crew.p) or unsupported(passage, question, answer, crew.reader, crew.p)
-    return made | dict(fault=fault or ('' if await judged(door, passage, question, answer, crew) else 'the judge refuses'))
+    return made | dict(fault=fault or await refused(door, passage, question, answer, crew))
 
 # %% ../nbs/12_textbook.ipynb #8b3114d0
 def order(rounds: int, rng: random.Random) -> list:   # names of operators
@@ -261,7 +264,7 @@ async def verdicts(door, pair: tuple, crew: Crew) -> tuple:   # (the rule accept
     "What rule and judge each say of a passage, a question and an answer"
     passage, question, answer = pair
     rule = question_fault(passage, question, answer, [], crew.p) or unsupported(passage, question, answer, crew.reader, crew.p)
-    return not rule, await judged(door, passage, question, answer, crew)
+    return not rule, not await refused(door, passage, question, answer, crew)
 
 def control(made: list, docs: list, crew: Crew) -> pd.DataFrame:
     "How often kept pairs are accepted with their own passage, with another one, and with the answer of another pair; 95 % Wilson intervals"

@@ -11,6 +11,7 @@ import time
 
 SHARES = dict(rate429='busy: 429 with Retry-After', rate500='broken: 500', hang='never answers', garbage='answers with something that is not JSON',
               disconnect='closes the connection in the middle of the answer')
+STRICT = 'model messages temperature top_p max_completion_tokens'.split()   # fields that `--strict` knows
 
 
 def echo(body): return body['messages'][-1]['content']
@@ -29,7 +30,8 @@ def expert(path):
 
 
 class Endpoint:
-    def __init__(self, latency=0.0, spread=0.0, retry_after=0.1, seed=0, answer=echo, **shares):
+    def __init__(self, latency=0.0, spread=0.0, retry_after=0.1, seed=0, answer=echo, strict=0, uncounted=0, **shares):
+        self.strict, self.uncounted = strict, uncounted
         self.latency, self.spread, self.retry_after, self.answer, self.shares = latency, spread, retry_after, answer, shares
         self.random, self.answered, self.busy, self.area, self.moved = random.Random(seed), set(), 0, 0.0, time.monotonic()
         self.stats = dict(requests=0, answered=0, repeated=0, most=0, at_once=0.0) | dict.fromkeys(SHARES, 0)
@@ -57,8 +59,11 @@ class Endpoint:
         await asyncio.sleep(self.latency * self.random.uniform(1 - self.spread, 1 + self.spread))
         if what == 'garbage': return 200, '', b'<html>Welcome</html>'
         body = json.loads(raw)
+        if 'forbidden' in body['messages'][-1]['content']: return 400, '', b'{"error": {"code": "content_filter", "message": "not this"}}'
+        if self.strict and (unknown := [k for k in body if k not in STRICT]): return 400, '', json.dumps(dict(error=dict(message=f'unknown field {unknown[0]}'))).encode()
         text, name = self.answer(body), hashlib.sha256(raw).hexdigest()
         said = dict(choices=[dict(message=dict(role='assistant', content=text), finish_reason='stop')], usage=dict(completion_tokens=len(text.split()), prompt_tokens=len(raw) // 4))
+        if self.uncounted: del said['usage']
         if what == 'disconnect': return 200, '', None
         self.stats['answered'] += 1
         self.stats['repeated'] += name in self.answered
@@ -72,6 +77,7 @@ class Endpoint:
                 while (h := await reader.readline()) not in (b'\r\n', b''): headers[h.split(b':')[0].lower()] = h.split(b':', 1)[1].strip()
                 raw = await reader.readexactly(int(headers.get(b'content-length', 0)))
                 if line.split()[1] == b'/stats': status, extra, body = 200, '', json.dumps(self.stats).encode()
+                elif line.split()[1].startswith(b'/moved'): status, extra, body = 301, f'Location: {line.split()[1].decode().replace("/moved", "/v1")}\r\n', b'gone'
                 else:
                     self.move(1)
                     try: status, extra, body = await self.complete(raw)
@@ -93,8 +99,10 @@ if __name__ == '__main__':
     p.add_argument('--port', type=int, default=0)
     p.add_argument('--latency', type=float, default=0.0, help='seconds before an answer')
     p.add_argument('--spread', type=float, default=0.0, help='share by which the latency varies')
-    p.add_argument('--retry-after', type=float, default=0.1, help='seconds that a 429 asks for')
+    p.add_argument('--retry-after', default='0.1', help='seconds that a 429 asks for')
     p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--strict', type=int, default=0, help='1: refuses fields that it does not know, `max_tokens` and `seed` among them')
+    p.add_argument('--uncounted', type=int, default=0, help='1: does not count tokens')
     p.add_argument('--knowledge', default='', help='knowledge.json of the stage `cases`: the expert answers instead of an echo')
     for name, doc in SHARES.items(): p.add_argument(f'--{name}', type=float, default=0.0, help=f'share of requests: {doc}')
     args = vars(p.parse_args())

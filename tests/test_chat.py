@@ -102,15 +102,61 @@ def test_retry_after_is_kept(endpoint):
     assert time.time() - began >= 0.8 and stats(url)['rate429'] == 3
 
 
+def test_a_refused_prompt_is_set_aside(endpoint, capsys):
+    "One of six; it is asked again the next time, and the others are not"
+    url = endpoint()
+    model, prompts = Model('m', 'openai', url, 'm'), [user(w) for w in ('a', 'b', 'forbidden', 'c', 'd', 'e')]
+    for _ in range(2):
+        replies = [r for r, in chat(prompts, model, Sampling())]
+        assert [r.text for r in replies] == ['a', 'b', '', 'c', 'd', 'e'] and replies[2].finish == 'set aside: 400 content_filter, not this'
+        assert 'm: 1 of 6 prompts set aside: 400 content_filter' in capsys.readouterr().out
+    assert stats(url)['requests'] == 7 and len(rows(model)) == 5
+    assert [r.text for r, in chat(prompts, Model('m', 'openai', url, 'm', dict(aside=0.17)), Sampling())][3:] == ['c', 'd', 'e']
+    with pytest.raises(UserError, match='refuses 1 of 6 prompts, more than the share of 0.1 .* content_filter'): chat(prompts, Model('m', 'openai', url, 'm', dict(aside=0.1)), Sampling())
+    with pytest.raises(UserError, match='content_filter'): chat([user('forbidden')], model, Sampling())
+
+
+def test_a_server_that_does_not_count_tokens(endpoint):
+    "They are counted here, so that a budget ends; never more than a reply may have"
+    model, budget = Model('m', 'openai', endpoint(uncounted=1), 'm'), Budget(tokens=100)
+    with pytest.raises(UserError, match='budget of 100 tokens is spent'): chat([user(f'prompt number {i}') for i in range(60)], model, Sampling(max_tokens=8), budget=budget)
+    spent, = budget.table()
+    assert 80 <= spent['tokens'] <= 100 and spent['calls'] < 20 and spent['prompt_tokens'] >= 5 * spent['calls']
+    assert [r.tokens for r, in chat([user('word ' * 99)], model, Sampling(max_tokens=8))] == [8]
+
+
+def test_fields_of_a_request_are_renamed_or_dropped(endpoint):
+    from citrus.cases import role_model
+    url = endpoint(strict=1)
+    with pytest.raises(UserError, match='unknown field max_tokens'): chat([user(f'{i}') for i in range(6)], Model('m', 'openai', url, 'm'), Sampling())
+    for model in (Model('m', 'openai', url, 'm', flags=dict(fields=dict(max_tokens='max_completion_tokens', seed=''))), role_model(f'openai:{url}#m?max_tokens=max_completion_tokens&seed=', None)):
+        assert [r.text for r, in chat([user('a'), user('b')], model, Sampling())] == ['a', 'b'] and model.name == 'm'
+    with pytest.raises(UserError, match="did you mean 'max_tokens'"): role_model(f'openai:{url}#m?max_token=x', None)
+
+
+def test_a_server_that_has_moved_gets_the_prompt(endpoint):
+    moved = Model('m', 'openai', endpoint().replace('/v1', '/moved'), 'm')
+    assert [r.text for r, in chat([user('a')], moved, Sampling())] == ['a']
+
+
+@pytest.mark.parametrize('asked', ['86400', 'inf', '1e300', 'nan'])
+def test_nobody_waits_a_day(endpoint, monkeypatch, asked):
+    monkeypatch.setattr('citrus.chat.LONGEST_WAIT', 0.2)
+    began = time.time()
+    with pytest.raises(UserError, match='429'): chat([user('x')], Model('busy', 'openai', endpoint(rate429=1.0, retry_after=asked), 'm', dict(tries=2, pause=0.01)), Sampling())
+    assert time.time() - began < 10
+
+
 def test_what_a_thinking_server_sends_is_read(endpoint):
     from citrus.chat import read_answer
     made = lambda finish='stop', usage=None, **message: read_answer(dict(choices=[dict(message=message, finish_reason=finish)], usage=usage), 0.1)
     assert parse_reply(made(reasoning_content='Hm.', content='<answer>Goat</answer>').text) == ('Hm.', 'Goat', '')
-    assert parse_reply(made(reasoning='Hm.', content='<think>Hm.</think><answer>Goat</answer>').text).problem == 'doubled'
+    for twice in ('<think>Hm.</think><answer>Goat</answer>', 'Hm.</think><answer>Goat</answer>', 'Hm.\n<answer>Goat</answer>'):
+        assert parse_reply(made(reasoning='Hm.', content=twice).text) == ('Hm.', 'Goat', '')
     assert parse_reply(made('length', reasoning_content='Hm', content=None).text).problem == 'no answer'
     called = made('tool_calls', content=None, tool_calls=[dict(function=dict(name='f'))])
     assert (called.finish, parse_reply(called.text).problem) == ('tool_calls', 'empty')
-    assert made(content='x', usage=dict(completion_tokens=float('nan'), prompt_tokens=7)).tokens == 0
+    assert made(content='x', usage=dict(completion_tokens=float('nan'), prompt_tokens=7)).tokens == 1   # counted here
     made(content='\ud800').text.encode()
     for bad in ({}, dict(choices=[]), dict(choices=[dict(message=dict(content=3))]), dict(error='no'), [], None, 'text'):
         with pytest.raises((ValueError, KeyError, TypeError, IndexError, AttributeError)): read_answer(bad, 0.1)

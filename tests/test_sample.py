@@ -153,3 +153,18 @@ def test_preference_asks_nothing_that_its_student_was_trained_on(micro, store):
     read = {r['question_id'] for r in read_jsonl(folder / 'sft' / 'stage3.jsonl') if 'question_id' in r}
     asked = {r['question_id'] for r in read_jsonl(folder / 'prefer' / 'samples.jsonl')}
     assert read and len(asked) == 3 and not asked & read
+
+
+def test_a_prompt_that_the_model_refuses_is_counted_with_its_reason(coin, monkeypatch):
+    from citrus.chat import set_aside
+    model, _ = coin
+    real = BACKENDS['coin']
+    def picky(model, sampling, prompts):
+        for i, reply in real(model, sampling, prompts): yield i, set_aside('400 content_filter') if 'number 7?' in prompts[i][0][-1]['content'] else reply
+    monkeypatch.setitem(BACKENDS, 'coin', picky)
+    rows = sample_answers(QUESTIONS, model, Sampling(temperature=1.0, n=4))
+    refused = [r for r in rows if r['question_id'] == 'q7']
+    assert len(rows) == 48 and {(r['problem'], r['correct']) for r in refused} == {('set aside: 400 content_filter', False)}
+    assert outcome(QUESTIONS, rows, [], 4)['well_formed'] == 44 / 48
+    table = funnel(QUESTIONS, rows, []).set_index('answers')
+    assert table.loc['fails: set aside: 400 content_filter', ['right', 'wrong']].sum() == 4

@@ -166,6 +166,14 @@ def test_no_reasons_no_trace():
     assert trace['outcome'] == 'no end within the rounds' and not t.kept and not trace['verified']
 
 
+def test_a_prompt_that_a_model_refuses_is_the_outcome_of_its_question():
+    from citrus.chat import set_aside
+    class Refuses:
+        async def ask(self, messages, model, sampling, role=''): return [set_aside('400 content_filter')] * sampling.n
+    t, trace = run(synthesise(Refuses(), CASE, TOY_CAST))
+    assert trace['outcome'] == 'set aside: 400 content_filter' and t.calls == 1
+
+
 def test_the_writer_is_asked_again_with_the_reason_and_then_given_up():
     door = Door(lambda part, text, i: '<think>As told, it is Alder.</think><answer>Alder</answer>' if part == 'write' else None)
     _, trace = run(synthesise(door, CASE, TOY_CAST))

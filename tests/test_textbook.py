@@ -105,3 +105,10 @@ def test_pairs_with_another_passage_are_refused(folder):
     import pandas as pd
     t = pd.read_csv(folder / 'control.csv').set_index('shown_with')
     assert t.both['own passage'] == 1 and t.both['another passage'] < .1 and t.both["another pair's answer"] < .1
+
+
+def test_a_prompt_that_the_model_refuses_is_the_fault_of_the_pair():
+    from citrus.chat import set_aside
+    class Refuses(Says):
+        async def ask(self, messages, model, sampling, role): return [set_aside('400 content_filter')] * sampling.n
+    assert {m['fault'] for m in alone(expand(Refuses(''), DOC, CREW))} == {'set aside: 400 content_filter'}
