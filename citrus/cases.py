@@ -33,7 +33,7 @@ from fastcore.basics import patch
 from tqdm import tqdm
 
 from .assets import hpo_files, quoted, wheel
-from .chat import BACKENDS, SYSTEM, Model, Reply, local_model, target
+from .chat import BACKENDS, SYSTEM, Model, Reply, local_model, renamed, target
 from .judge import canonical, family_name, matches, names, reveals
 from .keys import digest, hashes, mention, reached_from
 from .negation import END, MAYBE, signs, statements
@@ -774,11 +774,12 @@ def expert_model(path) -> Model:   # `knowledge.json` of the stage `cases`
     return Model('expert', 'expert', str(path), digest([known, code_behind(frozenset(f.__name__ for f in (answer_question, *SKILLS.values())))]))
 
 def role_model(spec: str, knowledge) -> Model:
-    "The model of a parameter: `expert`, `backend:path` or `backend:path#name`, where name is what a server calls it"
+    "The model of a parameter: `expert`, `backend:path`, `backend:path#name`, where name is what a server calls it, or `backend:path#name?field=other`, where it has another name for a field of a request, or none"
     backend, _, rest = spec.partition(':')
-    path, _, name = rest.partition('#')
+    path, _, rest = rest.partition('#')
+    name, _, fields = rest.partition('?')
     if backend == 'expert': return expert_model(knowledge)
-    return local_model(name or path, path, backend) if Path(path).is_dir() else Model(name or path, backend, path, name or path)
+    return local_model(name or path, path, backend) if Path(path).is_dir() else Model(name or path, backend, path, name or path, flags=renamed(fields))
 
 # %% ../nbs/06_cases.ipynb #ce405ec8
 def check_split(
