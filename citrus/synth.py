@@ -31,7 +31,7 @@ from fastcore.basics import patch
 # %% ../nbs/30_synth.ipynb #87e07639
 from .assets import BENCHMARKS, hub, reasoning
 from .cases import NONE, SKILLS, Knowledge, derange, expert_model, listing, load_knowledge, lower, propose, role_model, save_knowledge, slip, words
-from .chat import SYSTEM, Budget, Model, Sampling, ask, converse, parse_reply, target
+from .chat import ASIDE, SYSTEM, Budget, Model, Sampling, ask, converse, parse_reply, target
 from .clean import build_index, held_out_sets, overlaps
 from .extract import mark
 from .judge import canonical, is_right, key, last_named, matches, reveals, told_words
@@ -105,6 +105,7 @@ class Thread:
     prompts: list = field(default_factory=list)   # (steps before it, text) of each prompt to the reasoner
     tokens: int = 0                               # Of all replies
     leaks: int = 0                                # Feedback that named the answer and was thrown away
+    aside: str = ''                               # Why a model refused a prompt of this question, if one did
 
     @property
     def kept(self) -> list: return [s['text'] for s in self.steps if s['rating'] == 1]
@@ -131,6 +132,7 @@ async def ask(self: Thread, door, messages: list, model: Model, sampling: Sampli
     if part == 'reason': self.prompts.append((len(self.steps), messages[-1]['content']))
     *_, reply = await door.ask(messages, model, replace(sampling, n=self.asked[part, messages[-1]['content']]), role=part)
     self.tokens += reply.tokens
+    if reply.finish.startswith(ASIDE): self.aside = reply.finish
     return reply
 
 # %% ../nbs/30_synth.ipynb #10dca249
@@ -195,7 +197,7 @@ async def open_up(door, q: dict, cast: Cast) -> tuple:   # (`question` record wi
         text = tag(reply.text, 'question')
         why = rewrite_fault(q, text)
         if not why: return q | dict(open_stem=text), ''
-    return q, f'rewriting: {why}'
+    return q, t.aside or f'rewriting: {why}'
 
 # %% ../nbs/30_synth.ipynb #29f827f3
 def openable(sets: dict) -> pd.DataFrame:   # From benchmark -> list of `question` records
@@ -501,7 +503,7 @@ async def vote(door, t: Thread, cast: Cast):
 async def think(door, q: dict, cast: Cast) -> Thread:
     "The dual-expert loop over a question (paper, section 3.3.2)"
     t = Thread(q)
-    while not t.done and t.turns < cast.rounds:
+    while not t.done and not t.aside and t.turns < cast.rounds:
         await propose_step(door, t, cast)
         if t.steps[-1]['role'] == 'reasoning' and t.steps[-1]['rating'] is None: await reflect(door, t, cast)
         if t.steps[-1]['rating'] == 1: await vote(door, t, cast)
@@ -572,7 +574,7 @@ async def synthesise(door, q: dict, cast: Cast) -> tuple:   # (`Thread`, `trace`
     seen, answer, _ = parse_reply(text)
     verdict = await verify(door, t, answer, cast) if not why else dict(by='', right=False, said='')
     leak = cast.gold and leaked(t)
-    why = why or ('the answer leaked' if leak else '' if verdict['right'] else 'wrong answer')
+    why = t.aside or why or ('the answer leaked' if leak else '' if verdict['right'] else 'wrong answer')
     return t, dict(id=f'trace-{q["id"]}', question_id=q['id'], steps=t.steps, votes=t.votes, outcome=why or 'kept', think=seen, answer=answer, verified=verdict['right'], leaked=leak, calls=t.calls,
                    seed=cast.seed, models=dict(reasoner=cast.reasoner.name, reflector=cast.reflector.name, writer=cast.writer.name), verdict=verdict, design=cast.design, withheld=t.leaks)
 
