@@ -881,6 +881,7 @@ def request_body(model: Model, sampling: Sampling, messages: list, index: int) -
     if unknown := next((n for n in names if n not in FIELDS), None): raise nearest('field of a request', unknown, FIELDS)
     return {names[k]: v for k, v in body.items() if names[k]} | {k: v for k, v in model.flags.items() if k not in ('batch_invariant', 'fields')}
 
+# %% ../nbs/04_chat.ipynb #a1bff642
 async def openai(model: Model, sampling: Sampling, prompts: list):
     "Back-end: OpenAI-compatible servers. Options: `key`; of each server `connections`, `rate` (requests a second), `rest`; of each request `tries`, `pause`, `timeout` (seconds); `aside`. Flag: `fields`"
     o = model.options
