@@ -487,7 +487,6 @@ async def run(self: Door, talk, items: list, bar) -> list:
         self.write()
         self.budget.held = [0, 0]
         for kept in SESSION.get().values(): await kept.close()
-        self.report_aside()
 
 @patch
 def hang_up(self: Door):
@@ -515,7 +514,9 @@ def converse(
         except BaseException:
             door.hang_up()
             raise
-        return talks.result()
+        replies = talks.result()
+    door.report_aside()
+    return replies
 
 # %% ../nbs/04_chat.ipynb #dd55e291
 def chat(
