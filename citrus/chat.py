@@ -847,6 +847,7 @@ async def attempt(
     try: return read_answer(json.loads(raw), time.time() - began, prompt, most), '', status, 0.0
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error: return None, f'rubbish, {type(error).__name__}: {raw[:200]!r}', 500, 0.0
 
+# %% ../nbs/04_chat.ipynb #27f704e4
 async def post(
     servers: 'Servers', body: dict,
     tries: int, pause: float,    # Attempts; seconds before the second
