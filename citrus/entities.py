@@ -23,7 +23,7 @@ from tqdm import tqdm
 # %% ../nbs/09_entities.ipynb #e88b5371
 from .assets import ARMS, boolq_rows, hpo_files, member
 from .cases import FINDING, Reader, World, derange, dictionary, parse_diseases, parse_terms, words
-from .judge import canonical, family_name
+from .judge import canonical, family_name, spelling
 from .negation import signs
 from .run import root, save_fig, stage, wilson
 
@@ -100,7 +100,7 @@ def refused(name: str, general: Counter, medical: Counter) -> str:   # '' if the
     "Why a name is too ambiguous to be searched for"
     own = words(name)
     if sum(map(str.isalpha, name)) < 4: return 'fewer than four letters'
-    if canonical(name) in GENERIC | OTHER: return 'generic, or mostly another thing'
+    if spelling(name) in GENERIC | OTHER: return 'generic, or mostly another thing'
     if len(own) == 1 and not ACRONYM.fullmatch(name) and general[own[0]] >= 2 * max(medical[own[0]], 1e-6): return 'common in general prose'
     return ''
 

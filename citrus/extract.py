@@ -16,7 +16,7 @@ __all__ = ['CUT', 'BOXED', 'LONGEST', 'RIGHT', 'GERMAN', 'LETTER', 'FOREIGN_FORM
 import functools, re, unicodedata
 
 from .assets import right_labels
-from .judge import LATEX, bare_name, canonical, is_right, replaced
+from .judge import LATEX, bare_name, canonical, is_right, replaced, spelling
 from .run import digest, root
 
 # %% ../nbs/55_extract.ipynb #c4964931
@@ -133,23 +133,23 @@ def only_text(text: str, options: list) -> set:
 # %% ../nbs/55_extract.ipynb #ff670a95
 def phrase(text: str) -> str:
     "The phrase that follows a label"
-    return canonical(re.split(r'[.;:]\s|\n|\s(?:because|since|is|are|was|which|would|will)\b', text.strip(' .:)-–—"'), maxsplit=1)[0])
+    return spelling(re.split(r'[.;:]\s|\n|\s(?:because|since|is|are|was|which|would|will)\b', text.strip(' .:)-–—"'), maxsplit=1)[0])
 
 def fits(beside: str, options: list) -> dict:   # label -> (share of its words found, their number), where they are most of the phrase
     "How well each option's text fits the words beside a label"
-    said, texts = set(phrase(beside).split()), {o['label']: set(canonical(o['text']).split()) for o in options}
+    said, texts = set(phrase(beside).split()), {o['label']: set(spelling(o['text']).split()) for o in options}
     return {l: (len(said & t) / len(t), len(said & t)) for l, t in texts.items() if said & t and len(said & t) >= 0.3 * (len(said) + len(t))}
 
 def begins_with(text: str, options: list) -> set:
     "The option whose text (with or without its letter) a text begins with, the longest if one begins another"
-    rest = canonical(text[:400].split('\n')[0]) + ' '
-    names = {canonical(t): o['label'] for o in options for t in (o['text'], f'{o["label"]}. {o["text"]}')}
+    rest = spelling(text[:400].split('\n')[0]) + ' '
+    names = {spelling(t): o['label'] for o in options for t in (o['text'], f'{o["label"]}. {o["text"]}')}
     best = max((n for n in names if n and rest.startswith(n + ' ')), key=len, default=None)
     return {names[best]} if best and not rest[len(best):].startswith((' or ', ' cut ')) else set()
 
 def meant(label: str, beside: str, options: list) -> set:
     "The label, and the option that the words beside it are, fit better, or those that they name, if there are any"
-    fit, named = fits(beside, options), {o['label'] for o in options if f' {canonical(o["text"])} ' in f' {phrase(beside)} '}
+    fit, named = fits(beside, options), {o['label'] for o in options if f' {spelling(o["text"])} ' in f' {phrase(beside)} '}
     if len(named - {label}) > 1 and not re.search(r'\b(?:not|nor|than|or|others?)\b', phrase(beside)): return named | {label}
     whole = begins_with(beside.strip(' .:)-–—"'), options)
     if whole: return whole | {label}
@@ -212,8 +212,8 @@ def reversed_statement(text: str, options: list) -> set:
         label = re.match(r'(?:[Tt]he )?(?:[Ss]election |[Oo]ption |[Cc]hoice |[Aa]nswer )?(?:of )?\(?([A-Z])(?=$|[).:,]| of\b| \()\)?(.*)', m[1].lstrip('~ ,;'))
         found |= {l for x in labels_in(label[1], options) for l in meant(x, label[2], options)} if label else set()
         if label and label[2][:1] in '.)' and len(phrase(label[2])) > 4 and label[1] not in fits(label[2], options): found |= set(texts)   # `D. Elm fever is the answer`, and D is another
-    names = [re.split(r'\b(?:but|however|so|thus|therefore|hence),? ', m[1])[-1] for m in REVERSED.finditer(plain(text)) if len(canonical(m[1])) > 1]
-    found |= {l for n in names for l in begins_with(n, options) if len(canonical(n).split()) <= len(canonical(texts[l]).split()) + 3}
+    names = [re.split(r'\b(?:but|however|so|thus|therefore|hence),? ', m[1])[-1] for m in REVERSED.finditer(plain(text)) if len(spelling(m[1])) > 1]
+    found |= {l for n in names for l in begins_with(n, options) if len(spelling(n).split()) <= len(spelling(texts[l]).split()) + 3}
     return found | set().union(*(labels_in(m[1], options) for m in CONCLUDED.finditer(said)))
 
 # %% ../nbs/55_extract.ipynb #16986073
@@ -299,9 +299,9 @@ def last_words(text: str, options: list) -> set:
 # %% ../nbs/55_extract.ipynb #9611299c
 def contained_text(text: str, options: list) -> set:
     "The options whose text (of four letters or more) occurs in an answer without a negation; an option inside a longer one does not count"
-    said = f' {canonical(plain(text))} '
+    said = f' {spelling(plain(text))} '
     if re.search(r' (?:no|not|never|unlikely|excluded?|wrong|incorrect|rather than|instead of|cut) ', said): return set()
-    names = sorted((canonical(o['text']), o['label']) for o in options)
+    names = sorted((spelling(o['text']), o['label']) for o in options)
     found = set()
     for name, label in sorted(names, key=lambda n: -len(n[0])):
         if len(name) >= 4 and f' {name} ' in said: found.add(label)
@@ -318,7 +318,7 @@ def without_others(text: str, options: list) -> set:
 
 def yes_or_no(text: str, options: list) -> set:
     "`No, a beta blocker would not help`, where the options are *yes* and *no*"
-    names = {canonical(o['text']): o['label'] for o in options}
+    names = {spelling(o['text']): o['label'] for o in options}
     if not {'yes', 'no'} <= set(names): return set()
     m = re.match(r'(\w+)\b\s?(?:[.,;:!]|$)', plain(text))
     return {names[m[1].lower()]} if m and m[1].lower() in names else set()

@@ -6,8 +6,8 @@
 __all__ = ['RAISED', 'LATEX', 'SIGNS', 'LARGEST', 'UNITS', 'NUMBERS', 'IN_WORDS', 'ROMAN', 'COUNTED', 'AFTER_KIND', 'ALONE',
            'SPELLED', 'KNOWN_AS', 'KNOWN_TOO', 'NAME_PART', 'MAY_LACK', 'ABROAD', 'EVERYDAY', 'SMALL', 'SURE', 'LEADS',
            'LEAD', 'TRAIL', 'KIND_OF', 'KIND_AFTER', 'ASIDE', 'DOUBT', 'OPPOSED', 'replaced', 'composed', 'one_form',
-           'shifted', 'number', 'arabic', 'greek', 'spelled', 'plain_words', 'known_names', 'canonical', 'one',
-           'long_forms', 'name_words', 'key', 'packed', 'same_words', 'same_name', 'bare_name', 'family_name',
+           'shifted', 'number', 'arabic', 'greek', 'spelled', 'plain_words', 'known_names', 'spelling', 'canonical',
+           'one', 'long_forms', 'name_words', 'key', 'packed', 'same_words', 'same_name', 'bare_name', 'family_name',
            'unlettered', 'kind_of', 'harmless', 'names', 'species', 'says', 'differ_in_sign', 'is_right', 'matches',
            'told_words', 'forms', 'spots', 'everyday', 'last_named', 'reveals']
 
@@ -161,10 +161,13 @@ def known_names() -> dict:   # a name, as `plain_words` joins them -> the name i
     return {n: group[0] for group in groups for n in group[1:]}
 
 @functools.lru_cache(maxsize=1 << 16)
+def spelling(text: str) -> str:
+    "A name or a text in one spelling; a name in it is found as a part of it"
+    return ' '.join(plain_words(text))
+
 def canonical(text: str) -> str:
-    "A name in the form in which two spellings of it are equal"
-    name = ' '.join(plain_words(text))
-    return known_names().get(name, name)
+    "A name in the form in which two spellings of it, or two names of the same, are equal"
+    return known_names().get(spelling(text), spelling(text))
 
 # %% ../nbs/03_judge.ipynb #32fede66
 MAY_LACK = {'disease', 'syndrome', 'disorder', 'infection'}

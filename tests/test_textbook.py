@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from citrus.judge import canonical, names
+from citrus.judge import names, spelling
 from citrus.chat import Model, Reply
 from citrus.entities import Recogniser
 from citrus.run import UserError, check, read_jsonl
@@ -68,7 +68,7 @@ def test_reading_is_kind():
 
 
 def test_held_out_names_keep_a_passage_out():
-    held = [canonical('Blue nails')]
+    held = [spelling('Blue nails')]
     assert names_any('It is BLUE-NAILS disease', held) and not names_any('Blue nail', held)
     with pytest.raises(UserError, match='lower it'): choose([DOC], TOY, held, P)
     assert len(choose([DOC], TOY, [], P)[0]) == 1
@@ -91,7 +91,7 @@ def folder(micro, store): return (store / 'runs' / 'micro' / 'textbook').resolve
 
 def test_rows_of_a_run(folder, store):
     rows = read_jsonl(folder / 'textbook.jsonl', 'sft')
-    held = [canonical(n) for q in read_jsonl(store / 'runs' / 'micro' / 'cases' / 'diseases.jsonl', 'question') for n in names(q)]
+    held = [spelling(n) for q in read_jsonl(store / 'runs' / 'micro' / 'cases' / 'diseases.jsonl', 'question') for n in names(q)]
     assert rows and len({r['id'] for r in rows}) == len(rows)
     for r in rows:
         check(r, 'sft', r['id'])
