@@ -34,7 +34,7 @@ from .cases import NONE, SKILLS, Knowledge, derange, expert_model, listing, load
 from .chat import ASIDE, SYSTEM, Budget, Model, Sampling, ask, converse, parse_reply, target
 from .clean import build_index, held_out_sets, overlaps
 from .extract import mark
-from .judge import canonical, is_right, key, last_named, matches, reveals, told_words
+from .judge import is_right, key, last_named, matches, reveals, spelling, told_words
 from .run import UserError, digest, read_jsonl, save_fig, stage, wilson
 from .stats import difference, mcnemar
 
@@ -168,8 +168,8 @@ def rewrite_fault(q: dict, text: str | None) -> str:   # '' if nothing is wrong
     changed = [w for op, i, j, k, l in difflib.SequenceMatcher(None, x, y, autojunk=False).get_opcodes() if op != 'equal' for w in x[i:j] + y[k:l]]
     if set(changed) - ASKING: return 'words of the question changed'
     if not ask_c.endswith('?') or re.search(r'\bfollowing\b|\boptions?\b', ask_c, re.I): return 'still closed'
-    said, stem = (f' {canonical(t)} ' for t in (text, q['stem']))
-    return 'an option leaks' if any(f' {canonical(o["text"])} ' in said and f' {canonical(o["text"])} ' not in stem for o in q['options']) else ''
+    said, stem = (f' {spelling(t)} ' for t in (text, q['stem']))
+    return 'an option leaks' if any(f' {spelling(o["text"])} ' in said and f' {spelling(o["text"])} ' not in stem for o in q['options']) else ''
 
 # %% ../nbs/30_synth.ipynb #83432b03
 def open_ask(sentence: str) -> str:

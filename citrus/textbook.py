@@ -22,14 +22,14 @@ from .cases import SKILLS, Knowledge, listing, lower, role_model, slip, words
 from .chat import ASIDE, REFUSAL, Model, Sampling, between, converse, local_model
 from .clean import build_index, clusters, held_out_sets, overlaps, split_bands
 from .entities import Recogniser, mentions, recogniser, tags
-from .judge import canonical, names
+from .judge import names, spelling
 from .run import UserError, digest, save_fig, stage, wilson
 from .signals import Batch, Lexicon, signatures
 
 # %% ../nbs/12_textbook.ipynb #f8e8f28d
-def names_any(text: str, held: list) -> bool:   # held: names as `canonical` gives them
+def names_any(text: str, held: list) -> bool:   # held: names as `spelling` gives them
     "Whether a text names one of the held-out diseases"
-    said = f' {canonical(text)} '
+    said = f' {spelling(text)} '
     return any(f' {n} ' in said for n in held)
 
 def choose(
@@ -93,7 +93,7 @@ def question_fault(passage: str, question: str, answer: str, parents: list, p: d
     if not question.endswith('?') or len(question.split()) < 4: return 'no question'
     if POINTING.search(question): return 'points at its passage'
     if not {w for w in words(question) if len(w) > 3} & set(words(passage)): return 'not about the passage'
-    if f' {canonical(answer)} ' in f' {canonical(question)} ': return 'gives its answer away'
+    if f' {spelling(answer)} ' in f' {spelling(question)} ': return 'gives its answer away'
     return 'like its parent' if any(pair_similarity(question, q) >= p['similar'] for q in parents) else ''
 
 # %% ../nbs/12_textbook.ipynb #aee2527c
