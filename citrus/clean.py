@@ -245,7 +245,7 @@ def recall_table(pairs: pd.DataFrame, p: dict) -> pd.DataFrame:
     return groups.agg(n=('jaccard', 'size'), found=('candidate', 'mean'), predicted=('predicted', 'mean'), error=('error', 'mean')).round(3).reset_index()
 
 # %% ../nbs/10_clean.ipynb #2f803e7a
-RUN, HAN_RUN = 4, 6   # words, Chinese characters in a run; one fewer in a short passage
+RUN, HAN_RUN = 4, 5   # words, Chinese characters in a run; one fewer in a short passage
 SHORT = 20            # words: a passage below that is short
 PIECE = 48            # words of a passage, at most
 STOCK = 8             # passages that may share a run before it is a stock phrase

@@ -1,5 +1,5 @@
 "The stage of cleaning: kills, hostile documents, several processes."
-import functools, importlib.util, json, os, random, shutil, signal, subprocess, sys, time, tracemalloc
+import functools, importlib.util, itertools, json, os, random, re, shutil, signal, subprocess, sys, time, tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +230,95 @@ def test_a_slurm_job_outlives_the_run_that_submitted_it(tmp_path):
     assert read_corpus(tmp_path / 'killed', SLOW, INDEX, None, p).documents.tolist() == [40, 40, 40] and job.read_text() == number
     read_corpus(tmp_path / 'whole', SLOW, INDEX, None, P | dict(shards=2, exempt={}))
     assert found_in(tmp_path / 'killed') == found_in(tmp_path / 'whole')
+
+
+# --- benchmark questions ---------------------------------------------------------------------------------------------
+
+SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
+VERBATIM = 'bare letters brackets numbers reordered stem key key_in_words context'.split()
+
+
+@functools.cache
+def exams():
+    "The embedded benchmarks, and those of the size recipes whose files are here; 300 questions of each"
+    from citrus.assets import BENCHMARKS
+    from citrus.exams import load_exam
+    sets = {name: BENCHMARKS[name]() for name in ('medqa', 'medmcqa', 'mmlu_clinical_knowledge')}
+    if SHARED.exists(): sets |= {name: load_exam(name, str(SHARED)) for name in ('pubmedqa', 'mmlu_pro_health', 'careqa')}
+    sets = {name: random.Random(1).sample(qs, min(len(qs), 300)) for name, qs in sets.items()}
+    return sets, build_index(sets)
+
+
+@functools.cache
+def abstracts(n):
+    from citrus.assets import ARMS
+    return [d['text'] for d in itertools.islice(ARMS['abstracts_2021'].loader(), n)]
+
+
+def test_questions_are_found_in_every_form():
+    "60 of each exam: 99 % in every form that is verbatim, 90 % with every 12th word changed, 85 % with every 8th"
+    from citrus.clean import planted_questions, recall_by_form
+    sets, index = exams()
+    table = recall_by_form(planted_questions(sets, abstracts(300), index, 60, 0))
+    forms = [f for f in VERBATIM if f in table.index]
+    assert len(forms) >= 8 and (table['all'][forms] >= 99).all(), table
+    assert (table.drop(columns='n').loc[[f for f in table.index if '12th' in f]].min(axis=None)) >= 90, table
+    assert table.loc['8th word changed', 'all'] >= 85 and table.loc['shuffled', 'all'] <= 1, table
+
+
+def test_unrelated_abstracts_are_not_accused():
+    from citrus.clean import overlaps
+    assert overlaps(abstracts(2000), exams()[1]).text.nunique() <= 2
+
+
+@pytest.mark.parametrize('way', ['full width', 'entities', 'joiners', 'soft hyphens', 'divided', 'wrapped', 'upper case'])
+def test_other_spellings_are_found(way):
+    "20 vignettes of MedQA each"
+    import textwrap
+    from citrus.clean import overlaps
+    sets, index = exams()
+    wide = lambda t: ''.join(chr(ord(c) + 0xfee0) if '!' <= c <= '~' else c for c in t)
+    divided = lambda t, mark: re.sub(r'(\w{4})(\w{4})', rf'\1{mark}\n\2', t)
+    ways = {'full width': wide, 'entities': lambda t: t.replace(' ', '&nbsp;').replace("'", '&#39;'), 'joiners': lambda t: re.sub(r'(\w{3})(\w{3})', '\\1\u200c\\2', t), 'soft hyphens': lambda t: divided(t, '\u00ad'),
+            'divided': lambda t: divided(t, '-'), 'wrapped': lambda t: textwrap.fill(t, 20), 'upper case': str.upper}
+    some = sets['medqa'][:20]
+    seen = overlaps([f'As it says: {ways[way](q["stem"])} And more.' for q in some], index)
+    assert {(i, q['id']) for i, q in enumerate(some)} <= set(zip(seen.text, seen.question))
+
+
+def test_stock_phrases_and_templates_are_not_questions():
+    from citrus.clean import overlaps
+    _, index = exams()
+    stock = ['Which of the following is the most appropriate next step in the management of this patient?', 'Which of the following is the most likely diagnosis? His temperature is 37°C (98.6°F), blood pressure is 120/80 mm Hg, and pulse is 80/min.',
+             'All of the following are true except', 'Which of the following statements is true?', 'A 45-year-old man comes to the physician because of chest pain.', 'Insulin: a hormone of the pancreas.']
+    assert overlaps(stock, index).empty
+
+
+@pytest.mark.parametrize('changed', [0, 12, 8])
+def test_chinese_is_counted_in_characters(changed):
+    from citrus.clean import overlaps
+    who, what = ['男性', '女性', '患儿', '孕妇'], ['反复咳嗽咳痰二十年，气促五年，下肢水肿三天', '突发右上腹剧痛伴寒战高热，皮肤巩膜黄染两天', '多饮多食多尿半年，体重下降十公斤，视物模糊一周', '活动后胸骨后压榨样疼痛，休息五分钟可以缓解，近日加重']
+    qs = [dict(id=f'{i}{j}', stem=f'患者{w}，{30 + 7 * i + j}岁，{x}入院。该患者最可能的诊断是下列哪一项', options=[], answer=None) for i, w in enumerate(who) for j, x in enumerate(what)]
+    index = build_index(dict(jmed=qs[::5]))
+    spoilt = [''.join('某' if changed and k % changed == changed - 1 else c for k, c in enumerate(q['stem'])) for q in qs[::5]]
+    seen = overlaps(spoilt + ['今日天气晴朗。该患者最可能的诊断是下列哪一项'], index)
+    assert sorted(set(zip(seen.text, seen.question))) == [(i, q['id']) for i, q in enumerate(qs[::5])]
+
+
+def test_every_exam_of_a_recipe_is_searched_for():
+    from citrus.run import load_recipe, root
+    for path in (root() / 'nbs' / 'recipes').glob('*.yml'):
+        recipe = load_recipe(path.stem)
+        of = lambda stage, name: {**recipe.get('common', {}), **recipe.get(stage, {})}.get(name) or []
+        beside = set(of('evaluate', 'exams')) - {'medqa', 'medmcqa', 'mmlu_medical'}   # these are always searched for
+        assert beside <= set(of('clean', 'exams')) and of('clean', 'files') == of('evaluate', 'files'), path.stem
+
+
+def test_contexts_of_closed_exams_are_searched_for():
+    from citrus.clean import exam_sets, overlaps
+    if not SHARED.exists(): pytest.skip('no PubMedQA here')
+    sets = exam_sets(['pubmedqa_closed', 'medqa'], str(SHARED))
+    assert set(sets) >= {'medqa', 'medmcqa', 'mmlu_anatomy', 'pubmedqa'} and len(sets['pubmedqa']) == 500
+    index = build_index(dict(pubmedqa=sets['pubmedqa'][:50]))
+    halves = [q['context'][:len(q['context']) // 2] for q in sets['pubmedqa'][:50]]
+    assert overlaps(halves, index).text.nunique() == 50
