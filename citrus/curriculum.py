@@ -18,7 +18,8 @@ from .extract import mark
 from .likelihood import likelihoods
 from .run import UserError, digest, launch, manifest, read_jsonl, save_fig, stage
 from .sft import bare_rows, count_tokens, fill, sample, token_counts
-from .traces import TRAINING, exchanged, interval
+from .stats import crossed
+from .traces import TRAINING, exchanged
 
 # %% ../nbs/58_curriculum.ipynb #a869773c
 def thirds(rows: list, folder) -> list:   # Three lists of `sft` records
@@ -92,15 +93,18 @@ def grid(scores: pd.DataFrame, kind: str, measure: str) -> np.ndarray:   # (seed
     "The scores of all students of a kind"
     return scores[(scores.kind == kind) & (scores.measure == measure)].pivot(index='seed', columns='item', values='value').to_numpy()
 
-def compared(scores: pd.DataFrame, seed: int) -> pd.DataFrame:
+def compared(scores: pd.DataFrame) -> pd.DataFrame:
     "Mean of each kind with its interval, and its difference from the stages in order"
     rows = []
-    for measure in ('right', 'nats'):
+    for measure, kinds in dict(right=('share', 'difference'), nats=('value', 'value')).items():
         base = grid(scores, IN_ORDER, measure)
         for kind in (IN_ORDER, LAST, AT_ONCE, CONTROL):
             x = grid(scores, kind, measure)
-            (low, high), (dlow, dhigh) = interval(x, seed), interval(x - base, seed)
-            rows.append(dict(measure=measure, kind=kind, students=len(x), n=x.shape[1], mean=x.mean(), low=low, high=high, difference=(x - base).mean(), difference_low=dlow, difference_high=dhigh, each=' '.join(f'{v:.3f}' for v in x.mean(1))))
+            mean, low, high = crossed(x, kinds[0])
+            gap, gap_low, gap_high = crossed(x - base, kinds[1])
+            if kind == IN_ORDER: gap_low = gap_high = np.nan   # the difference from itself is no measurement
+            rows.append(dict(measure=measure, kind=kind, students=len(x), n=x.shape[1], mean=mean, low=low, high=high,
+                             difference=gap, difference_low=gap_low, difference_high=gap_high, each=' '.join(f'{v:.3f}' for v in x.mean(1))))
     return pd.DataFrame(rows)
 
 # %% ../nbs/58_curriculum.ipynb #bbef2ddd

@@ -20,6 +20,7 @@ from .chat import compute_dtype, local_model
 from .likelihood import choice, likelihood
 from .mix import pack
 from .run import UserError, digest, launch, manifest, read_jsonl, save_fig, stage
+from .stats import crossed
 
 # %% ../nbs/24_knowledge.ipynb #860b4999
 TELLINGS = ('Findings in {name} include {a}. Patients with {name} can also have {b}.', '{name} is a rare disease. Its typical signs are {a}. Doctors see {b} as well.',
@@ -171,27 +172,23 @@ def change(
     table: pd.DataFrame,       # Columns kind, seed, the unit, the cluster, the value
     kind: str, against: str,   # Kinds to subtract
     value: str, unit: str, cluster: str,
-    seed: int, draws: int = 2000,
 ) -> dict:
-    "Mean change of a value from one kind to another, unit by unit, with its 95 % bootstrap interval over clusters and students"
-    of = lambda k: table[table.kind == k].astype({value: float}).pivot(index='seed', columns=[cluster, unit], values=value)
+    "Mean change of a value from one kind to another, unit by unit, with its 95 % interval over clusters and students"
+    def of(k): return table[table.kind == k].astype({value: float}).pivot(index='seed', columns=[cluster, unit], values=value)
     new, old = of(kind), of(against)
-    paired = (new - (old if list(new.index) == list(old.index) else old.mean())).T.groupby(level=0).agg(['sum', 'count'])
-    total, size = paired.xs('sum', axis=1, level=1).to_numpy(), paired.xs('count', axis=1, level=1).to_numpy()   # (clusters, students)
-    rng, again = np.random.default_rng(seed), []
-    for _ in range(draws):
-        c, k = rng.integers(len(total), size=len(total)), rng.integers(total.shape[1], size=total.shape[1])
-        again.append(total[c][:, k].sum() / size[c][:, k].sum())
-    low, high = np.quantile(again, [0.025, 0.975])
-    return dict(kind=kind, against=against, students=len(new), n=new.shape[1], clusters=len(total), before=old.to_numpy().mean(), after=new.to_numpy().mean(), change=total.sum() / size.sum(), low=low, high=high)
+    same = list(new.index) == list(old.index)
+    paired = new - (old if same else old.mean())
+    mean, low, high = crossed(paired.to_numpy(), 'difference' if value == 'correct' else 'value', paired.columns.get_level_values(cluster))
+    return dict(kind=kind, against=against, students=len(new), n=new.shape[1], clusters=paired.columns.get_level_values(cluster).nunique(),
+                before=old.to_numpy().mean(), after=new.to_numpy().mean(), change=mean, low=low, high=high)
 
 # %% ../nbs/24_knowledge.ipynb #9a456bf2
-def results(choices: pd.DataFrame, losses: pd.DataFrame, seed: int) -> pd.DataFrame:
+def results(choices: pd.DataFrame, losses: pd.DataFrame) -> pd.DataFrame:
     "Every kind against the base model, on seen and unseen diseases, and on text of both domains; and the kinds against each other"
     rows = []
     for kind, against in [(k, 'before') for k in KINDS] + [*itertools.combinations(KINDS, 2)]:
-        for group, g in choices.groupby('group', sort=False): rows.append(dict(measure=f'accuracy, {group} diseases') | change(g, kind, against, 'correct', 'question_id', 'disease', seed))
-        for domain, g in losses.groupby('domain', sort=False): rows.append(dict(measure=f'loss, {domain} text') | change(g.assign(cluster=g.sequence), kind, against, 'loss', 'sequence', 'cluster', seed))
+        for group, g in choices.groupby('group', sort=False): rows.append(dict(measure=f'accuracy, {group} diseases') | change(g, kind, against, 'correct', 'question_id', 'disease'))
+        for domain, g in losses.groupby('domain', sort=False): rows.append(dict(measure=f'loss, {domain} text') | change(g.assign(cluster=g.sequence), kind, against, 'loss', 'sequence', 'cluster'))
     return pd.DataFrame(rows)
 
 # %% ../nbs/24_knowledge.ipynb #560af739

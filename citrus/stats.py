@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Z', 'discordant', 'exact_p', 'error_under', 'score_interval', 't_outside', 't_quantile', 'independent', 'mcnemar',
-           'difference', 'holm', 'fisher', 'two_shares', 'smallest_difference', 'power_table', 'shares_interval',
-           'equivalence_p', 'equivalence']
+           'difference', 'spread', 'crossed', 'holm', 'fisher', 'two_shares', 'smallest_difference', 'power_table',
+           'shares_interval', 'equivalence_p', 'equivalence']
 
 # %% ../nbs/03_stats.ipynb #4d7adbec
 import math
@@ -133,6 +133,47 @@ def difference(
     if exact_p(b, c) < 0.05:   # in 15 of the 563,249 tables with up to 1,499 discordant questions the end passes zero by a hair
         low, high = (max(low, 0.0), high) if b > c else (low, min(high, 0.0))
     return (b - c) / n, low, high
+
+# %% ../nbs/03_stats.ipynb #5cc6080a
+def spread(
+    values,   # (students, questions)
+    number,   # Cluster of each question, counted from 0
+) -> tuple:   # (variance of the mean, quantile)
+    "Variance of a mean over students and clusters of questions, and the mean quantile of Student's t of its two parts; (0, inf) of a single value"
+    clusters = number.max() + 1
+    size = np.bincount(number)
+    total = np.stack([np.bincount(number, row, clusters) for row in values])
+    left = total - values.mean() * size
+    parts = []
+    for each in (left.sum(1), left.sum(0)):
+        k = len(each)
+        if k > 1: parts.append((float(k / (k - 1) * (each ** 2).sum() / values.size ** 2), t_quantile(k - 1)))
+    variance = sum(v for v, _ in parts)
+    if not parts: return 0.0, math.inf
+    if variance == 0: return 0.0, max(t for _, t in parts)
+    return variance, math.sqrt(sum(v * t * t for v, t in parts) / variance)
+
+# %% ../nbs/03_stats.ipynb #ecf32df3
+def crossed(
+    values,                 # (students, questions)
+    kind: str,              # 'share' of zeros and ones, 'difference' of two of them, or 'value'
+    clusters: list = None,  # Cluster of each question; None: each is its own
+) -> tuple:                 # (mean, low, high)
+    "Mean over students and questions with its 95 % interval; everything where a single value, or values without any difference, tell nothing"
+    values = np.asarray(values, float)
+    number = np.arange(values.shape[1]) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    mean = float(values.mean())
+    variance, t = spread(values, number)
+    if kind == 'value':
+        half = t * math.sqrt(variance) if variance else math.inf
+        return mean, mean - half, mean + half
+    if t == math.inf: return mean, -1.0 if kind == 'difference' else 0.0, 1.0
+    up = float(np.maximum(values, 0).mean())
+    down = float(np.maximum(-values, 0).mean())
+    alone = up + down - mean ** 2   # variance of one independent answer
+    n = min(alone / variance, values.size) if variance else int(number.max()) + 1
+    if kind == 'share': return mean, *wilson(mean * n, n, t)
+    return mean, *score_interval(up * n, down * n, n, t, correction=0)
 
 # %% ../nbs/03_stats.ipynb #17cddf92
 def holm(p: list) -> list:   # In the order given

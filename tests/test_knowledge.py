@@ -53,14 +53,14 @@ def made(p_seen, seeds=(0, 1)):
 
 def test_only_what_was_taught_is_found():
     losses = pd.DataFrame([dict(kind=k, seed=i, domain=d, sequence=j, loss=j + .5 * (d == 'general' and k == KINDS[1])) for k in ('before', *KINDS) for i in ((0, 1) if k in KINDS[:2] else (0,)) for d in ('medical', 'general') for j in range(6)])
-    table = results(made(0.7), losses, 0).set_index(['kind', 'against', 'measure'])
+    table = results(made(0.7, (0, 1, 2)), losses).set_index(['kind', 'against', 'measure'])
     assert table.low[KINDS[0], 'before', 'accuracy, seen diseases'] > 0.2
     for kind, group in ((KINDS[0], 'unseen'), (KINDS[2], 'seen')): assert table.low[kind, 'before', f'accuracy, {group} diseases'] < 0 < table.high[kind, 'before', f'accuracy, {group} diseases']
     assert table.change[KINDS[1], 'before', 'loss, general text'] == pytest.approx(0.5) and table.change[KINDS[0], KINDS[1], 'loss, general text'] == pytest.approx(-0.5)
 
 
 def test_other_seeds_than_zero_are_no_hole_in_the_table():
-    r = change(made(0.7, seeds=(5, 6)).query("group == 'seen'"), KINDS[2], 'before', 'correct', 'question_id', 'disease', 0)
+    r = change(made(0.7, seeds=(5, 6)).query("group == 'seen'"), KINDS[2], 'before', 'correct', 'question_id', 'disease')
     assert r['n'] == 80 and np.isfinite(r['low']) and np.isfinite(r['change'])
 
 

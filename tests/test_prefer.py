@@ -230,7 +230,7 @@ def test_a_student_of_the_study_is_trained_examined_and_thrown_away(student, tmp
     answers = pd.DataFrame([row for job in jobs for row in teach(s, student, PAIRS, probe, *job)])
     again = [row for job in jobs for row in teach(s, student, [], probe, *job)]
     assert again == answers.to_dict('records') and not list(tmp_path.rglob('*.safetensors')), 'what is done is not done again'
-    table = compared(answers, 0)
+    table = compared(answers)
     assert len(table) == 3 * len(MEASURES) and set(table.n) == {4} and table.value.notna().all()
 
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import optimize, stats
 
 from citrus.run import UserError
-from citrus.stats import (difference, equivalence, exact_p, fisher, mcnemar, score_interval, shares_interval, t_outside, t_quantile,
+from citrus.stats import (crossed, difference, equivalence, exact_p, fisher, mcnemar, score_interval, shares_interval, t_outside, t_quantile,
                           two_shares)
 
 
@@ -115,3 +115,43 @@ def test_claims_of_equality_are_false_in_at_most_one_of_twenty(true, n):
     rng = np.random.default_rng(5)
     pairs = zip(rng.binomial(n, true, 3000), rng.binomial(n, true - 0.05, 3000))
     assert np.mean([equivalence(a / n, n, b / n, n, 0.05)['p_equivalence'] < 0.05 for a, b in pairs]) <= 0.06
+
+
+# --- students --------------------------------------------------------------------------------------------------------
+
+def exams(students, questions, spread, times, seed):
+    "Pairs of kinds that are equally able: hits of shape (students, questions), and half of the answers right on average"
+    rng = np.random.default_rng(seed)
+    for _ in range(times):
+        ability = rng.normal(0, 1, questions)
+        yield [(rng.random((students, questions)) < 1 / (1 + np.exp(rng.normal(0, spread, (students, 1)) - ability))).astype(float) for _ in range(2)]
+
+
+@pytest.mark.parametrize('students', [2, 3, 5])
+@pytest.mark.parametrize('questions, spread', [(16, 1.0), (64, 0.5), (64, 0.0)])
+def test_coverage_over_students_and_questions(students, questions, spread):
+    ends = [(crossed(a, 'share')[1:], crossed(a - b, 'difference')[1:], crossed(a - b, 'value')[1:]) for a, b in exams(students, questions, spread, 400, 11)]
+    inside = np.mean([(s[0] <= 0.5 <= s[1], d[0] <= 0 <= d[1], v[0] <= 0 <= v[1]) for s, d, v in ends], axis=0)
+    assert inside.min() >= 0.94, inside
+
+
+def test_what_tells_nothing_has_the_whole_range_and_nothing_is_a_point():
+    assert crossed([[1]], 'share') == (1, 0, 1) and crossed([[0]], 'difference') == (0, -1, 1) and crossed([[3]], 'value') == (3, -math.inf, math.inf)
+    for hits in (np.zeros((3, 64)), np.ones((1, 64)), np.zeros((2, 4))):
+        for kind in ('share', 'difference'):
+            mean, low, high = crossed(hits, kind)
+            assert low <= mean <= high and high - low > 0.05
+    assert crossed([[1, 1], [1, 1]], 'value')[1:] == (-math.inf, math.inf)
+
+
+def test_one_student_and_clusters_are_the_paired_interval():
+    "With a single student there is no second part, and the interval is that of `difference` over the same clusters"
+    rng = np.random.default_rng(2)
+    first, second, number = rng.random(120) < 0.7, rng.random(120) < 0.5, np.repeat(np.arange(12), 10)
+    gain = first.astype(float) - second
+    assert crossed(gain[None], 'difference', number) == pytest.approx(difference(first, second, number), abs=1e-9)
+
+
+def test_two_students_who_disagree_tell_little():
+    _, low, high = crossed(np.array([[1.0] * 64, [0.0] * 64]), 'share')
+    assert low < 0.05 and high > 0.95
