@@ -283,7 +283,6 @@ def coerce(
     name: str,    # `stage.parameter`, for the message
 ):
     "A value in its declared type. Raises `UserError` for any other type"
-    if kind is int and value == 'all': value = 0   # a number that limits: 0 is no limit
     if kind is float and type(value) in (int, str):
         with contextlib.suppress(ValueError): value = float(value)
     if type(value) is not kind: raise UserError(f'{name} = {value!r} is {type(value).__name__}, needs {kind.__name__}')
@@ -336,7 +335,10 @@ def misfit(value, a: Allowed) -> str:   # '' if it fits
 def check_values(value, a: Allowed, name: str):   # name: `stage.parameter`, for the message
     "Raises `UserError` for a value, or an element of a list or mapping, that is not allowed"
     if isinstance(value, dict):
-        for key, element in value.items(): check_values(element, a, f'{name}[{key!r}]')
+        for key, element in value.items():
+            if isinstance(element, list) != bool(a.count or a.order):
+                raise UserError(f'{name}[{key!r}] = {element!r}: needs {"a list" if a.count or a.order else "one value"}')
+            check_values(element, a, f'{name}[{key!r}]')
     elif isinstance(value, list): check_list(value, a, name)
     elif why := misfit(value, a): raise UserError(f'{name} = {value!r}: {why}')
 
@@ -357,6 +359,7 @@ def fitting(
     name: str,     # `stage.parameter`, for the message
 ):
     "A value in its declared type, if it is allowed. Raises `UserError` otherwise"
+    if value == 'all' and re.search(r'\b0 (for|takes) all\b', param.doc): value = 0
     value = coerce(value, param.kind, name)
     if param.kind is list and param.default:
         value = [coerce(v, type(param.default[0]), f'an element of {name}') for v in value]
@@ -486,7 +489,10 @@ OWN_ARMS = 'abstracts_1970s abstracts_2021 hpo_definitions encyclopaedia python_
 
 def arm_fault(stage: str, v: dict) -> str:
     "Why an arm is not there"
-    declared = [s.get('id') for s in v['clean']['sources']]
+    sources = v['clean']['sources']
+    bare = [s for s in sources if not isinstance(s, dict) or not isinstance(s.get('id'), str)]
+    if bare: return f'sources holds {bare[0]!r}, which is no mapping with an id'
+    declared = [s['id'] for s in sources]
     if stage == 'clean': wanted, there = v['clean']['exempt'], [*declared, *OWN_ARMS, *v['clean']['languages']]
     else: wanted, there = [v['textbook']['arm']], declared or OWN_ARMS
     unknown = [name for name in wanted if name not in there]
@@ -494,8 +500,9 @@ def arm_fault(stage: str, v: dict) -> str:
 
 def folder_fault(stage: str, v: dict) -> str:
     "Why a folder or file cannot be read"
-    p, base = v[stage], root() if stage == 'cases' else root() / 'nbs'
-    names = [p['phenopackets']] if stage == 'cases' else [p['files'], *(e for e in p['exams'] if e.endswith('.jsonl'))]
+    p, base = v[stage], root() if stage == 'cases' else root() / 'nbs'   # a notebook runs in its own folder
+    exams = [e for e in p.get('exams', []) if e.endswith('.jsonl')]
+    names = [p[name] for name in ('phenopackets', 'files') if name in p] + exams
     missing = [name for name in names if name and not (base / name).exists()]
     return f'{missing[0]!r}: there is no such file or folder' if missing else ''
 
@@ -506,7 +513,7 @@ FAULTS = {
     votes_fault: ('evaluate',),
     pool_fault: ('synth', 'traces', 'prefer', 'preferences', 'curriculum'),
     arm_fault: ('clean', 'textbook'),
-    folder_fault: ('cases', 'evaluate')}
+    folder_fault: ('cases', 'clean', 'evaluate')}
 
 def consistent(
     values: dict,   # As `settings` gives it

@@ -76,7 +76,7 @@ def test_the_record_of_a_training_holds_the_parameters_of_its_stage(micro, store
 
 # --- which values there are --------------------------------------------------------------------------------------------
 
-FREE = {'sources', 'executor_options', 'exempt'}   # what these may hold is known to the notebook that reads them
+FREE = {'sources', 'executor_options'}   # what these may hold is known to the notebook that reads them
 
 
 @pytest.mark.parametrize('stage', STAGES)
@@ -89,7 +89,7 @@ def named(stage, parameter): return allowed(parameters(notebook_path(stage))[par
 
 
 def test_the_names_that_are_declared_are_those_of_the_code():
-    from citrus.assets import ARMS
+    from citrus.assets import ARMS, HUB
     from citrus.bandit import REWARDS, RULES
     from citrus.chat import BACKENDS
     from citrus.clean import EXECUTORS
@@ -101,6 +101,9 @@ def test_the_names_that_are_declared_are_those_of_the_code():
     assert named('evaluate', 'models') == named('evaluate', 'likely_models') == list(FOLDERS)
     assert named('evaluate', 'exams') == [*EXAMS, '*.jsonl'] and named('clean', 'executor') == ['', *EXECUTORS]
     assert named('synth', 'design') == list(DESIGNS) and set(named('synth', 'difficulty')) == set(DIFFICULTY)
+    for kind, lists in dict(question=[('synth', 'closed_hub')], sft=[('synth', 'general_hub'), ('prefer', 'general_hub'), ('sft', 'stage1_hub')]).items():
+        for stage, name in lists: assert [n.rstrip('*') for n in named(stage, name)] == ['', *(i for i, a in HUB.items() if a.record == kind)]
+    assert named('sft', 'stage1_hub') == named('sft', 'stage2_hub') == named('sft', 'stage3_hub')
     roles = {n.partition(':')[0] for n in named('synth', 'reasoner')}
     assert roles == {'expert', 'transformers', 'openai', 'vllm'} <= set(BACKENDS) and OWN_ARMS == list(ARMS)
 
@@ -114,13 +117,15 @@ def test_the_names_that_are_declared_are_those_of_the_code():
     ('cases.findings=[5]', 'needs 2 values'), ('cases.lay=1.5', 'at least 0 and at most 1'), ('clean.validation=1', 'at least 0 and below 1'),
     ('clean.executor=slrum', "did you mean 'slurm'"), ('clean.limits={noise: [1, 0]}', "clean.limits['noise'] = [1, 0]: needs to rise"),
     ('synth.graders=[exprt@4]', 'needs one of'), ('synth.reasoner=gpt', 'needs one of'), ('prefer.start=stage2', "did you mean 'stage3'"),
+    ('sft.instruction_rows=all', 'is str, needs int'), ('clean.limits={noise: 1}', "needs a list"), ('cost.toy={a: [1]}', 'needs one value'),
+    ('sft.stage1_hub=BAAI/Infinity', "did you mean"), ('synth.closed_hub=medqa', 'needs one of'), ('clean.exempt={zh: prose}', 'needs a list'),
     ('traces.seeds=[0, 0]', 'stands there twice'), ('cost.lengths={toy: [1, 2, 3], student: [1, 2, 3, 4]}', 'needs 4 values'), ('common.seed=-1', 'at least 0')])
 def test_a_value_that_no_stage_could_use_is_refused(text, message):
     with pytest.raises(UserError) as e: settings({}, [text])
     assert message in str(e.value) and '\n' not in str(e.value)
 
 
-@pytest.mark.parametrize('text', ['evaluate.exams=[medqa, own.jsonl]', 'synth.graders=[expert, "openai:http://a/v1#b@0.7"]', 'mix.epochs=4', 'clean.documents=all', 'prefer.probe=[]', 'prefer.probe=[1]'])
+@pytest.mark.parametrize('text', ['evaluate.exams=[medqa, own.jsonl]', 'synth.graders=[expert, "openai:http://a/v1#b@0.7"]', 'mix.epochs=4', 'clean.documents=all', 'prefer.probe=[]', 'prefer.probe=[1]', 'sft.stage1_hub=BAAI/Infinity-Instruct:7M'])
 def test_a_value_that_a_stage_can_use_is_not(text): settings({}, [text])
 
 
@@ -132,6 +137,7 @@ def test_a_value_that_a_stage_can_use_is_not(text): settings({}, [text])
     (['synth.questions=2401'], 'synth: questions = 2401 of the 2400 questions of cases.train are too many'), (['evaluate.samples=3'], 'evaluate: samples = 3 without a temperature'),
     (['textbook.arm=hpo'], "textbook: 'hpo' is no arm of this run"), (['clean.exempt={fr: [prose]}'], "clean: 'fr' is no arm of this run"),
     (['clean.sources=[{id: mine, kind: txt, path: a, licence: b, domain: medical}]'], "textbook: 'hpo_definitions' is no arm of this run, which has mine"),
+    (['clean.sources=[mine]'], "clean: sources holds 'mine', which is no mapping with an id"),
     (['evaluate.exams=[nowhere.jsonl]'], "evaluate: 'nowhere.jsonl': there is no such file"), (['cases.phenopackets=nowhere'], "cases: 'nowhere': there is no such")])
 def test_values_that_contradict_one_another_are_refused(sets, message):
     with pytest.raises(UserError) as e: consistent(settings({}, sets), chosen())
