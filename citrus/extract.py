@@ -345,8 +345,8 @@ def extract_letter(
 
 # %% ../nbs/55_extract.ipynb #4eab817f
 def extractor() -> str:   # 12 hexadecimal digits
-    "Version of the rules"
-    return digest((root() / 'citrus' / 'extract.py').read_text(encoding='utf-8'))
+    "Version of the rules: those that read and those that judge"
+    return digest([(root() / 'citrus' / f'{name}.py').read_text(encoding='utf-8') for name in ('extract', 'judge')])
 
 # %% ../nbs/55_extract.ipynb #364ccbe6
 def extract_name(
@@ -369,6 +369,7 @@ def mark(
     "Read a reply and judge it: the same for sampling, synthesis, studies and evaluation"
     if form == 'open':
         answer, by = extract_name(raw, cut)
-        return answer, by, answer is not None and is_right(answer, q) is True
+        others = [o['text'] for o in q['options']]
+        return answer, by, answer is not None and is_right(answer, q, others) is True
     answer, by = extract_letter(raw, q['options'], cut)
     return answer, by, answer is not None and answer in right_labels(q)

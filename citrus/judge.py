@@ -248,7 +248,7 @@ def bare_name(text: str) -> str:
 def family_name(name: str) -> str:
     "The name of a disease without the number or letter of its subtype"
     name = re.sub(r'\s*\([^)]*\)$', '', name)
-    short = re.sub(r'(?:,\s*|\s+)(?:(?:sub)?type\s+)?(?:\d+[a-zA-Z]?|[IVX]+[a-cA-C]?|(?<=type )[A-Z]+)$', '', name)
+    short = re.sub(r'(?:[,\s]+|(?<=[a-z]{6})-)(?:(?:sub)?type\s+)?(?:[A-Z]?\d+[a-zA-Z]?\d?|[IVX]+[a-cA-C]?|(?<=type )[A-Z]+)$', '', name)
     return re.sub(r',?\s*(?:sub)?type$', '', short) or name
 
 KIND_OF = set('''neonatal congenital incomplete juvenile infantile adult childhood acute subacute chronic severe mild moderate classic classical typical early late

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from citrus.judge import canonical, is_right, matches, number, reveals, same_name
+from citrus.extract import mark
+from citrus.judge import canonical, family_name, is_right, matches, number, reveals, same_name
 from citrus.run import root
 
 SHARED = root().parent / 'shared' / 'data' / 'replies'
@@ -77,6 +78,18 @@ def test_whatever_would_be_accepted_is_a_leak(text, name): assert reveals(text, 
 @pytest.mark.parametrize('text, name', [('He also has a cough', 'ALS'), ('a clean environment', 'Iron'), ('going down', 'Down syndrome'), ('all patients', 'ALL'), ('a rare syndrome', 'Marfan syndrome'),
                                         ('hepatitis B', 'Hepatitis C'), ('type 2 of something', 'Type 2 diabetes mellitus'), ('', 'Marfan syndrome'), ('it may be', 'May syndrome')])
 def test_no_false_alarm(text, name): assert not reveals(text, question(name))
+
+
+@pytest.mark.parametrize('name, family', [
+    ('Bartter syndrome, type 4A', 'Bartter syndrome'), ('Brachydactyly, type A3', 'Brachydactyly'), ('Tuberous sclerosis-2', 'Tuberous sclerosis'), ('LARYNGOMALACIA', 'LARYNGOMALACIA'), ('HYPERLEXIA', 'HYPERLEXIA'),
+    ('Charcot-Marie-Tooth disease, axonal, type 2A1', 'Charcot-Marie-Tooth disease, axonal'), ('COX', 'COX'), ('HIV', 'HIV'), ('12.5', '12.5'), ('COVID-19', 'COVID-19'), ('Mucopolysaccharidosis II', 'Mucopolysaccharidosis'),
+    ('Silver-Russell syndrome due to an imprinting defect of 11p15', 'Silver-Russell syndrome due to an imprinting defect of 11p15'), ('Gaucher disease (type 1)', 'Gaucher disease')])
+def test_a_family_has_the_whole_name(name, family): assert family_name(name) == family
+
+
+def test_a_kind_that_is_an_option_of_its_own_is_not_right():
+    q = dict(answer_text='Cone dystrophy', aliases=[], options=[dict(label='A', text='Cone dystrophy'), dict(label='B', text='Peripheral cone dystrophy')])
+    assert not mark('<answer>Peripheral cone dystrophy</answer>', q)[2] and mark('<answer>Cone dystrophy, type 3</answer>', q)[2]
 
 
 def test_every_accepted_form_of_a_name_is_a_leak_in_a_sentence():
