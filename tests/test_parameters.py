@@ -53,6 +53,27 @@ def test_trainings_have_no_defaults_of_their_own():
         assert not [p for p in signature.parameters.values() if p.default is not p.empty], f'{stage}: {name}'
 
 
+OWN = {('preferences', 'Sampling', 'temperature')}   # the survival table goes through temperatures of its own
+
+
+def left_out(stage):
+    "(function, parameter) of calls in a run section that leave a declared parameter to the default of the function"
+    module = importlib.import_module(f'citrus.{notebook_path(stage).stem[3:]}')
+    declared = parameters(notebook_path(stage)).keys()
+    run = [ast.parse(c['source']) for c in cells(notebook_path(stage)) if c['cell_type'] == 'code' and '#| stage' in c['source']]
+    for call in [n for tree in run for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]:
+        function = getattr(module, call.func.id, None)
+        if not getattr(function, '__module__', '').startswith('citrus.') or any(k.arg is None for k in call.keywords): continue
+        known = list(inspect.signature(function).parameters.values())
+        given = {p.name for p in known[:len(call.args)]} | {k.arg for k in call.keywords}
+        yield from ((call.func.id, p.name) for p in known if p.default is not p.empty and p.name in declared - given)
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_no_declared_parameter_is_left_to_a_default(stage):
+    assert {(stage, *found) for found in left_out(stage)} <= OWN
+
+
 def test_prefer_trains_with_its_parameters():
     "Every setting of the training that the notebook declares is given under its own name"
     from citrus.prefer import train
