@@ -1245,6 +1245,6 @@ def score_published(s: Stage, world: World):
     rows = annotations(hpo_files()[1], 'OMIM')
     home = {d: f.name for f in omim.families.values() for d in f.members}
     ranks = rank_all(single_diseases(omim, rows), rows, patients, made, home, s.params['seed'])
-    table, differences = published_tables(ranks, s.params['seed'])
+    table, differences = published_tables(ranks)
     s.write_table('differences.csv', differences)
     return save_fig(plot_published(table), table, 'published')
