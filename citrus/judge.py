@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['RAISED', 'LATEX', 'SIGNS', 'LARGEST', 'UNITS', 'NUMBERS', 'IN_WORDS', 'ROMAN', 'COUNTED', 'AFTER_KIND', 'ALONE',
-           'SPELLED', 'KNOWN_AS', 'KNOWN_TOO', 'NAME_PART', 'MAY_LACK', 'ABROAD', 'EVERYDAY', 'SMALL', 'SURE', 'LEADS',
-           'LEAD', 'TRAIL', 'KIND_OF', 'KIND_AFTER', 'ASIDE', 'DOUBT', 'OPPOSED', 'replaced', 'composed', 'one_form',
-           'shifted', 'number', 'arabic', 'greek', 'spelled', 'plain_words', 'known_names', 'spelling', 'canonical',
-           'one', 'long_forms', 'name_words', 'key', 'packed', 'same_words', 'same_name', 'bare_name', 'family_name',
-           'unlettered', 'kind_of', 'harmless', 'names', 'species', 'says', 'differ_in_sign', 'is_right', 'matches',
-           'told_words', 'forms', 'spots', 'everyday', 'last_named', 'reveals']
+           'SPELLED', 'COMMON_NAMES', 'MORE_NAMES', 'SPECIAL_NAMES', 'NAME_PART', 'MAY_LACK', 'ABROAD', 'EVERYDAY',
+           'SMALL', 'SURE', 'LEADS', 'LEAD', 'TRAIL', 'KIND_OF', 'KIND_AFTER', 'ASIDE', 'DOUBT', 'OPPOSED', 'replaced',
+           'composed', 'one_form', 'shifted', 'number', 'arabic', 'greek', 'spelled', 'plain_words', 'name_groups',
+           'known_names', 'spelling', 'canonical', 'one', 'long_forms', 'name_words', 'key', 'packed', 'same_words',
+           'same_name', 'bare_name', 'family_name', 'unlettered', 'kind_of', 'harmless', 'names', 'species', 'says',
+           'differ_in_sign', 'is_right', 'matches', 'told_words', 'forms', 'spots', 'everyday', 'last_named', 'reveals']
 
 # %% ../nbs/03_judge.ipynb #dee24e8e
 import functools, re, unicodedata
@@ -18,12 +18,18 @@ from fractions import Fraction
 
 # %% ../nbs/03_judge.ipynb #744f5685
 RAISED = str.maketrans('⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻', '0123456789+-')
-LATEX = [(r'\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}', r'\1/\2'), (r'\\(?:text|math|operator)\w*\s*\{([^{}]*)\}', r'\1'),
-         (r'\\times|\\cdot', '×'), (r'\\pm', '±'), (r'\\leq?\b', '≤'), (r'\\geq?\b', '≥'), (r'\\lt\b', '<'), (r'\\gt\b', '>'),
-         (r'\\uparrow', '↑'), (r'\\downarrow', '↓'), (r'\\(?:right|long)\w*arrow', '→'), (r'\{,\}', ','), (r'\\[,;!% ]', ' ')]
-SIGNS = [(r'<\s*sup\s*>\s*([-+]?\d+)\s*<\s*/\s*sup\s*>', r'^\1'), (r'[−–‐‑‒﹣－]', '-'), (r'<->|⇔|⟷', '↔'), (r'->|⇒|⟶|➔|➡', '→'),
-         (r'>=|≧|⩾', '≥'), (r'<=|≦|⩽', '≤'), (r'\+/-|\+-', '±'), (r'[⇑⬆]', '↑'), (r'[⇓⬇]', '↓'), (r'≠|!=', ' unequal '),
-         (r'↑', ' increased '), (r'↓', ' decreased '), (r'\(\s*\+\s*\)', ' positive '), (r'\(\s*-\s*\)', ' negative ')]
+LATEX = [(r'\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}', r'\1/\2'),
+         (r'\\(?:text|math|operator)\w*\s*\{([^{}]*)\}', r'\1'),
+         (r'\\times|\\cdot', '×'), (r'\\pm', '±'), (r'\\leq?\b', '≤'), (r'\\geq?\b', '≥'), (r'\\lt\b', '<'),
+         (r'\\gt\b', '>'),
+         (r'\\uparrow', '↑'), (r'\\downarrow', '↓'), (r'\\(?:right|long)\w*arrow', '→'), (r'\{,\}', ','),
+         (r'\\[,;!% ]', ' ')]
+SIGNS = [(r'<\s*sup\s*>\s*([-+]?\d+)\s*<\s*/\s*sup\s*>', r'^\1'), (r'[−–‐‑‒﹣－]', '-'), (r'<->|⇔|⟷', '↔'),
+         (r'->|⇒|⟶|➔|➡', '→'),
+         (r'>=|≧|⩾', '≥'), (r'<=|≦|⩽', '≤'), (r'\+/-|\+-', '±'), (r'[⇑⬆]', '↑'), (r'[⇓⬇]', '↓'),
+         (r'≠|!=', ' unequal '),
+         (r'↑', ' increased '), (r'↓', ' decreased '), (r'\(\s*\+\s*\)', ' positive '),
+         (r'\(\s*-\s*\)', ' negative ')]
 
 def replaced(text: str, pairs: list) -> str:   # pairs: (pattern, what takes its place)
     "A text after several replacements, in their order"
@@ -53,13 +59,15 @@ def shifted(m: re.Match) -> str:
     return f'{Decimal(m[1] or 1).scaleb(power):f}'
 
 UNITS = 'mg|g|kg|ug|ng|ml|dl|l|mm|cm|m|km|mmol|mol|meq|mmhg|iu|hz|bpm|kcal'
-NUMBERS = [(r'\bmcg\b', 'ug'), (r'[$€£¥]\s*(?=[-+.]?\d)', ''), (r'(?<=[\d])\s*(?:×|\*|x)\s*(?=10\s*(?:\^|\*\*))', 'e'),
+NUMBERS = [(r'\bmcg\b', 'ug'), (r'[$€£¥]\s*(?=[-+.]?\d)', ''),
+           (r'(?<=[\d])\s*(?:×|\*|x)\s*(?=10\s*(?:\^|\*\*))', 'e'),
            (r'(?<![\d.,])(\d{1,3}(?:,\d{3})+)(?![\d,])', lambda m: m[1].replace(',', '')),
            (r'(?<![\d.,])(\d+),(\d{1,2})(?![\d,])', r'\1.\2'), (r'(?<![\w.])\.(?=\d)', '0.'),
            (r'(?<![\w.])(?:(\d+(?:\.\d+)?)e)?10\s*(?:\^|\*\*)\s*\{?\s*\(?([-+]?\d{1,3})\)?\s*\}?', shifted),
            (r'(?<![\w.])(\d+(?:\.\d+)?)e([-+]?\d{1,3})\b', shifted),
            (r'(?<![\w.])(\d+)\.0+(?![\d.])', r'\1'), (r'(?<![\w.])(\d+\.\d*[1-9])0+(?![\d.])', r'\1'),
-           (r'((?<=\d)|(?<=\d[a-z]))\s+([-+])\s+(?=\d)', r'\2'), (rf'(?<![\w.])(\d+(?:\.\d+)?)({UNITS})\b', r'\1 \2'), (r'\^', '')]
+           (r'((?<=\d)|(?<=\d[a-z]))\s+([-+])\s+(?=\d)', r'\2'),
+           (rf'(?<![\w.])(\d+(?:\.\d+)?)({UNITS})\b', r'\1 \2'), (r'\^', '')]
 
 IN_WORDS = 'zero one two three four five six seven eight nine ten eleven twelve'.split()
 
@@ -78,9 +86,12 @@ ROMAN = {n: str(i + 1) for i, n in enumerate('i ii iii iv v vi vii viii ix x xi 
 COUNTED = 'types?|subtypes?|stages?|grades?|class|factors?|complex|groups?|nerves?|phase|category|level|bipolar'
 AFTER_KIND = re.compile(rf'\b({COUNTED})[\s-]+([ivx]+)([a-c]?)(?!\w)', re.I)
 ALONE = re.compile(r'()\b(II|III|VI|VII|VIII|IX|XI|XII|XIII|IV(?=[A-Ca-c]?\W*$))([A-Ca-c]?)\b')
-SPELLED = {'sjoe': (r'sjoe', 'sjo'), 'haem': (r'haem', 'hem'), 'tumour': (r'\btumour', 'tumor'), 'colour': (r'colour', 'color'), 'sulph': (r'sulph', 'sulf'),
-           'leucocyt': (r'leucocyt', 'leukocyt'), 'fibre': (r'\bfibre', 'fiber'), 'centre': (r'\bcentre', 'center'), 'litre': (r'litre', 'liter'),
-           'behaviour': (r'behaviour', 'behavior'), 'ae': (r'(?<=[a-z])ae(?=[a-z]{2})|\bae(?=[a-z]{4})', 'e'), 'oe': (r'(?<=[a-z]{2})oe(?=[a-z]{2})|\boe(?=[a-z]{4})|\b([cf])oe(?=[a-z]{3})', r'\1e'),
+SPELLED = {'sjoe': (r'sjoe', 'sjo'), 'haem': (r'haem', 'hem'), 'tumour': (r'\btumour', 'tumor'),
+           'colour': (r'colour', 'color'), 'sulph': (r'sulph', 'sulf'),
+           'leucocyt': (r'leucocyt', 'leukocyt'), 'fibre': (r'\bfibre', 'fiber'),
+           'centre': (r'\bcentre', 'center'), 'litre': (r'litre', 'liter'),
+           'behaviour': (r'behaviour', 'behavior'), 'ae': (r'(?<=[a-z])ae(?=[a-z]{2})|\bae(?=[a-z]{4})', 'e'),
+           'oe': (r'(?<=[a-z]{2})oe(?=[a-z]{2})|\boe(?=[a-z]{4})|\b([cf])oe(?=[a-z]{3})', r'\1e'),
            'isation': (r'isation', 'ization'), 'ised': (r'(?<=\w{4})ised\b', 'ized')}
 
 def arabic(m: re.Match) -> str:
@@ -101,46 +112,67 @@ def spelled(text: str) -> str:
     if not text.isascii(): text = re.sub(r'-?([α-ω])-?', lambda m: greek(m[1]), text)
     return replaced(text, [pair for hint, pair in SPELLED.items() if hint in text])
 
-# %% ../nbs/03_judge.ipynb #445d55bc
-KNOWN_AS = '''amyotrophic lateral sclerosis=ALS=Lou Gehrig disease; granulomatosis with polyangiitis=Wegener granulomatosis=GPA
-eosinophilic granulomatosis with polyangiitis=Churg Strauss syndrome=EGPA; multiple sclerosis=MS; trisomy 21=Down syndrome
-trisomy 18=Edwards syndrome; trisomy 13=Patau syndrome; monosomy X=Turner syndrome=45 X; 47 XXY=Klinefelter syndrome
-chronic obstructive pulmonary disease=COPD; systemic lupus erythematosus=SLE; rheumatoid arthritis=RA; tuberculosis=TB
-myocardial infarction=MI; acute myocardial infarction=AMI=heart attack; urinary tract infection=UTI; deep vein thrombosis=deep venous thrombosis=DVT
-gastroesophageal reflux disease=GERD=GORD; congestive heart failure=CHF; diabetic ketoacidosis=DKA; hypertension=HTN=high blood pressure
-type 1 diabetes mellitus=type 1 diabetes=T1DM=insulin dependent diabetes mellitus; type 2 diabetes mellitus=type 2 diabetes=T2DM
-acute myeloid leukemia=AML; chronic myeloid leukemia=CML; chronic lymphocytic leukemia=CLL; acute lymphoblastic leukemia=ALL
-hepatocellular carcinoma=HCC=hepatoma; benign prostatic hyperplasia=BPH; polycystic ovary syndrome=PCOS=Stein Leventhal syndrome
-immune thrombocytopenia=ITP=immune thrombocytopenic purpura=idiopathic thrombocytopenic purpura; thrombotic thrombocytopenic purpura=TTP
-hemolytic uremic syndrome=HUS; disseminated intravascular coagulation=DIC; acute respiratory distress syndrome=ARDS
-syndrome of inappropriate antidiuretic hormone=SIADH; human immunodeficiency virus=HIV; hepatitis B=HBV=hepatitis B virus; hepatitis C=HCV=hepatitis C virus; hepatitis A=HAV=hepatitis A virus
-cytomegalovirus=CMV; Epstein Barr virus=EBV; respiratory syncytial virus=RSV; coronavirus disease 2019=COVID 19=SARS CoV 2
-chronic kidney disease=CKD; acute kidney injury=AKI; autosomal dominant polycystic kidney disease=ADPKD; atrial fibrillation=AF=AFib
-Guillain Barre syndrome=GBS; neurofibromatosis type 1=NF1=von Recklinghausen disease; neurofibromatosis type 2=NF2; tuberous sclerosis=TSC=tuberous sclerosis complex=Bourneville disease
-obstructive sleep apnea=OSA; attention deficit hyperactivity disorder=ADHD; post traumatic stress disorder=PTSD; Wilson disease=hepatolenticular degeneration
-Huntington disease=Huntington chorea; hereditary hemorrhagic telangiectasia=HHT=Osler Weber Rendu disease; Hansen disease=leprosy
-cystic fibrosis=CF=mucoviscidosis; spinal muscular atrophy=SMA; Duchenne muscular dystrophy=DMD; myasthenia gravis=MG; pertussis=whooping cough
-vitamin B1=thiamine; vitamin C=ascorbic acid; vitamin B12=cobalamin; scurvy=vitamin C deficiency; beriberi=thiamine deficiency
-hyperthyroidism due to Graves disease=Graves disease=Basedow disease; Hashimoto thyroiditis=chronic lymphocytic thyroiditis; primary adrenal insufficiency=Addison disease
-cerebrovascular accident=CVA=stroke; transient ischemic attack=TIA; inflammatory bowel disease=IBD; irritable bowel syndrome=IBS; celiac disease=celiac sprue'''
+# %% ../nbs/03_judge.ipynb #ecbd9716
+COMMON_NAMES = '''
+amyotrophic lateral sclerosis=ALS=Lou Gehrig disease; granulomatosis with polyangiitis=Wegener granulomatosis=GPA
+eosinophilic granulomatosis with polyangiitis=Churg Strauss syndrome=EGPA; multiple sclerosis=MS
+trisomy 21=Down syndrome; trisomy 18=Edwards syndrome; trisomy 13=Patau syndrome; monosomy X=Turner syndrome=45 X
+47 XXY=Klinefelter syndrome; chronic obstructive pulmonary disease=COPD; systemic lupus erythematosus=SLE
+rheumatoid arthritis=RA; tuberculosis=TB; myocardial infarction=MI; acute myocardial infarction=AMI=heart attack
+urinary tract infection=UTI; deep vein thrombosis=deep venous thrombosis=DVT
+gastroesophageal reflux disease=GERD=GORD; congestive heart failure=CHF; diabetic ketoacidosis=DKA
+hypertension=HTN=high blood pressure
+type 1 diabetes mellitus=type 1 diabetes=T1DM=insulin dependent diabetes mellitus
+type 2 diabetes mellitus=type 2 diabetes=T2DM; acute myeloid leukemia=AML; chronic myeloid leukemia=CML
+chronic lymphocytic leukemia=CLL; acute lymphoblastic leukemia=ALL; hepatocellular carcinoma=HCC=hepatoma
+benign prostatic hyperplasia=BPH; polycystic ovary syndrome=PCOS=Stein Leventhal syndrome
+immune thrombocytopenia=ITP=immune thrombocytopenic purpura=idiopathic thrombocytopenic purpura
+thrombotic thrombocytopenic purpura=TTP; hemolytic uremic syndrome=HUS; disseminated intravascular coagulation=DIC
+acute respiratory distress syndrome=ARDS; syndrome of inappropriate antidiuretic hormone=SIADH
+human immunodeficiency virus=HIV; hepatitis B=HBV=hepatitis B virus; hepatitis C=HCV=hepatitis C virus
+hepatitis A=HAV=hepatitis A virus; cytomegalovirus=CMV; Epstein Barr virus=EBV; respiratory syncytial virus=RSV'''
 
-# %% ../nbs/03_judge.ipynb #a5c7f7c3
-KNOWN_TOO = '''acetaminophen=paracetamol; epinephrine=adrenaline; norepinephrine=noradrenaline; albuterol=salbutamol; furosemide=frusemide; meperidine=pethidine
-infectious mononucleosis=glandular fever; chickenpox=varicella; shingles=herpes zoster; measles=rubeola; German measles=rubella
-giant cell arteritis=temporal arteritis=GCA; polyarteritis nodosa=PAN; IgA vasculitis=Henoch Schonlein purpura=HSP; IgA nephropathy=Berger disease
-Lyme disease=Lyme borreliosis; Chagas disease=American trypanosomiasis; kala azar=visceral leishmaniasis; syphilis=lues
-glucose 6 phosphate dehydrogenase deficiency=G6PD deficiency; phenylketonuria=PKU; maple syrup urine disease=MSUD; Hurler syndrome=mucopolysaccharidosis type 1H
-mucopolysaccharidosis type 2=Hunter syndrome=MPS type 2; familial Mediterranean fever=FMF; Charcot Marie Tooth disease=CMT; Rendu Osler disease=hereditary hemorrhagic telangiectasia
-adult T cell leukemia=ATLL; hypertrophic cardiomyopathy=HCM=HOCM; Wolff Parkinson White syndrome=WPW; pneumocystis pneumonia=PCP=PJP
-left bundle branch block=LBBB; right bundle branch block=RBBB; patent ductus arteriosus=PDA; ventricular septal defect=VSD; atrial septal defect=ASD
-abdominal aortic aneurysm=AAA; tetralogy of Fallot=TOF; congenital adrenal hyperplasia=CAH; primary biliary cholangitis=PBC=primary biliary cirrhosis
-primary sclerosing cholangitis=PSC; polymyalgia rheumatica=PMR; obsessive compulsive disorder=OCD; benign paroxysmal positional vertigo=BPPV
-ST elevation myocardial infarction=STEMI; non ST elevation myocardial infarction=NSTEMI; severe combined immunodeficiency=SCID; pelvic inflammatory disease=PID
-chronic inflammatory demyelinating polyneuropathy=CIDP; progressive supranuclear palsy=PSP; multiple system atrophy=MSA; herpes simplex virus=HSV
-sickle cell anemia=HbSS=sickle cell disease; antiphospholipid syndrome=APS; heparin induced thrombocytopenia=HIT; common variable immunodeficiency=CVID
-magnetic resonance imaging=MRI; computed tomography=CT; electrocardiogram=ECG=EKG; complete blood count=CBC; white blood cell=WBC'''
+# %% ../nbs/03_judge.ipynb #1c3c4fd5
+MORE_NAMES = '''
+coronavirus disease 2019=COVID 19=SARS CoV 2; chronic kidney disease=CKD; acute kidney injury=AKI
+autosomal dominant polycystic kidney disease=ADPKD; atrial fibrillation=AF=AFib; Guillain Barre syndrome=GBS
+neurofibromatosis type 1=NF1=von Recklinghausen disease; neurofibromatosis type 2=NF2
+tuberous sclerosis=TSC=tuberous sclerosis complex=Bourneville disease; obstructive sleep apnea=OSA
+attention deficit hyperactivity disorder=ADHD; post traumatic stress disorder=PTSD
+Wilson disease=hepatolenticular degeneration; Huntington disease=Huntington chorea
+hereditary hemorrhagic telangiectasia=HHT=Osler Weber Rendu disease=Rendu Osler disease; Hansen disease=leprosy
+cystic fibrosis=CF=mucoviscidosis; spinal muscular atrophy=SMA; Duchenne muscular dystrophy=DMD
+myasthenia gravis=MG; pertussis=whooping cough; vitamin B1=thiamine; vitamin C=ascorbic acid
+vitamin B12=cobalamin; scurvy=vitamin C deficiency; beriberi=thiamine deficiency
+hyperthyroidism due to Graves disease=Graves disease=Basedow disease
+Hashimoto thyroiditis=chronic lymphocytic thyroiditis; primary adrenal insufficiency=Addison disease
+cerebrovascular accident=CVA=stroke; transient ischemic attack=TIA; inflammatory bowel disease=IBD
+irritable bowel syndrome=IBS; celiac disease=celiac sprue; acetaminophen=paracetamol; epinephrine=adrenaline
+norepinephrine=noradrenaline; albuterol=salbutamol; furosemide=frusemide; meperidine=pethidine
+infectious mononucleosis=glandular fever; chickenpox=varicella; shingles=herpes zoster; measles=rubeola
+German measles=rubella; giant cell arteritis=temporal arteritis=GCA; polyarteritis nodosa=PAN'''
 
-# %% ../nbs/03_judge.ipynb #1aa6be2c
+# %% ../nbs/03_judge.ipynb #ece29900
+SPECIAL_NAMES = '''
+IgA vasculitis=Henoch Schonlein purpura=HSP; IgA nephropathy=Berger disease; Lyme disease=Lyme borreliosis
+Chagas disease=American trypanosomiasis; kala azar=visceral leishmaniasis; syphilis=lues
+glucose 6 phosphate dehydrogenase deficiency=G6PD deficiency; phenylketonuria=PKU; maple syrup urine disease=MSUD
+Hurler syndrome=mucopolysaccharidosis type 1H; mucopolysaccharidosis type 2=Hunter syndrome=MPS type 2
+familial Mediterranean fever=FMF; Charcot Marie Tooth disease=CMT; adult T cell leukemia=ATLL
+hypertrophic cardiomyopathy=HCM=HOCM; Wolff Parkinson White syndrome=WPW; pneumocystis pneumonia=PCP=PJP
+left bundle branch block=LBBB; right bundle branch block=RBBB; patent ductus arteriosus=PDA
+ventricular septal defect=VSD; atrial septal defect=ASD; abdominal aortic aneurysm=AAA; tetralogy of Fallot=TOF
+congenital adrenal hyperplasia=CAH; primary biliary cholangitis=PBC=primary biliary cirrhosis
+primary sclerosing cholangitis=PSC; polymyalgia rheumatica=PMR; obsessive compulsive disorder=OCD
+benign paroxysmal positional vertigo=BPPV; ST elevation myocardial infarction=STEMI
+non ST elevation myocardial infarction=NSTEMI; severe combined immunodeficiency=SCID
+pelvic inflammatory disease=PID; chronic inflammatory demyelinating polyneuropathy=CIDP
+progressive supranuclear palsy=PSP; multiple system atrophy=MSA; herpes simplex virus=HSV; sickle cell anemia=HbSS
+antiphospholipid syndrome=APS; heparin induced thrombocytopenia=HIT; common variable immunodeficiency=CVID
+magnetic resonance imaging=MRI; computed tomography=CT; electrocardiogram=ECG=EKG; complete blood count=CBC
+white blood cell=WBC'''
+
+# %% ../nbs/03_judge.ipynb #fc71ec9c
 NAME_PART = re.compile(r'(?<![\w.])[-+]?\d+(?:\.\d+)?\w*(?:[-+/:]\w*\d\w*)*|[^\W_]+|[<>≤≥±→←↔%+&]')
 
 def plain_words(text: str) -> list:
@@ -148,16 +180,22 @@ def plain_words(text: str) -> list:
     text = replaced(spelled(one_form(text)), [(r"(?<=\w)['’`´](?:s\b)?", ''), (r'\bper\s?cent\b', '%')])
     if any(c.isdigit() for c in text): text = replaced(text, NUMBERS)
     if '+' in text: text = re.sub(r'(?<=[a-z0-9])\+(?![\w+]|\s*\d)', ' positive ', text)
-    if '-' in text: text = re.sub(r'(?<=[a-z0-9])-(?=$|[\s,.;:)\]])(?!\s*(?:and|or|to|und|oder|y|et)\b)', ' negative ', text)
+    if '-' in text: text = re.sub(r'(?<=[a-z0-9])-(?=$|[\s,.;:)\]])(?!\s*(?:and|or|to|und|oder|y|et)\b)',
+        ' negative ', text)
     text = re.sub(r'\b(alpha|beta|gamma|delta)(?=\d)', r'\1 ', re.sub(r'^\W*(?:an?|the)(?=\s+\w)', '', text))
     parts = ['and' if w in '+&' else w for w in NAME_PART.findall(text)]
     return [w for part in parts for w in re.split(r'(?<=\w)([-+/:])', part)]
 
-# %% ../nbs/03_judge.ipynb #c58c7107
+# %% ../nbs/03_judge.ipynb #59a8bc20
+def name_groups() -> list:   # `name=other name=...`, the one to use first
+    "The groups of the table"
+    text = '\n'.join((COMMON_NAMES, MORE_NAMES, SPECIAL_NAMES))
+    return [g for g in re.split(r'[;\n]\s*', text) if g]
+
 @functools.cache
 def known_names() -> dict:   # a name, as `plain_words` joins them -> the name it is known by
     "The table of names that mean the same"
-    groups = [[' '.join(plain_words(n)) for n in g.split('=')] for g in re.split(r'[;\n]', f'{KNOWN_AS}\n{KNOWN_TOO}')]
+    groups = [[' '.join(plain_words(n)) for n in g.split('=')] for g in name_groups()]
     return {n: group[0] for group in groups for n in group[1:]}
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -169,23 +207,31 @@ def canonical(text: str) -> str:
     "A name in the form in which two spellings of it, or two names of the same, are equal"
     return known_names().get(spelling(text), spelling(text))
 
-# %% ../nbs/03_judge.ipynb #32fede66
+# %% ../nbs/03_judge.ipynb #9b84da58
 MAY_LACK = {'disease', 'syndrome', 'disorder', 'infection'}
-ABROAD = [(r'\bleuc(?=[ae]mi[ae]\b)', 'leuk'), (r'(?<=\w{2})[ae]mie\b', 'emia'), (r'\b(?:syndrom|sindrome|sd)\b', 'syndrome'), (r'\b(?:maladie|enfermedad|krankheit|morbus)\b', 'disease'),
-          (r'^(syndrome|disease) (?:(?:of|de|du|des|d|von|del) )?(?:la |the )?(.+)$', r'\2 \1'), (r'^(?:un|une|une?o|el|la|le|ein|eine|das|der|die) (?=\w{4})', '')]
-EVERYDAY = set('''down best still short charge hunter hand may grave fed all as it aids ms hit his her him she he map cold rest lead blue white brown gray
-field fields cat fish good cross sweet bloom page paget pan'''.split())   # names, and abbreviations, that are words too
-SMALL = set('of due to from with without after before by in no not than non and or secondary left right versus vs unlike except but'.split())
+ABROAD = [(r'\bleuc(?=[ae]mi[ae]\b)', 'leuk'), (r'(?<=\w{2})[ae]mie\b', 'emia'),
+          (r'\b(?:syndrom|sindrome|sd)\b', 'syndrome'), (r'\b(?:maladie|enfermedad|krankheit|morbus)\b', 'disease'),
+          (r'^(syndrome|disease) (?:(?:of|de|du|des|d|von|del) )?(?:la |the )?(.+)$', r'\2 \1'),
+          (r'^(?:un|une|une?o|el|la|le|ein|eine|das|der|die) (?=\w{4})', '')]
+# names, and abbreviations, that are words too
+EVERYDAY = set('''
+down best still short charge hunter hand may grave fed all as it aids ms hit his her him she he map
+cold rest lead blue white brown gray field fields cat fish good cross sweet bloom page paget pan'''.split())
+SMALL = set('''
+of due to from with without after before by in no not than non and or secondary left right versus vs
+unlike except but'''.split())
 
 def one(word: str) -> str:
     "A word in the singular, as far as spelling tells"
     return word[:-1] if len(word) > 4 and word.endswith('s') and not word.endswith(('ss', 'us', 'is')) else word
 
+# %% ../nbs/03_judge.ipynb #afc04c56
 @functools.cache
 def long_forms() -> dict:   # an abbreviation of three letters or more -> the words that it stands for
     "The abbreviations of the table that are no everyday word"
-    short = {a.lower(): g.split('=')[0] for g in re.split(r'[;\n]', f'{KNOWN_AS}\n{KNOWN_TOO}') for a in g.split('=')[1:] if re.fullmatch(r'\s*[A-Z]{3,6}\s*', a)}
-    return {a.strip(): plain_words(name) for a, name in short.items() if a.strip() not in EVERYDAY}
+    groups = [g.split('=') for g in name_groups()]
+    short = {other.lower(): group[0] for group in groups for other in group[1:] if re.fullmatch(r'[A-Z]{3,6}', other)}
+    return {other: plain_words(name) for other, name in short.items() if other not in EVERYDAY}
 
 def name_words(text: str) -> list:
     "The words of a text in the singular, without *type* before a number or letter, with abbreviations written out"
@@ -202,7 +248,7 @@ def key(name: str) -> tuple:   # Words
     bare = ' '.join(words[:-1])
     return tuple(name_words(known_names().get(bare, bare)))
 
-# %% ../nbs/03_judge.ipynb #b38edbe3
+# %% ../nbs/03_judge.ipynb #5be48adb
 def packed(words: tuple) -> str:
     "Words without blanks; two numbers stay apart"
     return re.sub(r'(?<=\d) (?=\d)', '|', ' '.join(words)).replace(' ', '')
@@ -218,20 +264,28 @@ def same_name(a: str, b: str) -> bool:
     if (number(a) is None) != (number(b) is None): return False
     if number(a) is not None: return number(a) == number(b)
     short, long = sorted((key(a), key(b)), key=len)
-    return same_words(short, long) or (len(long) == len(short) + 1 and long[-1] in MAY_LACK and not set(short) <= MAY_LACK and same_words(short, long[:-1]))
+    return same_words(short, long) or (len(long) == len(short) + 1 and long[-1] in MAY_LACK
+    and not set(short) <= MAY_LACK and same_words(short, long[:-1]))
 
-# %% ../nbs/03_judge.ipynb #24ccf786
+# %% ../nbs/03_judge.ipynb #dc0d352c
 SURE = r'(?:most likely|likely|probable|probably|final|correct|best|working|clinical|underlying|single|suspected)'
-LEADS = [r'(?:based on|given|considering|in view of) [^,.]{1,80}, (?=(?:the|my|it|this|i)\s)|in my (?:opinion|view),? |i am (?:sure|certain|confident|convinced) (?:that )?(?=(?:the|it|this)\s)',
-         rf'(?:(?:the|my)\s)?(?:{SURE}\s)*(?:diagnosis|answer|conclusion|condition)(?:\s(?:here|in this case|of this patient))?\s*(?:would be|is|:|=|-)\s*(?:{SURE}\s|that of\s|:\s)*',
-         rf'(?:i (?:think|believe) |therefore,? |thus,? |so,? |in conclusion,? )*(?:it|this|(?:the|this) patient)(?:\s{SURE})?\s(?:is|has|suffers from|must have)(?: {SURE})?\s(?:consistent with\s)?',
+LEADS = [r'(?:based on|given|considering|in view of) [^,.]{1,80}, (?=(?:the|my|it|this|i)\s)|in my (?:opinion|'
+         r'view),? |i am (?:sure|certain|confident|convinced) (?:that )?(?=(?:the|it|this)\s)',
+         rf'(?:(?:the|my)\s)?(?:{SURE}\s)*(?:diagnosis|answer|conclusion|condition)(?:\s(?:here|in this case|of '
+         rf'this patient))?\s*(?:would be|is|:|=|-)\s*(?:{SURE}\s|that of\s|:\s)*',
+         rf'(?:i (?:think|believe) |therefore,? |thus,? |so,? |in conclusion,? )*(?:it|this|(?:the|this) '
+         rf'patient)(?:\s{SURE})?\s(?:is|has|suffers from|must have)(?: {SURE})?\s(?:consistent with\s)?',
          rf'{SURE}(?=\s)\s(?:diagnosis:?\s)?',
-         r'(?:(?:最可能的?|最终|最后|初步|正确|首先|应)?(?:诊断|答案)(?:应?(?:考虑)?(?:是|为))?[::]?|考虑(?:为|是)?|患者(?:患有|是))\s*',
-         r'(?:el |la )?(?:diagn[oó]stico|respuesta)(?: (?:m[aá]s probable|final|correct[oa]))*\s?(?:es|:)\s*(?:el |la |un |una )?',
-         r'(?:le |la )?(?:diagnostic|r[eé]ponse)(?: (?:le |la )?(?:plus probable|finale?|correcte?))*\s?(?:est|:)\s*(?:le |la |un |une )?',
-         r'(?:die |der )?(?:wahrscheinlichste |richtige |endgültige )*(?:diagnose|antwort)\s?(?:ist|lautet|:)\s*(?:ein |eine |das |die |der )?']
+         r'(?:(?:最可能的?|最终|最后|初步|正确|首先|应)?(?:诊断|答案)(?:应?(?:考虑)?(?:是|为))?[:：]?|考虑(?:为|是)?|患者(?:患有|是))\s*',
+         r'(?:el |la )?(?:diagn[oó]stico|respuesta)(?: (?:m[aá]s probable|final|correct[oa]))*\s?(?:es|:)\s*(?:el '
+         r'|la |un |una )?',
+         r'(?:le |la )?(?:diagnostic|r[eé]ponse)(?: (?:le |la )?(?:plus probable|finale?|correcte?))*\s?(?:est|'
+         r':)\s*(?:le |la |un |une )?',
+         r'(?:die |der )?(?:wahrscheinlichste |richtige |endgültige )*(?:diagnose|antwort)\s?(?:ist|lautet|'
+         r':)\s*(?:ein |eine |das |die |der )?']
 LEAD = re.compile('|'.join(rf'(?:{x})' for x in LEADS), re.I)
-TRAIL = re.compile(rf'[\s,]*(?:[-–—:]\s*(?:confirmed|{SURE})|\((?:the )?{SURE}(?: diagnosis)?\)|(?:is|as) (?:the )?(?:{SURE} )*(?:diagnosis|answer)|{SURE})[\s.]*$', re.I)
+TRAIL = re.compile(rf'[\s,]*(?:[-–—:]\s*(?:confirmed|{SURE})|\((?:the )?{SURE}(?: diagnosis)?\)|(?:is|as) (?:the '
+                   rf')?(?:{SURE} )*(?:diagnosis|answer)|{SURE})[\s.]*$', re.I)
 
 def bare_name(text: str) -> str:
     "What an answer names, without what leads to it"
@@ -244,16 +298,19 @@ def bare_name(text: str) -> str:
         text = text[lead.end():].strip()
     return TRAIL.sub('', text).strip(' \n\t.。,;') or text
 
-# %% ../nbs/03_judge.ipynb #6731689b
+# %% ../nbs/03_judge.ipynb #90b9387c
 def family_name(name: str) -> str:
     "The name of a disease without the number or letter of its subtype"
     name = re.sub(r'\s*\([^)]*\)$', '', name)
-    short = re.sub(r'(?:[,\s]+|(?<=[a-z]{6})-)(?:(?:sub)?type\s+)?(?:[A-Z]?\d+[a-zA-Z]?\d?|[IVX]+[a-cA-C]?|(?<=type )[A-Z]+)$', '', name)
+    short = re.sub(r'(?:[,\s]+|(?<=[a-z]{6})-)(?:(?:sub)?type\s+)?(?:[A-Z]?\d+[a-zA-Z]?\d?|[IVX]+[a-cA-C]?|'
+                   r'(?<=type )[A-Z]+)$', '', name)
     return re.sub(r',?\s*(?:sub)?type$', '', short) or name
 
-KIND_OF = set('''neonatal congenital incomplete juvenile infantile adult childhood acute subacute chronic severe mild moderate classic classical typical early late
-localized disseminated familial hereditary inherited sporadic primary secondary idiopathic central peripheral nephrogenic autosomal dominant recessive x linked
-onset left right bilateral unilateral recurrent symptomatic'''.split())
+KIND_OF = set('''
+neonatal congenital incomplete juvenile infantile adult childhood acute subacute chronic severe mild
+moderate classic classical typical early late localized disseminated familial hereditary inherited
+sporadic primary secondary idiopathic central peripheral nephrogenic autosomal dominant recessive x
+linked onset left right bilateral unilateral recurrent symptomatic'''.split())
 
 def unlettered(words) -> tuple:
     "Words in which `2a` is `2`"
@@ -265,17 +322,21 @@ def kind_of(answer: str, name: str) -> bool:
     "Whether an answer is a subtype or a kind of what a name says"
     if number(answer) is not None or number(name) is not None or len(packed(key(name))) < 4: return False
     whole = re.sub(r'^(?:sub)?type[\s-]\w{1,3}\s(?=\w)', '', answer, flags=re.I)
-    if '(' not in answer and any(same_name(short, name) for short in (family_name(answer), whole) if short != answer): return True
-    if re.search(r', ?[\w-]{5,} (?:type|form|variant)$', answer) and same_name(answer.rpartition(',')[0], name): return True
+    if '(' not in answer and any(same_name(short, name) for short in (family_name(answer), whole)
+        if short != answer): return True
+    if re.search(r', ?[\w-]{5,} (?:type|form|variant)$', answer) and same_name(answer.rpartition(',')[0],
+        name): return True
     words = key(answer)
     if same_words(unlettered(words), key(name)) and unlettered(words) != words: return True
     if len(words) > 1 and words[-1] in KIND_AFTER and same_name(' '.join(words[:-1]), name): return True
     kinds = next((i for i, w in enumerate(words) if w not in KIND_OF), len(words))
     return 0 < kinds < len(words) and same_words(words[kinds:], key(name))
 
-# %% ../nbs/03_judge.ipynb #f202c18e
-ASIDE = set('''most likely probable confirmed clinical diagnosis definite classic form mutation variant gene related due to autosomal dominant recessive x linked inherited inheritance
-omim orpha icd 10 11 acute chronic'''.split())
+# %% ../nbs/03_judge.ipynb #b4e4b11b
+ASIDE = set('''
+most likely probable confirmed clinical diagnosis definite classic form mutation variant gene
+related due to autosomal dominant recessive x linked inherited inheritance omim orpha icd 10 11
+acute chronic'''.split())
 
 def harmless(aside: str, name: str) -> bool:
     "Whether words in brackets leave the name before them as it is"
@@ -286,9 +347,11 @@ def harmless(aside: str, name: str) -> bool:
     gene = lambda w: bool(re.fullmatch(r'[A-Z][A-Z0-9]{1,6}\d[A-Z0-9]*|\d{6}|[A-Z]\d\d(?:\.\d+)?', w))
     return all(w.lower() in ASIDE or gene(w) for w in re.findall(r'[\w.]+', aside))
 
-# %% ../nbs/03_judge.ipynb #9f8963ea
-DOUBT = re.compile(r'''\b(?:no|not|never|neither|nor|non|without|unlikely|exclud\w*|rul(?:e|ed|ing)\ out|ruled|rather\ than|instead\ of|anything\ but|except|unlike|negative|denied|absent|wrong|incorrect
-    |or|vs|versus|either|both|kein\w*|nicht|ausgeschlossen|oder|weder|pas|ni|aucun\w*|exclu\w*|ou|sin|descart\w*|excluid\w*|o|ningun\w*)\b
+# %% ../nbs/03_judge.ipynb #f19f2ed6
+DOUBT = re.compile(r'''\b(?:no|not|never|neither|nor|non|without|unlikely|exclud\w*|rul(?:e|ed|ing)\ out|ruled
+    |rather\ than|instead\ of|anything\ but|except|unlike|negative|denied|absent|wrong|incorrect
+    |or|vs|versus|either|both
+    |kein\w*|nicht|ausgeschlossen|oder|weder|pas|ni|aucun\w*|exclu\w*|ou|sin|descart\w*|excluid\w*|o|ningun\w*)\b
     |\w\s*/\s*\w|(?:不是|并非|排除|不考虑|不支持|除外|否认|或|还是|非)''', re.I | re.X)
 
 def names(question: dict) -> list:
@@ -306,7 +369,7 @@ def says(answer: str, name: str) -> bool:
     m = re.fullmatch(r'(.*?\S)\s*[(（]([^()（）]*)[)）]', answer)
     return bool(m) and harmless(m[2], name) and (same_name(m[1], name) or kind_of(m[1], name))
 
-# %% ../nbs/03_judge.ipynb #568ef13e
+# %% ../nbs/03_judge.ipynb #e12ef6f5
 OPPOSED = {'increased', 'decreased', 'positive', 'negative', '<', '>', '≤', '≥'}
 
 def differ_in_sign(a: str, b: str) -> bool:
@@ -337,7 +400,7 @@ def matches(answer: str, question: dict) -> bool:
     "Whether an open answer is right by rule"
     return is_right(answer, question) is True
 
-# %% ../nbs/03_judge.ipynb #c262768f
+# %% ../nbs/03_judge.ipynb #1c4f736a
 @functools.lru_cache(maxsize=1 << 10)
 def told_words(text: str) -> list:
     "The words of a text as `key` has those of a name"
@@ -351,9 +414,10 @@ def forms(name: str) -> frozenset:   # tuples of words
     whole = {key(n) for n in known} | {tuple(told_words(n)) for n in known}
     binomial = re.fullmatch(r'([A-Z])[a-z]{4,} ([a-z]{4,})', name)
     if binomial and binomial[2] not in MAY_LACK: whole |= {(binomial[1].lower(), one(binomial[2]))}
-    return frozenset(w for k in whole for w in (k, k[:-1] if len(k) > 1 and k[-1] in MAY_LACK else k) if w and not set(w) <= MAY_LACK)
+    return frozenset(w for k in whole for w in (k, k[:-1] if len(k) > 1 and k[-1] in MAY_LACK else k) if w
+    and not set(w) <= MAY_LACK)
 
-# %% ../nbs/03_judge.ipynb #8fb8c24b
+# %% ../nbs/03_judge.ipynb #5288d63e
 def spots(words: list, form: tuple) -> list:
     "Where the words of a name end in a text: next to each other, in any order if none of them gives an order"
     if len(form) == 1 and re.search(r'[\u4e00-\u9fff]', form[0]):   # a script without blanks
@@ -372,7 +436,8 @@ def last_named(text: str, names: list) -> str:   # '' if none of them is named
     "The name that a text names last; of two that end together the longer one"
     told = told_words(text)
     words = told if set(told) == set(unlettered(told)) else [*told, *unlettered(told)]
-    ends = [(spot, len(f), n) for n in names for f in forms(n) if not everyday(f, text, n) for spot in spots(words, f)]
+    ends = [(spot, len(f), n) for n in names for f in forms(n) if not everyday(f, text, n)
+        for spot in spots(words, f)]
     return max(ends, default=(0, 0, ''))[2]
 
 def reveals(text: str, question: dict) -> bool:

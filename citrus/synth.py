@@ -400,7 +400,8 @@ def write_skill(k: Knowledge, messages: list, temperature: float, rng: random.Ra
     return target(monologue(steps, design), chart(steps).best)
 
 # %% ../nbs/30_synth.ipynb #88164160
-HEDGES = set(words('i think believe say would it this is the most likely probable probably a an patient has have diagnosis answer suspected here case of'))
+HEDGES = set(words('''i think believe say would it this is the most likely probable probably a an
+patient has have diagnosis answer suspected here case of'''))
 
 def verify_skill(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
     "The knowledge expert as judge of answers: the reference is named, no other family, and nothing beside it but what hedges"
@@ -528,7 +529,8 @@ def leaked(t: Thread) -> bool:
     return any(reveals(text, t.question) and not reveals(before(steps), t.question) for steps, text in t.prompts)
 
 # %% ../nbs/30_synth.ipynb #713a43b1
-AGAINST = re.compile(r"\b(?:against|not|no|never|neither|nor|exclud\w*|rul(?:e|es|ed|ing) out|reject\w*|rather than|instead of|unlikely)\b", re.I)
+AGAINST = re.compile(r"\b(?:against|not|no|never|neither|nor|exclud\w*|rul(?:e|es|ed|ing) out|reject\w*"
+                     r"|rather than|instead of|unlikely)\b", re.I)
 
 def concludes(think: str, answer: str, others: list) -> bool:
     "Whether the last sentence of a thought decides for an answer: it names it last, and nothing before it turns it round"
