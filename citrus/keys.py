@@ -83,15 +83,16 @@ def imports_of(
     package: str,     # Package that `from .x import y` starts from
 ) -> tuple:           # (name, module, attribute or '') of each
     "What the imports in a statement bind, at any depth"
-    found = []
+    bindings = []
     for n in ast.walk(node):
-        if isinstance(n, ast.Import):
-            found += [(a.asname or a.name.partition('.')[0], a.name if a.asname else a.name.partition('.')[0], '') for a in n.names]
-            found += [('', a.name, '') for a in n.names]   # `import a.b` also loads a.b
+        for a in n.names if isinstance(n, ast.Import) else ():
+            first = a.name.partition('.')[0]
+            bindings.append((a.asname, a.name, '') if a.asname else (first, first, ''))
+            bindings.append(('', a.name, ''))   # `import a.b` also loads a.b
         if isinstance(n, ast.ImportFrom):
             module = importlib.util.resolve_name('.' * n.level + (n.module or ''), package)
-            found += [(a.asname or a.name, module, a.name) for a in n.names]
-    return tuple(found)
+            bindings += [(a.asname or a.name, module, a.name) for a in n.names]
+    return tuple(bindings)
 
 # %% ../nbs/00_keys.ipynb #b1a0f8e6
 class Chains(ast.NodeVisitor):
@@ -117,9 +118,11 @@ def mentioned(node, table: symtable.SymbolTable) -> frozenset:   # {'np.mean', '
 # %% ../nbs/00_keys.ipynb #7c42cbb2
 def patched(node) -> set:
     "Names of the classes that a definition decorated with `patch` or `patch_to` is added to"
-    marks = [d for d in getattr(node, 'decorator_list', []) if chain(getattr(d, 'func', d))[-1:] in (['patch'], ['patch_to'])]
+    decorators = getattr(node, 'decorator_list', [])
+    marks = [d for d in decorators if chain(getattr(d, 'func', d))[-1:] in (['patch'], ['patch_to'])]
     if not marks: return set()
-    places = [a.annotation for a in node.args.args[:1] if a.annotation] + [a for d in marks for a in getattr(d, 'args', [])]
+    places = [a.annotation for a in node.args.args[:1] if a.annotation]
+    places += [a for d in marks for a in getattr(d, 'args', [])]
     return {n.id for p in places for n in ast.walk(p) if isinstance(n, ast.Name)}
 
 def first_name(node) -> str:   # 'SKILLS' of `SKILLS[ASK]`, '' of what starts with no name
@@ -130,7 +133,8 @@ def first_name(node) -> str:   # 'SKILLS' of `SKILLS[ASK]`, '' of what starts wi
 def changed(node) -> set:
     "Names of the objects that a statement changes without binding them"
     places = [t for t in getattr(node, 'targets', []) if not isinstance(t, ast.Name)]
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call): places = [getattr(node.value.func, 'value', None)]
+    called = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    if called: places = [getattr(node.value.func, 'value', None)]
     return {first_name(p) for p in places} - {''}
 
 def assigned(table: symtable.SymbolTable) -> set:
@@ -145,12 +149,14 @@ def definition(
     "A statement, read"
     figures = Undrawn()
     code = bare(figures.visit(node))
-    table, classes = table_of(code), patched(node)
+    table = table_of(code)
+    classes = patched(node)
     bound = set() if classes else assigned(table)
     owners = classes or changed(node)
     label = '|'.join(sorted(classes)) + f'.{node.name}' if classes else ', '.join(sorted(bound or owners))
     texts = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-    return Definition(label, code, frozenset(bound), mentioned(node, table), imports_of(node, package), frozenset(owners), frozenset(texts), tuple(figures.drawings))
+    return Definition(label, code, frozenset(bound), mentioned(node, table), imports_of(node, package),
+                      frozenset(owners), frozenset(texts), tuple(figures.drawings))
 
 # %% ../nbs/00_keys.ipynb #4b43b37c
 @dataclass
@@ -265,15 +271,17 @@ def reached_from(
     cut: tuple = (),     # `module.label` of definitions that are not followed
 ) -> dict:               # (module name, position) -> `Definition`
     "The definitions that some statements can run, by following real imports"
-    reached, todo, running = {}, list(starts), loaded(modules, {(module, '') for module, _ in starts})
+    reached = {}
+    todo = list(starts)
+    running = set()
     while todo:
         for module, d in todo:
-            running |= loaded(modules, [(t, a) for _, t, a in d.imports] + named_in_texts(d, module.partition('.')[0]))
+            inside = [(target, attribute) for _, target, attribute in d.imports]
+            running |= loaded(modules, [(module, ''), *inside, *named_in_texts(d, module.partition('.')[0])])
         hits = set().union(*(mentions(modules, *x) for x in todo)) | awake(modules, running, set(reached))
         fresh = {(m, i): modules[m].definitions[i] for m, i in hits - set(reached)}
         fresh = {(m, i): d for (m, i), d in fresh.items() if f'{m}.{d.label}' not in cut}
         todo = [(m, d) for (m, _), d in fresh.items()]
-        running |= loaded(modules, [(m, '') for m, _ in todo])
         reached |= fresh
     return reached
 
