@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from citrus import run
-from citrus.run import STAGES, UserError, cells, drawings_of, drawn_with, notebook_path, number, parameters, redraw, root, stale, stale_list, stale_sentence, with_numbers
+from citrus.run import STAGES, UserError, cells, drawings_of, drawn_with, notebook_path, parameters, read_number, redraw, root, stale, stale_list, stale_sentence, with_numbers
 
 FIGURES = root() / 'figures'
 INDEX = cells(root() / 'nbs' / 'index.ipynb')
@@ -61,7 +61,7 @@ def test_a_reference_gives_its_number(folder, reference, text): assert with_numb
     ('t.csv; way=ours; x', 'needs the form'), ('u.csv; way=ours; x; .2f', 'no figures/u.csv'), ('t.csv; road=ours; x; .2f', "no column 'road'"), ('t.csv; way=ours; y; .2f', "no column 'y'"),
     ('t.csv; way=yours; x; .2f', '0 rows'), ('t.csv; ; x; .2f', '3 rows'), ('t.csv; way=ours; x; .2q', 'code'), ('t.csv; way=ours; way; .2f', 'code'), ('t.csv; way=ours; x, low; .2f', '2 columns')])
 def test_a_reference_that_means_nothing_is_named(folder, reference, words):
-    with pytest.raises(UserError) as e: number(reference, folder)
+    with pytest.raises(UserError) as e: read_number(reference, folder)
     assert words in str(e.value) and reference in str(e.value)
 
 
