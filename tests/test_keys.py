@@ -10,7 +10,8 @@ import pytest
 
 from traced import uncovered
 
-from citrus.run import STAGES, cells, chosen, ingredients, library_notebooks, library_of, root, settings
+from citrus.keys import definition
+from citrus.run import STAGES, cells, chosen, hashed_files, ingredients, library_notebooks, library_of, root, settings
 
 VALUES = settings({})
 
@@ -89,7 +90,9 @@ def test_a_table_brings_what_other_modules_put_into_it():
 
 def test_files_that_a_stage_reads_are_ingredients():
     of = lambda stage: ingredients(stage, VALUES[stage], {})['files']
-    assert 'nbs/paper.csv' in of('ablate') and 'tests/data/entities.csv' in of('entities') and 'parameters of mix' in of('knowledge')
+    assert 'nbs/paper.csv' in of('ablate') and 'tests/data/entities.csv' in of('entities')
+    reads = definition(ast.parse("usual = parameters(notebook_path('mix'))").body[0], 'citrus')
+    assert list(hashed_files([reads], {})) == ['parameters of mix']
     folder = ingredients('cases', VALUES['cases'] | dict(phenopackets='tests/data/phenopackets'), {})['files']
     assert not (root() / 'tests/data/phenopackets').exists() or folder
 
