@@ -7,7 +7,7 @@ __all__ = ['RECORDS', 'ROLES', 'INSIDE', 'STAGES', 'STUDIES', 'KINDS_OF_PARAMETE
            'PACKAGES', 'BOOKKEEPING', 'TRAVELS', 'ADVICE', 'KERNEL_ENV', 'UserError', 'root', 'home', 'need_writable',
            'Parser', 'atomic', 'fault_of_messages', 'fault_of_options', 'fault_of_texts', 'fault_of_steps', 'is_a',
            'check', 'read_jsonl', 'write_jsonl', 'notebook_path', 'nearest', 'Param', 'read_notebook', 'cells',
-           'statements', 'declared', 'parameters', 'coerce', 'Allowed', 'allowed', 'range_words', 'misfit',
+           'cell_statements', 'read_parameter', 'parameters', 'coerce', 'Allowed', 'allowed', 'range_words', 'misfit',
            'check_values', 'check_list', 'fitting', 'Strict', 'parse_yaml', 'find_recipe', 'load_recipe', 'read_set',
            'overlaid', 'check_names', 'settings', 'batch_fault', 'control_fault', 'votes_fault', 'pool_fault',
            'arm_fault', 'folder_fault', 'consistent', 'versions', 'library_of', 'has_flag', 'notebook_module',
@@ -19,11 +19,11 @@ __all__ = ['RECORDS', 'ROLES', 'INSIDE', 'STAGES', 'STUDIES', 'KINDS_OF_PARAMETE
            'leave', 'read_job', 'train_main', 'module_of', 'library_notebooks', 'library_code', 'exported_code',
            'out_of_step', 'plan', 'needed', 'chosen', 'advice', 'place', 'failure', 'seconds_of', 'last_seconds',
            'CellBar', 'AtomicHandler', 'set_aside', 'papermill_run', 'execute', 'lock_of', 'bring', 'run_stages',
-           'maker', 'manifest_of', 'lineage', 'pins_of', 'why', 'size', 'runs', 'referred', 'ancestors', 'garbage',
-           'collect', 'Once', 'parse_args', 'one_purpose', 'report', 'need_clone', 'show_runs', 'run_command', 'main',
-           'keep_outputs', 'selected', 'value_of', 'formatted', 'number', 'with_numbers', 'readme_text', 'rewrite',
-           'tagged', 'publish_readme', 'publish_results', 'executed_lessons', 'made', 'publish_manifests',
-           'published_manifest', 'old_drawing', 'drawn_with', 'redraw', 'redraw_published', 'made_today', 'stale',
+           'maker', 'published_manifest', 'manifest_of', 'lineage', 'pins_of', 'why', 'size', 'runs', 'referred',
+           'ancestors', 'garbage', 'collect', 'Once', 'parse_args', 'one_purpose', 'report', 'need_clone', 'show_runs',
+           'run_command', 'main', 'keep_outputs', 'selected', 'value_of', 'formatted', 'read_number', 'with_numbers',
+           'readme_text', 'rewrite', 'tagged', 'publish_readme', 'publish_results', 'executed_lessons', 'made',
+           'publish_manifests', 'old_drawing', 'drawn_with', 'redraw', 'redraw_published', 'made_today', 'stale',
            'stale_list', 'stale_sentence', 'publish_stale', 'duration', 'published', 'takes', 'with_takes',
            'publish_takes', 'publish', 'publish_args', 'publish_main']
 
@@ -103,8 +103,9 @@ def fault_of_messages(messages: list) -> str:
     if not messages: return 'is empty'
     for i, m in enumerate(messages):
         if not isinstance(m, dict): return f'has {m!r} as message {i}, needs {{role, content}}'
-        if m.get('role') not in ROLES: return f'has the role {m.get("role")!r} in message {i}, needs one of {", ".join(ROLES)}'
-        if not isinstance(m.get('content'), str): return f'has {m.get("content")!r} as content of message {i}, needs text'
+        role, content = m.get('role'), m.get('content')
+        if role not in ROLES: return f'has the role {role!r} in message {i}, needs one of {", ".join(ROLES)}'
+        if not isinstance(content, str): return f'has {content!r} as content of message {i}, needs text'
     return ''
 
 def fault_of_options(options: list) -> str:
@@ -124,8 +125,9 @@ def fault_of_steps(steps: list) -> str:
     "What is wrong with the steps of a trace, '' if nothing"
     return next((f'holds {s!r}, needs mappings' for s in steps if not isinstance(s, dict)), '')
 
+# field -> what is wrong inside it
 INSIDE = dict(messages=fault_of_messages, prompt=fault_of_messages, chosen=fault_of_messages, rejected=fault_of_messages,
-              options=fault_of_options, aliases=fault_of_texts, steps=fault_of_steps)   # field -> what is wrong inside it
+              options=fault_of_options, aliases=fault_of_texts, steps=fault_of_steps)
 
 def is_a(value, kind) -> bool:
     "Whether a value is of a type; True is no number, though Python's bool is an int"
@@ -147,7 +149,8 @@ def check(
         fault = INSIDE[field](row[field]) if field in INSIDE else ''
         if fault: raise UserError(f'{this} {fault}')
     if record == 'question' and row['answer'] not in [None, *(o['label'] for o in row['options'])]:
-        raise UserError(f"{where}: field 'answer' of this question is {row['answer']!r}, which is the label of none of its options")
+        answer = f"field 'answer' of this question is {row['answer']!r}"
+        raise UserError(f'{where}: {answer}, which is the label of none of its options')
     return row
 
 # %% ../nbs/00_run.ipynb #7779c4e6
@@ -231,29 +234,33 @@ def read_notebook(path) -> dict:
     except UnicodeDecodeError: raise UserError(f'{path.name} is not UTF-8: save it again from Jupyter') from None
     if text.startswith('\ufeff'): raise UserError(f'{path.name} starts with a byte order mark: save it as UTF-8 without one')
     marker = re.search(r'^(<{7}|>{7}) ', text, re.M)
-    if marker: raise UserError(f'{path.name}, line {text.count(chr(10), 0, marker.start()) + 1}: a merge conflict is not resolved')
+    if marker:
+        line = text.count('\n', 0, marker.start()) + 1
+        raise UserError(f'{path.name}, line {line}: a merge conflict is not resolved')
     try: nb = json.loads(text)
-    except ValueError as e: raise UserError(f'{path.name} is not JSON ({e}): restore it, `git checkout {path.name}`') from None
-    if not (isinstance(nb, dict) and isinstance(nb.get('cells'), list)): raise UserError(f'{path.name} is no notebook: it has no cells')
-    return nb
+    except ValueError as e: raise UserError(f'{path.name} is not JSON ({e}): restore it from git') from None
+    if isinstance(nb, dict) and isinstance(nb.get('cells'), list): return nb
+    raise UserError(f'{path.name} is no notebook: it has no cells')
 
 def cells(path) -> list:
     "The cells of a notebook, as dicts with `source` joined to one string, and `index`"
-    return [dict(metadata={}) | c | dict(source=''.join(c.get('source', '')), index=i) for i, c in enumerate(read_notebook(path)['cells'])]
+    every = enumerate(read_notebook(path)['cells'])
+    return [dict(metadata={}) | c | dict(source=''.join(c.get('source', '')), index=i) for i, c in every]
 
 # %% ../nbs/00_run.ipynb #5d1e0c01
-def statements(cell: dict, path) -> list:
+def cell_statements(cell: dict, path) -> list:
     "The statements of a code cell. Raises `UserError` for what is not Python"
     try: return ast.parse(cell['source']).body
     except SyntaxError as e:
         line = cell['source'].split('\n')[(e.lineno or 1) - 1].strip()
-        what = 'is a command of IPython, which the library cannot run: take it out' if re.match(r'[%!?]|.*\?$|.*=\s*[%!]', line) else f'is not Python ({e.msg})'
-        raise UserError(f'{Path(path).name}, cell {cell["index"]}: `{line[:80]}` {what}') from None
+        command = re.match(r'[%!?]|.*\?$|.*=\s*[%!]', line)
+        fault = 'is a command of IPython, which the library cannot run: take it out' if command else f'is not Python ({e.msg})'
+        raise UserError(f'{Path(path).name}, cell {cell["index"]}: `{line[:80]}` {fault}') from None
 
 # %% ../nbs/00_run.ipynb #b0808756
 KINDS_OF_PARAMETER = dict(int=int, float=float, str=str, bool=bool, list=list, dict=dict)
 
-def declared(node, line: str, where: str) -> Param:
+def read_parameter(node, line: str, where: str) -> Param:
     "A line of a parameters cell. Raises `UserError` unless it is `name: type = value # meaning`"
     form = f'{where}: {line.strip()!r} needs the form `name: type = value # meaning`'
     if not (isinstance(node, ast.AnnAssign) and node.value): raise UserError(form)
@@ -270,8 +277,8 @@ def parameters(path) -> dict:   # name -> `Param`
         raise UserError(f"{Path(path).name} has {len(tagged)} cells tagged 'parameters', needs exactly one: restore the tag, or a run would use the defaults")
     lines, where = tagged[0]['source'].split('\n'), f'{Path(path).name}, cell {tagged[0]["index"]}'
     found = {}
-    for node in statements(tagged[0], path):
-        param = declared(node, lines[node.end_lineno - 1], where)
+    for node in cell_statements(tagged[0], path):
+        param = read_parameter(node, lines[node.end_lineno - 1], where)
         if node.target.id in found: raise UserError(f'{where}: {node.target.id!r} is declared twice')
         found[node.target.id] = param
     return found
@@ -532,13 +539,17 @@ def versions() -> dict:
     "Versions of Python and of the packages that a result depends on"
     return dict(python='.'.join(platform.python_version_tuple()[:2])) | {p: metadata.version(p) for p in PACKAGES}
 
-BOOKKEEPING = tuple(f'citrus.run.{name}' for name in ('stage', 'notebook_path', 'save_fig', 'Stage.finish', 'unrepeatable')) + ('citrus.cases.code_behind',)
+BOOKKEEPING = ('citrus.run.stage', 'citrus.run.Stage.finish', 'citrus.run.save_fig', 'citrus.run.unrepeatable',
+               'citrus.run.notebook_path', 'citrus.cases.code_behind')   # decide nothing that the files of a stage hold
 
 @functools.lru_cache(maxsize=4)
 def library_of(folder: Path) -> dict:   # module name -> `Module`
     "The modules of this package, read once"
-    names = {p: '.'.join(p.relative_to(folder.parent).with_suffix('').parts).removesuffix('.__init__') for p in sorted(folder.rglob('*.py'))}
-    return {name: read_module(p.read_text(encoding='utf-8'), 'citrus') for p, name in names.items() if p.name != '_modidx.py'}
+    modules = {}
+    for p in sorted(folder.rglob('*.py')):
+        name = '.'.join(p.relative_to(folder.parent).with_suffix('').parts).removesuffix('.__init__')
+        if p.name != '_modidx.py': modules[name] = read_module(p.read_text(encoding='utf-8'), 'citrus')
+    return modules
 
 # %% ../nbs/00_run.ipynb #3d3da091
 def has_flag(cell: dict, flag: str) -> bool:
@@ -546,23 +557,26 @@ def has_flag(cell: dict, flag: str) -> bool:
     return re.search(rf'^#\| *{flag}\b', cell['source'], re.M) is not None
 
 def notebook_module(path) -> Module:
-    "What a notebook defines before its stage cells. A lesson counts where it binds a name, since the kernel would then use what it binds"
+    "What a notebook defines outside its stage cells. A lesson counts for the names it binds: the kernel would use them"
     module = Module([], {}, {}, [])
     for cell in cells(path):
-        if cell['cell_type'] != 'code' or has_flag(cell, 'stage') or 'parameters' in cell['metadata'].get('tags', []): continue
-        for node in statements(cell, path): add_statement(module, node, 'citrus', has_flag(cell, 'export'))
+        if cell['cell_type'] != 'code' or has_flag(cell, 'stage'): continue
+        if 'parameters' in cell['metadata'].get('tags', []): continue
+        for node in cell_statements(cell, path): add_statement(module, node, 'citrus', has_flag(cell, 'export'))
     return module
 
 # %% ../nbs/00_run.ipynb #5d1e0a01
 def stage_statements(path) -> list:   # Of `Definition`
     "The statements of the stage cells of a notebook; a name that an earlier one binds is not looked for elsewhere"
     marked = [cell for cell in cells(path) if cell['cell_type'] == 'code' and has_flag(cell, 'stage')]
-    bound, found = set(), []
-    for d in [definition(node, 'citrus') for cell in marked for node in statements(cell, path)]:
+    bound = set()
+    own = []
+    for d in [definition(node, 'citrus') for cell in marked for node in cell_statements(cell, path)]:
+        names = frozenset(m for m in d.mentioned if m.partition('.')[0] not in bound)
         drawings = tuple(replace(g, mentioned=g.mentioned - bound) for g in d.drawings)
-        found.append(replace(d, mentioned=frozenset(m for m in d.mentioned if m.partition('.')[0] not in bound), drawings=drawings))
+        own.append(replace(d, mentioned=names, drawings=drawings))
         bound |= d.bound
-    return found
+    return own
 
 # %% ../nbs/00_run.ipynb #5d1e0a02
 def texts_in(value) -> set:
@@ -574,22 +588,25 @@ def texts_in(value) -> set:
 def named_files(code: set, params: dict) -> set:   # Paths
     "The files of the repository that texts of the code name, and the files and folders that parameters name"
     folders = [root() / f for f in ('nbs', 'nbs/recipes', 'tests/data')]
-    paths = {f / t for t in code if re.fullmatch(r'[\w/-]+\.\w+', t) for f in (folders if '/' not in t else [root()])}
+    named = {f / t for t in code if re.fullmatch(r'[\w/-]+\.\w+', t) for f in (folders if '/' not in t else [root()])}
     given = {root() / t for t in texts_in(params) if re.fullmatch(r'[\w-][\w./-]*', t)}
-    files = {q.resolve() for p in paths | given for q in ([p] if p.is_file() else p.rglob('*') if p in given else []) if q.is_file()}
+    inside = {q for p in given if p.is_dir() for q in p.rglob('*')}
+    files = {p.resolve() for p in named | given | inside if p.is_file()}
     return {q for q in files if q.is_relative_to(root()) and not q.is_relative_to(home()) and q.name != 'assets.txt'}
 
 def hashed_files(reached: list, params: dict) -> dict:   # What is read -> hash
     "What a stage reads of the repository: data files, and the parameters that another notebook declares"
     files = named_files({t for d in reached for t in d.texts}, params)
     others = {name for d in reached for name in re.findall(r"notebook_path\('(\w+)'\)", d.code)}
-    declared = {name: {p: d.default for p, d in parameters(notebook_path(name)).items()} for name in others}
-    hashes = {str(q.relative_to(root())): hashlib.sha256(q.read_bytes()).hexdigest()[:12] for q in files}
-    return dict(sorted((hashes | {f'parameters of {name}': digest(values) for name, values in declared.items()}).items()))
+    parts = {str(q.relative_to(root())): hashlib.sha256(q.read_bytes()).hexdigest()[:12] for q in files}
+    for name in others:
+        defaults = {p: d.default for p, d in parameters(notebook_path(name)).items()}
+        parts[f'parameters of {name}'] = digest(defaults)
+    return dict(sorted(parts.items()))
 
 # %% ../nbs/00_run.ipynb #5d1e0a03
-def followed(stage: str) -> tuple:   # (modules, [(module, statement)] of the stage cells, [(module, definition)] that they can run)
-    "What the stage cells of a stage can run"
+def followed(stage: str) -> tuple:   # (modules, [(module, statement)] of the stage cells, what they can run)
+    "What the stage cells of a stage can run, as `reached_from` gives it"
     path = notebook_path(stage)
     own = f'citrus.{path.stem[3:]}'
     modules = library_of(root() / 'citrus') | {own: notebook_module(path)}
@@ -604,18 +621,20 @@ def ingredients(
 ) -> dict:
     "All that decides what a stage makes"
     _, marked, reached = followed(stage)
-    statements_of_it = [d for _, d in marked]
-    return dict(notebook=digest([d.code for d in statements_of_it]), code=hashes(reached), files=hashed_files([*statements_of_it, *reached.values()], params),
-                params=params, assets=digest((root() / 'nbs' / 'assets.txt').read_text()), inputs=inputs, versions=versions())
+    own = [d for _, d in marked]
+    return dict(notebook=digest([d.code for d in own]), code=hashes(reached), params=params, inputs=inputs, versions=versions(),
+                files=hashed_files([*own, *reached.values()], params), assets=digest((root() / 'nbs' / 'assets.txt').read_text()))
 
 # %% ../nbs/00_run.ipynb #5d1e0a04
 def drawings_of(stage: str) -> dict:   # figure -> (module, `Drawing`, hash of the code that draws it)
     "How the figures of a stage are drawn today; no ingredient of the stage"
     modules, marked, reached = followed(stage)
-    found = {}
+    figures = {}
     for module, d in [*marked, *((m, d) for (m, _), d in reached.items())]:
-        for g in d.drawings: found[g.name] = module, g, digest([g.figure, hashes(reached_from(modules, [(module, mention(*g.mentioned))], BOOKKEEPING))])
-    return found
+        for drawing in d.drawings:
+            drawn_by = reached_from(modules, [(module, mention(*drawing.mentioned))], BOOKKEEPING)
+            figures[drawing.name] = module, drawing, digest([drawing.figure, hashes(drawn_by)])
+    return figures
 
 # %% ../nbs/00_run.ipynb #77156c0c
 def differences(
@@ -626,7 +645,8 @@ def differences(
     "Why a stage must run again, in words"
     words = dict(notebook='its stage cells changed', assets='the asset pins changed')
     reasons = [text for part, text in words.items() if old.get(part) != new.get(part)]
-    for part, text in dict(params='parameter {}', code='code of {}', files='file {}', inputs='input {}', versions='version of {}').items():
+    kinds = dict(params='parameter {}', code='code of {}', files='file {}', inputs='input {}', versions='version of {}')
+    for part, text in kinds.items():
         a, b = old.get(part, {}), new.get(part, {})
         names = sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
         reasons += [text.format(name) + ' changed' for name in names[:shown]]
@@ -747,8 +767,9 @@ def sessions(folder: Path) -> list:   # {started, commit, dirty, seconds} of eac
     rows = []
     for path in sorted(folder.glob('.session-*.json')):
         note = json.loads(path.read_text(encoding='utf-8'))
-        seconds = round(path.stat().st_mtime - note['started'], 1)
-        rows.append(note | dict(seconds=max(0.0, seconds), started=time.strftime('%FT%TZ', time.gmtime(note['started']))))
+        seconds = max(0.0, round(path.stat().st_mtime - note['started'], 1))
+        started = time.strftime('%FT%TZ', time.gmtime(note['started']))
+        rows.append(note | dict(seconds=seconds, started=started))
     return rows
 
 # %% ../nbs/00_run.ipynb #31d29317
@@ -765,6 +786,7 @@ def stage(
         raise UserError(f'{name}: the notebook does not hold the parameters of this run: it was changed while the run went on, or a parameter is set twice; run the same command again')
     if _lock: _lock.close()
     if 'CITRUS_KEY' in os.environ: die_with_parent()
+    need_writable(home())
     store().mkdir(parents=True, exist_ok=True)
     _lock = hold(store() / f'.{name}-{_open.key}.kernel')
     if _open.final.exists() and not _open.dir.exists(): copy_whole(_open.final, _open.dir)
@@ -825,7 +847,7 @@ def device() -> str:
 
 # %% ../nbs/00_run.ipynb #5d1e0d03
 def earlier(folder: Path) -> list:   # Names
-    "The tables of a stage that are older than its first session: rows that were brought from elsewhere, whose seconds nobody counted"
+    "The tables of a stage that are older than its first session: brought from elsewhere, their seconds not counted"
     first = min(json.loads(p.read_text(encoding='utf-8'))['started'] for p in folder.glob('.session-*.json'))
     tables = {n: p for n, p in results(folder).items() if p.suffix in ('.jsonl', '.csv')}
     return [n for n, p in tables.items() if p.stat().st_mtime < first]
@@ -847,8 +869,9 @@ def finish(self: Stage, **metrics) -> pd.DataFrame:   # The manifest, for displa
     worked = sessions(self.dir)
     m = dict(stage=self.name, key=self.key, run=self.run, recipe=recipe, params=self.params, inputs=self.made_of['inputs'],
              files={n: describe(p) for n, p in results(self.dir).items()}, metrics=metrics, seed=self.params.get('seed'),
-             seconds=round(sum(w['seconds'] for w in worked), 1), started=worked[0]['started'], sessions=worked, earlier=earlier(self.dir),
-             device=device(), commit=at, dirty=dirty, versions=versions(), repeatable=not self.doubts, doubts=self.doubts, made_of=self.made_of,
+             seconds=round(sum(w['seconds'] for w in worked), 1), started=worked[0]['started'], sessions=worked,
+             earlier=earlier(self.dir), device=device(), commit=at, dirty=dirty, versions=versions(),
+             repeatable=not self.doubts, doubts=self.doubts, made_of=self.made_of,
              drawings={name: code for name, (_, _, code) in drawings_of(self.name).items()})
     with atomic(self.dir / 'manifest.json') as f: json.dump(m, f, indent=1)
     if 'CITRUS_KEY' not in os.environ: seal(self)
@@ -886,10 +909,12 @@ def wilson(
 def write_fig(fig, folder: Path, name: str, stamp: str, formats: tuple = ('png', 'pdf')):
     "Write a figure, stamped with what made it, and close it: a notebook would show it twice"
     import matplotlib.pyplot as plt
-    fig.text(1, fig.get_tightbbox().y0 / fig.get_figheight(), stamp, ha='right', va='top', fontsize=6, color='0.5')   # below everything else
+    below = fig.get_tightbbox().y0 / fig.get_figheight()
+    fig.text(1, below, stamp, ha='right', va='top', fontsize=6, color='0.5')
     tags = dict(png={'Source': stamp}, pdf={'Subject': stamp, 'CreationDate': None})
     for kind in formats:
-        with atomic(folder / f'{name}.{kind}', 'wb') as f: fig.savefig(f, format=kind, bbox_inches='tight', dpi=110, metadata=tags[kind])
+        with atomic(folder / f'{name}.{kind}', 'wb') as f:
+            fig.savefig(f, format=kind, bbox_inches='tight', dpi=110, metadata=tags[kind])
     plt.close(fig)
 
 def save_fig(
@@ -1049,12 +1074,12 @@ def exported_code(path) -> tuple:
     code = ()
     for c in [c for c in cells(path) if c['cell_type'] == 'code' and has_flag(c, 'export')]:
         try: code += library_code(c['source'])
-        except SyntaxError: statements(c, path)   # says which line
+        except SyntaxError: cell_statements(c, path)   # says which line
     return code
 
 # %% ../nbs/00_run.ipynb #5d1e0c02
 def out_of_step() -> list:
-    "Notebooks whose exported code is not what the library holds: a subprocess would run old code. Raises `UserError` where two export to one module"
+    "Notebooks whose exported code is not what the library holds. Raises `UserError` where two export to one module"
     late = []
     for path in library_notebooks():
         module = root() / 'citrus' / f'{path.stem[3:]}.py'
@@ -1255,10 +1280,17 @@ def maker(path) -> str:   # `<stage>-<key>`
     return stamps[-1]
 
 # %% ../nbs/00_run.ipynb #27828288
+def published_manifest(made_by: str) -> Path:
+    "Where the manifest of a published figure lies"
+    return root() / 'figures' / 'manifests' / f'{made_by}.json'
+
 def manifest_of(made_by: str) -> dict:
     "The manifest of a stage folder, from the store or as it was published. Raises `UserError` if it is nowhere to be found"
-    copies = [p for p in (store() / made_by / 'manifest.json', root() / 'figures' / 'manifests' / f'{made_by}.json') if p.exists()]
-    if not copies: raise UserError(f'{made_by}: its manifest is neither in {store()} nor in figures/manifests: set CITRUS_HOME to where the run was made')
+    places = store() / made_by / 'manifest.json', published_manifest(made_by)
+    copies = [p for p in places if p.exists()]
+    if not copies:
+        where = f'neither in {store()} nor in figures/manifests'
+        raise UserError(f'{made_by}: its manifest is {where}: set CITRUS_HOME to where the run was made')
     return json.loads(copies[0].read_text(encoding='utf-8'))
 
 def lineage(made_by: str) -> dict:   # `<stage>-<key>` -> manifest, in the order of the stages
@@ -1285,7 +1317,8 @@ def why(path) -> str:
     for name, m in chain.items():
         said += ['', f'{name}  commit {m["commit"]}{" (dirty tree)" if m["dirty"] else ""}, seed {m["seed"]}, {m["started"]}, {m["seconds"]} s on {m["device"]}']
         worked = m.get('sessions', [])
-        said += [f'  in {len(worked)} sessions: ' + ', '.join(f'{w["seconds"]} s from {w["started"]} at {w["commit"]}' for w in worked)] * (len(worked) > 1)
+        parts = ', '.join(f'{w["seconds"]} s from {w["started"]} at {w["commit"]}' for w in worked)
+        said += [f'  in {len(worked)} sessions: {parts}'] * (len(worked) > 1)
         said += [f'  not counted in these seconds, brought from elsewhere: {", ".join(m["earlier"])}'] * bool(m.get('earlier'))
         said += ['  takes ' + ', '.join(f'{k}={v!r}' for k, v in m['params'].items())]
         said += ['  reads ' + ', '.join(f'{s}-{k}' for s, k in m['inputs'].items())] * bool(m['inputs'])
@@ -1464,7 +1497,7 @@ def formatted(value, factor: float, spec: str) -> str:
     text = format(value * factor if factor != 1 else value, spec)
     return text.lstrip('-') if re.fullmatch(r'-0(\.0*)?', text) else text
 
-def number(
+def read_number(
     reference: str,   # `file; rows; columns; form`
     folder: Path,     # Where the file lies
 ) -> str:
@@ -1472,19 +1505,20 @@ def number(
     parts, where = [p.strip() for p in reference.split(';')], f'{{{{{reference}}}}}'
     if len(parts) != 4: raise UserError(f'{where} needs the form {{{{file; rows; columns; form}}}}')
     if not (folder / parts[0]).is_file(): raise UserError(f'{where}: there is no figures/{parts[0]}')
-    rows, columns = selected(pd.read_csv(folder / parts[0]), parts[1], where), [c.strip() for c in parts[2].split(',')]
-    form = re.fullmatch(r'(?:(-?[\d.]+)x)?(\S*)(.*)', parts[3])
-    values = [value_of(rows, c, where) for c in columns]
-    try: texts = [formatted(v, float(form[1] or 1) if form[1] else 1, form[2]) for v in values]
+    rows = selected(pd.read_csv(folder / parts[0]), parts[1], where)
+    values = [value_of(rows, c.strip(), where) for c in parts[2].split(',')]
+    factor, spec, unit = re.fullmatch(r'(?:(-?[\d.]+)x)?(\S*)(.*)', parts[3]).groups()
+    try: texts = [formatted(v, float(factor or 1), spec) for v in values]
     except (TypeError, ValueError) as e: raise UserError(f'{where}: {e}') from None
-    if len(values) == 1: return texts[0] + form[3]
-    if len(values) != 3: raise UserError(f'{where}: {len(values)} columns, needs one, or three: an estimate and its interval')
-    return f'{texts[0]}{form[3]} [{", ".join(texts[1:] if not (form[1] or "").startswith("-") else texts[:0:-1])}]'
+    if len(values) == 1: return texts[0] + unit
+    if len(values) != 3: raise UserError(f'{where}: {len(values)} columns, needs one, or an estimate and its interval')
+    low, high = texts[1:] if float(factor or 1) > 0 else texts[:0:-1]
+    return f'{texts[0]}{unit} [{low}, {high}]'
 
 # %% ../nbs/00_run.ipynb #5d1e0e03
 def with_numbers(text: str, folder: Path) -> str:
     "A text with what its references mean"
-    return re.sub(r'\{\{([^{}]+)\}\}', lambda m: number(m[1], folder), text)
+    return re.sub(r'\{\{([^{}]+)\}\}', lambda m: read_number(m[1], folder), text)
 
 # %% ../nbs/00_run.ipynb #6eaf070a
 def readme_text(index: dict) -> str:   # The notebook `nbs/index.ipynb`, as JSON
@@ -1542,10 +1576,6 @@ def publish_manifests(run: str):
         if p.stem not in needed: p.unlink()
 
 # %% ../nbs/00_run.ipynb #5d1e0f11
-def published_manifest(made_by: str) -> Path:
-    "Where the manifest of a published figure lies"
-    return root() / 'figures' / 'manifests' / f'{made_by}.json'
-
 def old_drawing(csv: Path) -> bool:
     "Whether a published figure was drawn by other code than today's"
     made_by = maker(csv)
@@ -1563,17 +1593,21 @@ def drawn_with(
     if ast.unparse(node) == drawing.table: return table
     if isinstance(node, ast.Name) and node.id in params: return params[node.id]
     try: return ast.literal_eval(node)
-    except ValueError: raise UserError(f'{drawing.name}: {ast.unparse(node)!r} stands in no file, so only its stage can draw it') from None
+    except ValueError:
+        code = ast.unparse(node)
+        raise UserError(f'{drawing.name}: {code!r} stands in no file, so only its stage can draw it') from None
 
 # %% ../nbs/00_run.ipynb #5d1e0f12
 def redraw(csv: Path, folder: Path):   # folder: for the PNG
     "Draw a published figure from its CSV. Raises `UserError` if it is drawn from more than that"
     made_by = maker(csv)
-    m, drawings = json.loads(published_manifest(made_by).read_text(encoding='utf-8')), drawings_of(made_by.partition('-')[0])
-    if csv.stem not in drawings: raise UserError(f'{csv.stem}: {made_by.partition("-")[0]} draws no such figure any more')
+    m = json.loads(published_manifest(made_by).read_text(encoding='utf-8'))
+    drawings = drawings_of(m['stage'])
+    if csv.stem not in drawings: raise UserError(f'{csv.stem}: {m["stage"]} draws no such figure any more')
     module, drawing, _ = drawings[csv.stem]
     call = ast.parse(drawing.figure).body[0].value
-    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)): raise UserError(f'{csv.stem}: {drawing.figure} is no call of a function of a table')
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+        raise UserError(f'{csv.stem}: {drawing.figure} is no call of a function of a table')
     table = pd.read_csv(csv, keep_default_na=False, na_values=['']).drop(columns=['run', 'made_by', 'commit'])
     values = [drawn_with(a, drawing, table, m['params']) for a in call.args]
     named = {k.arg: drawn_with(k.value, drawing, table, m['params']) for k in call.keywords}
@@ -1600,8 +1634,10 @@ def made_today(
     "The ingredients that a stage folder would have today, with the parameters it was made with"
     if made_by in today: return today[made_by]
     m = manifest_of(made_by)
-    name, keys = m['stage'], {}
-    for i in STAGES[name][1]: keys[i] = digest(made_today(f'{i}-{m["inputs"][i]}', today)) if i in m['inputs'] else 'not read then'
+    name = m['stage']
+    keys = {}
+    for i in STAGES[name][1]:
+        keys[i] = digest(made_today(f'{i}-{m["inputs"][i]}', today)) if i in m['inputs'] else 'not read then'
     params = {p: m['params'].get(p, d.default) for p, d in parameters(notebook_path(name)).items() if p != 'run'}
     today[made_by] = ingredients(name, params, keys)
     return today[made_by]
@@ -1612,7 +1648,8 @@ def stale() -> pd.DataFrame:   # columns output, made_by, commit, why
     for csv in sorted((root() / 'figures').glob('*.csv')):
         made_by = maker(csv)
         now, m = made_today(made_by, today), manifest_of(made_by)
-        reason = differences(m['made_of'], now) if digest(now) != m['key'] else 'it was drawn by older code' if old_drawing(csv) else ''
+        reason = differences(m['made_of'], now) if digest(now) != m['key'] else ''
+        if not reason and old_drawing(csv): reason = 'it was drawn by older code'
         if reason: rows.append(dict(output=csv.stem, made_by=made_by, commit=m['commit'], why=reason))
     return pd.DataFrame(rows, columns=['output', 'made_by', 'commit', 'why'])
 
@@ -1628,9 +1665,10 @@ def stale_sentence(table: pd.DataFrame) -> str:
     "What the README says of stale outputs"
     every = len(list((root() / 'figures').glob('*.csv')))
     if table.empty: return f'All {every} published figures are of today\'s code.'
-    if len(table) == every: return f'All {every} published figures are of older code than this page ([list](../figures/stale.md)).'
+    words = 'are of older code than this page ([list](../figures/stale.md))'
+    if len(table) == every: return f'All {every} published figures {words}.'
     stages = sorted({m.partition('-')[0] for m in table.made_by}, key=list(STAGES).index)
-    return f'Of {every} published figures {len(table)} are of older code than this page ([list](../figures/stale.md)), those of the stages {", ".join(f"`{s}`" for s in stages)}.'
+    return f'Of {every} published figures {len(table)} {words}, those of the stages {", ".join(f"`{s}`" for s in stages)}.'
 
 def publish_stale() -> pd.DataFrame:
     "Write which published figures are stale: the list, the index and the README"
