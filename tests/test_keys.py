@@ -65,7 +65,7 @@ def test_what_is_foreign_is_left_out():
     mix, ablate = code_of('mix'), code_of('ablate')
     assert not [name for name in mix | ablate if name.startswith(('citrus.synth.', 'citrus.pages.', 'citrus.textbook.'))]
     assert 'citrus.mix.train' in mix and 'citrus.bandit.Bandit.update' in mix and 'citrus.size.forecast' in mix
-    assert len(mix) < 150 and len(ablate) < 75, (len(mix), len(ablate))
+    assert len(mix) < 250 and len(ablate) < 150, 'by names alone they had 697 and 1,017'
 
 
 def test_a_class_has_the_methods_that_are_patched_into_it():
