@@ -395,8 +395,8 @@ def put_aside(self: Door, r: Request, reply: Reply):
     self.aside[name, reply.finish] += 1
     refused = sum(n for (model, _), n in self.aside.items() if model == name)
     if refused > share * self.requests[name]:
-        self.refuse(r, UserError(f'model {name!r}: refuses {refused} of {self.requests[name]} prompts, more than the share of {share:g} that may be set aside; the last one: {reply.finish.removeprefix(ASIDE)}'))
-        return
+        told = f'model {name!r}: refuses {refused} of {self.requests[name]} prompts, more than the share of {share:g} that may be set aside'
+        return self.refuse(r, UserError(f'{told}; the last one: {reply.finish.removeprefix(ASIDE)}'))
     if not r.answer.done(): r.answer.set_result(reply)
     self.rouse(r)
 
@@ -705,7 +705,8 @@ def transformers(model: Model, sampling: Sampling, prompts: list):
     for i, n in enumerate(lengths):
         if n > room: yield i, set_aside(f'a prompt and its reply may take {n} tokens, the model holds {room}')
     fit = [i for i, n in enumerate(lengths) if n <= room]
-    for places in batches([lengths[i] for i in fit], model.options.get('batch', 64), model.options.get('positions', 65536)):
+    rows, positions = model.options.get('batch', 64), model.options.get('positions', 65536)
+    for places in batches([lengths[i] for i in fit], rows, positions):
         group, began = [fit[k] for k in places], time.time()
         said = decode(lm, [ids[i] for i in group], sampling, [reply_seed(sampling, *prompts[i]) for i in group], stop, min(stop))
         for i, tokens in zip(group, said):
@@ -732,7 +733,7 @@ def proxy(url: str) -> str | None:
 
 # %% ../nbs/04_chat.ipynb #932b3b57
 class Servers:
-    "The servers of a model, and who may talk to which"
+    "The servers of a model, and who may talk to which. Options: `key`; of each server `connections`, `rate` (requests a second), `rest`"
     def __init__(self, model: Model):
         import aiohttp
         o = model.options
@@ -806,7 +807,8 @@ def read_answer(
     text = message_text(choice['message'])
     number = lambda name, own: n if isinstance(n := usage.get(name), int) and n >= 0 else own
     tokens = number('completion_tokens', min(counted_tokens(text), most))
-    return Reply(text, tokens, str(choice.get('finish_reason') or 'stop'), seconds, prompt_tokens=number('prompt_tokens', counted_tokens(prompt)))
+    finish = str(choice.get('finish_reason') or 'stop')
+    return Reply(text, tokens, finish, seconds, prompt_tokens=number('prompt_tokens', counted_tokens(prompt)))
 
 # %% ../nbs/04_chat.ipynb #e9ff2e29
 MOVED = (301, 302, 303, 307, 308)   # a request that is sent on is a POST again: sent on as GET it would lose its body
@@ -819,7 +821,8 @@ async def send(servers: 'Servers', e: Endpoint, body: dict, timeout: float):   #
     host = urllib.parse.urlsplit(url).hostname
     for _ in range(5):
         key = servers.headers if urllib.parse.urlsplit(url).hostname == host else {}
-        async with servers.client.post(url, json=body, headers=key, proxy=e.proxy, allow_redirects=False, timeout=aiohttp.ClientTimeout(timeout)) as r: raw = await r.read()
+        how = dict(headers=key, proxy=e.proxy, allow_redirects=False, timeout=aiohttp.ClientTimeout(timeout))
+        async with servers.client.post(url, json=body, **how) as r: raw = await r.read()
         if r.status not in MOVED or 'Location' not in r.headers: break
         url = urllib.parse.urljoin(url, r.headers['Location'])
     return r.status, r.headers, raw
@@ -828,7 +831,9 @@ def why_refused(status: int, raw: bytes) -> str:
     "A refusal in a few words: the code or the message that the server gives"
     try: error = json.loads(raw)['error']
     except (ValueError, KeyError, TypeError): error = raw[:200].decode(errors='replace')
-    if isinstance(error, dict): error = ', '.join(str(error[k])[:200] for k in ('code', 'message') if error.get(k)) or str(error)[:200]
+    if isinstance(error, dict):
+        words = [str(error[k])[:200] for k in ('code', 'message') if error.get(k)]
+        error = ', '.join(words) or str(error)[:200]
     return f'{status} {error}'
 
 # %% ../nbs/04_chat.ipynb #3262f69a
@@ -854,7 +859,7 @@ async def post(
     timeout: float,              # Seconds for one attempt
     most: int,                   # Tokens that the reply may have
 ) -> Reply:
-    "Send one request until it is answered; one that is refused for its prompt is set aside. Raises `UserError` for another refusal, or when all attempts fail"
+    "Send one request until it is answered; one refused for its prompt is set aside. Raises `UserError` if all attempts fail"
     for left in reversed(range(tries)):
         async with servers.lease() as e:
             reply, wrong, status, wait = await attempt(servers, e, body, timeout, most)
@@ -878,19 +883,22 @@ def renamed(text: str) -> dict:   # Flags of a model
 
 def request_body(model: Model, sampling: Sampling, messages: list, index: int) -> dict:
     "What is sent: the fields of the protocol under the names that this server knows, and the model's own flags"
-    body = dict(model=model.revision or model.name, messages=messages, temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens, seed=reply_seed(sampling, messages, index))
+    body = dict(model=model.revision or model.name, messages=messages, seed=reply_seed(sampling, messages, index))
+    body |= {k: getattr(sampling, k) for k in ('temperature', 'top_p', 'max_tokens')}
     names = {name: name for name in FIELDS} | model.flags.get('fields', {})
-    if unknown := next((n for n in names if n not in FIELDS), None): raise nearest('field of a request', unknown, FIELDS)
-    return {names[k]: v for k, v in body.items() if names[k]} | {k: v for k, v in model.flags.items() if k not in ('batch_invariant', 'fields')}
+    if unknown := [n for n in names if n not in FIELDS]: raise nearest('field of a request', unknown[0], FIELDS)
+    flags = {k: v for k, v in model.flags.items() if k not in ('batch_invariant', 'fields')}
+    return {names[k]: v for k, v in body.items() if names[k]} | flags
 
 # %% ../nbs/04_chat.ipynb #a1bff642
 async def openai(model: Model, sampling: Sampling, prompts: list):
-    "Back-end: OpenAI-compatible servers. Options: `key`; of each server `connections`, `rate` (requests a second), `rest`; of each request `tries`, `pause`, `timeout` (seconds); `aside`. Flag: `fields`"
+    "Back-end: OpenAI-compatible servers. Flag: `fields`. Options: see `Servers`; `tries`, `pause`, `timeout` (seconds), `aside`"
     o = model.options
     if repr(model) not in (kept := SESSION.get()): kept[repr(model)] = Servers(model)
     for at, (messages, index) in enumerate(prompts):
         body = request_body(model, sampling, messages, index)
-        yield at, await post(kept[repr(model)], body, o.get('tries', 8), o.get('pause', 1.0), o.get('timeout', 600), sampling.max_tokens)
+        patience = o.get('tries', 8), o.get('pause', 1.0), o.get('timeout', 600)
+        yield at, await post(kept[repr(model)], body, *patience, sampling.max_tokens)
 
 BACKENDS['openai'] = openai
 

@@ -5,23 +5,25 @@
 # %% auto #0
 __all__ = ['NOISE', 'UNSEEN', 'PILE', 'LINE_END', 'SPACES', 'SOFT_END', 'LEXICON', 'GATES', 'ONE_SENTENCE', 'ENGLISH_ONLY',
            'ENGLISH', 'RUN', 'HAN_RUN', 'SHORT', 'PIECE', 'STOCK', 'COVERED', 'OWN', 'WHOLE', 'ENTITY', 'WIDE',
-           'JOINER', 'DIVIDED', 'HAN_HASHES', 'FOLDED', 'BUCKETS', 'EXECUTORS', 'STEPS', 'HOST', 'NO_PAGE', 'OPEN',
-           'normalise', 'word_hashes', 'ngrams', 'limit_table', 'identifier', 'weight', 'is_wide', 'spread_passages',
-           'is_english', 'language', 'check_rules', 'judge', 'gate', 'signals', 'candidate_probability', 'join',
-           'clusters', 'split_bands', 'spoil', 'sign', 'planted_pairs', 'recall_table', 'fold', 'is_han', 'covering',
-           'Index', 'run_sizes', 'run_hashes', 'frequency', 'rare_runs', 'Runs', 'tabulate', 'look_up', 'passages',
-           'folded_words', 'build_index', 'meetings', 'gathered', 'part_found', 'options_follow', 'gives_away',
-           'search', 'matchable', 'overlaps', 'record_text', 'Domains', 'learn_domains', 'domain_of', 'labelled',
-           'domains_of', 'test_domains', 'confusion', 'Reading', 'read_batch', 'taggers_of', 'task_file', 'run_task',
-           'part_of', 'part_size', 'ReadPart', 'read_corpus', 'speed_of', 'executor_of', 'queued', 'wait_for',
-           'execute', 'tasks_of', 'readings_of', 'address', 'first_of', 'bands_of', 'own_addresses', 'remove_copies',
-           'remove_benchmarks', 'held_out', 'records', 'parts', 'funnel_table', 'wide', 'contents', 'medical_share',
-           'label_summary', 'plot_funnel', 'signal_table', 'quantiles', 'plot_signals', 'snippets', 'every', 'lettered',
-           'forms', 'planted_questions', 'recall_by_form', 'overlap_matrix', 'given_by', 'matrix_of', 'Clean',
-           'controls', 'arms_of', 'clean', 'exam_sets', 'held_out_sets', 'all_questions', 'describe_clean']
+           'JOINER', 'DIVIDED', 'HAN_CODES', 'HAN_HASHES', 'FOLDED', 'BUCKETS', 'EXECUTORS', 'STEPS', 'HOST', 'NO_PAGE',
+           'OPEN', 'normalise', 'word_hashes', 'ngrams', 'limit_table', 'identifier', 'weight', 'is_wide',
+           'spread_passages', 'is_english', 'language', 'check_rules', 'judge', 'gate', 'signals',
+           'candidate_probability', 'join', 'clusters', 'split_bands', 'spoil', 'sign', 'planted_pairs', 'recall_table',
+           'fold', 'is_han', 'covering', 'Index', 'run_sizes', 'run_hashes', 'frequency', 'rare_runs', 'Runs',
+           'tabulate', 'look_up', 'passages', 'folded_words', 'build_index', 'meetings', 'gathered', 'part_found',
+           'options_follow', 'gives_away', 'search', 'matchable', 'overlaps', 'record_text', 'Domains', 'learn_domains',
+           'domain_of', 'labelled', 'domains_of', 'test_domains', 'confusion', 'Reading', 'read_batch', 'taggers_of',
+           'task_file', 'run_task', 'part_of', 'part_size', 'ReadPart', 'read_corpus', 'speed_of', 'executor_of',
+           'queued', 'wait_for', 'execute', 'tasks_of', 'readings_of', 'address', 'first_of', 'bands_of',
+           'own_addresses', 'remove_copies', 'remove_benchmarks', 'held_out', 'records', 'parts', 'funnel_table',
+           'wide', 'contents', 'medical_share', 'label_summary', 'plot_funnel', 'signal_table', 'quantiles',
+           'plot_signals', 'snippets', 'every', 'lettered', 'forms', 'planted_questions', 'recall_by_form',
+           'overlap_matrix', 'given_by', 'matrix_of', 'Clean', 'controls', 'arms_of', 'clean', 'exam_sets',
+           'held_out_sets', 'all_questions', 'describe_clean']
 
 # %% ../nbs/10_clean.ipynb #5cc9707a
-import functools, html, importlib.util, inspect, itertools, json, multiprocessing, random, re, shutil, subprocess, time, unicodedata
+import functools, html, importlib.util, inspect, itertools, json
+import multiprocessing, random, re, shutil, subprocess, time, unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +38,8 @@ from .assets import ARMS, BENCHMARKS, LETTERS, Arm
 from .exams import load_exam
 from .run import UserError, atomic, die_with_parent, digest, nearest, read_jsonl, save_fig, stage, wilson, write_jsonl
 from .sources import Reader, declare, whole
-from .signals import HAN, RULES, WORD, Batch, Lexicon, band_file, band_type, batches, measure, mix, offsets, share, signatures, spread, sums, write_signatures
+from .signals import HAN, RULES, WORD, Batch, Lexicon, band_file, band_type, batches, measure, mix, offsets
+from .signals import share, signatures, spread, sums, write_signatures
 
 # %% ../nbs/10_clean.ipynb #04019bae
 NOISE = re.compile(r'[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ufffe\uffff\ud800-\udfff]')
@@ -54,7 +57,9 @@ def normalise(
     "Unicode NFC, one kind of line end and space, no control characters"
     clean, n = NOISE.subn('', text)
     clean = LINE_END.sub('\n', clean)
-    if not clean.isascii(): clean = unicodedata.normalize('NFC', PILE.sub(r'\1', UNSEEN.sub('', SOFT_END.sub('', clean))))
+    if not clean.isascii():
+        clean = UNSEEN.sub('', SOFT_END.sub('', clean))
+        clean = unicodedata.normalize('NFC', PILE.sub(r'\1', clean))
     clean = SPACES.sub(' ', clean)
     clean = '\n'.join(line.rstrip() for line in clean.split('\n'))
     return re.sub(r'\n{3,}', '\n\n', clean).strip(), n / max(len(text), 1)
@@ -272,7 +277,8 @@ def fold(
     return DIVIDED.sub(mended, text) if '-\n' in text or '\u2010\n' in text else text
 
 # %% ../nbs/10_clean.ipynb #712c7d81
-HAN_HASHES = np.sort(np.array([xxhash.xxh3_64_intdigest(chr(c).encode()) for c in (*range(0x3400, 0x4dc0), *range(0x4e00, 0xa000))], np.uint64))
+HAN_CODES = (*range(0x3400, 0x4dc0), *range(0x4e00, 0xa000))
+HAN_HASHES = np.sort(np.array([xxhash.xxh3_64_intdigest(chr(c).encode()) for c in HAN_CODES], np.uint64))
 
 def is_han(hashes: np.ndarray) -> np.ndarray:   # bool, same shape
     "Which words are Chinese characters"
@@ -309,7 +315,7 @@ class Index:
 
 # %% ../nbs/10_clean.ipynb #908e8d56
 def run_sizes(start: np.ndarray, weight: np.ndarray) -> np.ndarray:   # int (words,)
-    "Words of the run that begins at each word: what is left of a passage may be too short for one, but a passage always has one"
+    "Words of the run that begins at each word; near the end of a passage none does, but every passage has one"
     long = np.add.reduceat(weight, start[:-1]) if len(start) > 1 else weight
     owner = np.repeat(np.arange(len(start) - 1), np.diff(start))
     size = np.where(weight < 1, HAN_RUN, RUN) - (long[owner] < SHORT)
@@ -341,8 +347,9 @@ def frequency(runs: np.ndarray, passage: np.ndarray) -> np.ndarray:   # int, sam
 
 def rare_runs(index: Index) -> np.ndarray:   # bool (words,): what is looked up
     "Fill in which runs are no stock phrases; a stem of stock phrases only is looked up by the rarest"
-    text = {}
-    same = [text.setdefault(index.words[i:j].tobytes(), k) for k, (i, j) in enumerate(itertools.pairwise(index.start.tolist()))]
+    parts = [part.tobytes() for part in np.split(index.words, index.start[1:-1])] if len(index.question) else []
+    first = {}
+    same = [first.setdefault(part, k) for k, part in enumerate(parts)]
     owner, places = np.repeat(same, np.diff(index.start)).astype(np.int64), np.flatnonzero(index.size)
     count = np.full(len(index.words), 2**40)
     count[places] = frequency(index.runs[places], owner[places])
@@ -370,7 +377,7 @@ def tabulate(hashes: np.ndarray, places: np.ndarray) -> Runs:
     maybe[keys >> np.uint64(42)] = True
     return Runs(keys, first, count, places[order], maybe)
 
-def look_up(hashes: np.ndarray, table: Runs) -> tuple:   # (places in `hashes`, places in the index), as many of one as of the other
+def look_up(hashes: np.ndarray, table: Runs) -> tuple:   # (places in `hashes`, as many places in the index)
     "Where two texts have the same run; most runs of a text are told from all keys by their leading bits"
     here = np.flatnonzero(table.maybe[hashes >> np.uint64(42)])
     key = np.searchsorted(table.keys, hashes[here]).clip(max=len(table.keys) - 1)
@@ -379,7 +386,9 @@ def look_up(hashes: np.ndarray, table: Runs) -> tuple:   # (places in `hashes`, 
     return np.repeat(here, table.count[key]), table.places[spread(table.first[key], table.count[key])]
 
 # %% ../nbs/10_clean.ipynb #4d05dc1e
-def passages(sets: dict) -> tuple:   # ([(question, whether it is a context, word hashes)], word hashes of the options of each question)
+def passages(
+    sets: dict,   # benchmark -> list of `question` records
+) -> tuple:       # ([(question, whether it is a context, word hashes)], word hashes of the options of each question)
     "Pieces of stems and contexts"
     parts, options, texts = [], [], []
     for i, q in enumerate(itertools.chain(*sets.values())):
@@ -389,7 +398,8 @@ def passages(sets: dict) -> tuple:   # ([(question, whether it is a context, wor
         texts += [str(o['text']) for o in q['options']]
     hashes = folded_words([t for *_, t in parts] + texts)
     stems, listed = hashes[:len(parts)], iter(hashes[len(parts):])
-    cut = [(i, kind, piece) for (i, kind, _), h in zip(parts, stems) if len(h) for piece in np.array_split(h, -(-len(h) // PIECE))]
+    pieces = lambda h: np.array_split(h, -(-len(h) // PIECE)) if len(h) else []
+    cut = [(i, kind, piece) for (i, kind, _), h in zip(parts, stems) for piece in pieces(h)]
     return cut, [list(itertools.islice(listed, n)) for n in options]
 
 FOLDED = Lexicon()
@@ -408,7 +418,10 @@ def build_index(
     words = np.concatenate([np.zeros(0, np.uint64), *(w for *_, w in cut)])
     start, weight = offsets([len(w) for *_, w in cut]), np.where(is_han(words), 0.5, 1.0)
     key = [next((i for i, o in enumerate(q['options']) if o['label'] == q.get('answer')), -1) for _, q in named]
-    index = Index([b for b, _ in named], [q['id'] for _, q in named], options, key, np.array([i for i, *_ in cut], np.int64), np.array([c for _, c, _ in cut], bool), start, words, weight, run_sizes(start, weight))
+    index = Index(
+        [b for b, _ in named], [q['id'] for _, q in named], options, key,
+        question=np.array([i for i, *_ in cut], np.int64), context=np.array([c for _, c, _ in cut], bool),
+        start=start, words=words, weight=weight, size=run_sizes(start, weight))
     index.runs = run_hashes(words, index.size)
     wanted = rare_runs(index)
     longest = np.maximum(sums(index.size, start, np.maximum), 1)
@@ -481,7 +494,8 @@ def gives_away(
     if index.context[passage]: return False
     covered = cover(seen)
     if covered.all() and weight.sum() >= WHOLE and free.any(): return True
-    return weight @ covered >= COVERED * weight.sum() and options_follow(index, index.question[passage], words[max(last + n - 3, 0):])
+    if weight @ covered < COVERED * weight.sum(): return False
+    return options_follow(index, index.question[passage], words[max(last + n - 3, 0):])
 
 # %% ../nbs/10_clean.ipynb #fd314551
 def search(
@@ -492,7 +506,8 @@ def search(
     given = [set() for _ in texts]
     for text, passage, first, last in gathered(meetings(texts, index), index):
         question = int(index.question[passage])
-        if question not in given[text] and gives_away(index, passage, texts[text], first, last): given[text].add(question)
+        if question in given[text]: continue
+        if gives_away(index, passage, texts[text], first, last): given[text].add(question)
     return [sorted(g) for g in given]
 
 def matchable(texts: list, words: list, index: Index) -> list:   # uint64 (words,) of each text
@@ -612,7 +627,8 @@ def read_batch(
     rows, b, inside = signals([d['text'] for d in docs], p['exempt'], arm, p)
     listed = b.words()
     given = dict(zip(inside, search(matchable(b.texts, listed, index), index)))
-    words, tags = dict(zip(inside, listed)), {name: dict(zip(inside, f([docs[i] for i in inside], b))) for name, f in taggers.items()} if inside else {}
+    words, passed_docs = dict(zip(inside, listed)), [docs[i] for i in inside]
+    tags = {name: dict(zip(inside, f(passed_docs, b))) for name, f in taggers.items()} if inside else {}
     have, sigs = signatures(b, p['bands'], p['band_rows'], p['shingle'], p['seed'])
     have, out = np.array(inside, np.int64)[have], []
     for i, (d, (text, found, reason, lang)) in enumerate(zip(docs, rows)):
@@ -1000,10 +1016,14 @@ def forms(q: dict, rng: random.Random) -> dict:   # form -> text
     "The forms in which a question travels"
     stem, options = q['stem'], [str(o['text']) for o in q['options']]
     bare, listed = ' '.join([stem, *options]), f'{stem}\n{lettered(options, "A.")}'
-    made = dict(bare=bare, letters=listed, brackets=f'{stem}\n{lettered(options, "(a)")}', numbers=f'{stem} {lettered(options, "1)")}', reordered=f'{stem}\n{lettered(rng.sample(options, len(options)), "A.")}', stem=stem)
-    if q.get('answer_text'): made |= dict(key=f'{stem} Answer: {q["answer_text"]}', key_in_words=f'{stem}\nThe correct answer is {q["answer_text"]}.')
+    again = rng.sample(options, len(options))
+    made = dict(bare=bare, letters=listed, brackets=f'{stem}\n{lettered(options, "(a)")}', stem=stem,
+                numbers=f'{stem} {lettered(options, "1)")}', reordered=f'{stem}\n{lettered(again, "A.")}')
+    if key := q.get('answer_text'):
+        made |= dict(key=f'{stem} Answer: {key}', key_in_words=f'{stem}\nThe correct answer is {key}.')
     made |= {'12th word changed': every(bare, 12), 'letters, 12th': every(listed, 12), '8th word changed': every(bare, 8)}
-    if q.get('context'): made |= dict(context=q['context']) | {'context, 12th': every(q['context'], 12), 'context, 8th': every(q['context'], 8)}
+    if context := q.get('context'):
+        made |= {'context': context, 'context, 12th': every(context, 12), 'context, 8th': every(context, 8)}
     return made | dict(shuffled=' '.join(rng.sample(bare.split(), len(bare.split()))))
 
 # %% ../nbs/10_clean.ipynb #f0b739d3
@@ -1014,23 +1034,25 @@ def planted_questions(
     n: int,         # Questions drawn from each benchmark
     seed: int,
 ) -> pd.DataFrame:  # A row for each benchmark and form: tried, found
-    "Plant questions in the middle of documents, in every form, and count how many are found; a stem too short to give itself away is not tried alone"
+    "Plant questions in documents, in every form, and count those found; a stem too short to give itself away is not tried alone"
     rng, rows = random.Random(seed), []
     for name, questions in sets.items():
         for q in rng.sample(questions, min(n, len(questions))):
             enough = len(folded_words([q['stem']])[0]) >= WHOLE
             planted = {form: text for form, text in forms(q, rng).items() if enough or form != 'stem'}
             hosts = [rng.choice(texts).split(' ')[:40] for _ in planted]
-            seen = overlaps([' '.join([*host[:20], text, *host[20:]]) for host, text in zip(hosts, planted.values())], index)
+            inside = [' '.join([*host[:20], text, *host[20:]]) for host, text in zip(hosts, planted.values())]
+            seen = overlaps(inside, index)
             right = set(seen.text[(seen.benchmark == name) & (seen.question == q['id'])])
             rows += [dict(benchmark=name, form=form, found=i in right) for i, form in enumerate(planted)]
     table = pd.DataFrame(rows, columns=['benchmark', 'form', 'found']).groupby(['benchmark', 'form'], sort=False).found
     return table.agg(tried='size', found='sum').reset_index()
 
-def recall_by_form(planted: pd.DataFrame) -> pd.DataFrame:   # A row for each form, a column for each benchmark and for all, in percent
-    "What share of the planted questions was found"
+def recall_by_form(planted: pd.DataFrame) -> pd.DataFrame:   # A row for each form, a column for each benchmark and for all
+    "How many percent of the planted questions were found"
     total = planted.groupby('form', sort=False)[['tried', 'found']].sum()
-    table = planted.assign(share=100 * planted.found / planted.tried).pivot(index='form', columns='benchmark', values='share')
+    rates = planted.assign(share=100 * planted.found / planted.tried)
+    table = rates.pivot(index='form', columns='benchmark', values='share')
     return table.loc[total.index].assign(all=100 * total.found / total.tried, n=total.tried).round(1)
 
 # %% ../nbs/10_clean.ipynb #e88f16cd
@@ -1082,7 +1104,8 @@ def controls(folder: Path, readings: list, sets: dict, index: Index, p: dict) ->
     able = [r for r in readings if not r.reason and r.words > 60]
     drawn = {id(r) for r in random.Random(p['seed']).sample(able, min(len(able), 1000))}
     some = [d['text'] for d in records(folder, readings, lambda r: id(r) in drawn)]
-    return planted_questions(sets, some, index, 20, p['seed']), recall_table(planted_pairs([WORD.findall(t) for t in some], p), p)
+    copies = planted_pairs([WORD.findall(t) for t in some], p)
+    return planted_questions(sets, some, index, 20, p['seed']), recall_table(copies, p)
 
 # %% ../nbs/10_clean.ipynb #df7b76d7
 def arms_of(sources: list) -> dict:   # name -> Arm, in order of preference
@@ -1107,7 +1130,7 @@ def clean(sets: dict, p: dict, folder: Path, arms: dict = ARMS) -> Clean:
 
 # %% ../nbs/10_clean.ipynb #9313fa42
 def exam_sets(exams: list, files: str) -> dict:   # name -> `question` records
-    "The embedded benchmarks, and what else is to be evaluated; contexts are indexed even of exams that are asked without them"
+    "The embedded benchmarks, and what else is to be evaluated; with contexts, even of exams that are asked without them"
     embedded = {name: load() for name, load in BENCHMARKS.items()}
     others = [name.removesuffix('_closed') for name in exams if name not in ('medqa', 'medmcqa', 'mmlu_medical')]
     return embedded | {Path(name).stem: load_exam(name, files) for name in dict.fromkeys(others)}
@@ -1131,6 +1154,7 @@ def describe_clean(c: Clean) -> dict:
     whole = c.planted[c.planted.form != 'shuffled']
     return dict(read=len(c.readings), kept=sum(not r.reason for r in c.readings), words=int(c.contents.words.sum()), medical_share=round(float(medical_share(c.contents)), 3),
                 duplicates=sum('duplicate' in r.reason for r in c.readings), benchmark_documents=sum(r.reason == 'benchmark question' for r in c.readings),
-                planted_found=f'{whole.found.sum()} of {whole.tried.sum()}', shuffled_found=int(c.planted.found[c.planted.form == 'shuffled'].sum()),
+                planted_found=f'{whole.found.sum()} of {whole.tried.sum()}',
+                shuffled_found=int(c.planted.found[c.planted.form == 'shuffled'].sum()),
                 classifier=f'{c.domains.accuracy.iloc[0]:.3f}, n={c.domains.n.iloc[0]}', classifier_shuffled=float(c.domains.accuracy.iloc[-1]),
                 recall_above_08=round(float(share((sure.found * sure.n).sum(), sure.n.sum())), 3))
