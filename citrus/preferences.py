@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .assets import micro
 from .chat import Sampling, ask, chat, load_local, local_model, target
 from .extract import mark
-from .prefer import answer_logp, collate, encode_pair
+from .prefer import answer_logp, collate, collate_alone, encode_pair, shares_prompt
 from .run import UserError, digest, launch, read_jsonl, save_fig, stage
 from .sample import Limits, counts_table, funnel, make_pairs, outcome, plot_counts, sample_answers, savings, survival
 from .sft import bare_rows, fill
@@ -64,7 +64,9 @@ def jobs(p: dict) -> list:   # (way, learning rate, seed)
 def scored(lm, tokenizer, q: dict, names: list) -> dict:   # names: the right one first
     "How a student ranks the possible answers to a question"
     sides = {str(i): [dict(role='assistant', content=target('', n))] for i, n in enumerate(names)}
-    batch = collate([encode_pair(dict(prompt=ask(q, 'open')) | sides, tokenizer, tuple(sides))])
+    pair = encode_pair(dict(prompt=ask(q, 'open')) | sides, tokenizer, tuple(sides))
+    fits = shares_prompt(lm.config, sum(map(len, pair.values())))
+    batch = (collate if fits else collate_alone)([pair])
     with torch.inference_mode(): mean = answer_logp(lm, {k: v.to(lm.device) for k, v in batch.items()}).cpu() / batch['count']
     gap = mean[0] - mean[1:]
     return dict(preferred=(gap > 0).float().mean().item(), first=float((gap > 0).all()), margin=gap.mean().item(), logp_right=mean[0].item(), logp_wrong=mean[1:].mean().item())
