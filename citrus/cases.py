@@ -666,6 +666,8 @@ class Knowledge:
     def place(self) -> dict: return {f: i for i, f in enumerate(self.families)}
     @functools.cached_property
     def memory(self) -> dict: return {}   # finding id -> evidence, as asked for
+    @functools.cached_property
+    def columns(self) -> dict: return {}   # finding id -> (places of its families, their frequencies), as asked for
 
     def lineage(self, t: str) -> set:
         "A finding and all that are more general"
@@ -677,8 +679,12 @@ class Knowledge:
 # %% ../nbs/06_cases.ipynb #5a036720
 def spread(k: Knowledge, t: str, value) -> np.ndarray:   # (families,)
     "A function of the frequency of a finding, for all families; 0 for those that do not have it"
-    out, c = np.zeros(len(k.families)), k.carriers.get(t, {})
-    out[[k.place[f] for f in c]] = value(np.minimum(np.fromiter(c.values(), float, len(c)), CEILING))
+    if t not in k.columns:
+        c = k.carriers.get(t, {})
+        k.columns[t] = np.array([k.place[f] for f in c], int), np.minimum(np.fromiter(c.values(), float, len(c)), CEILING)
+    where, frequencies = k.columns[t]
+    out = np.zeros(len(k.families))
+    out[where] = value(frequencies)
     return out
 
 def evidence(k: Knowledge, t: str) -> np.ndarray:   # (families,)
@@ -1037,7 +1043,9 @@ def published_question(world: World, id: str, p: Patient, options: int, seed: in
 # %% ../nbs/06_cases.ipynb #c76984a2
 def single_diseases(world: World, rows: list) -> World:   # Rows as `annotations` gives them
     "A world in which each disease is a family of its own"
-    return World(world.terms, {d: Family(d, {d: fs}) for d, (_, fs) in findings_of(rows).items() if fs}, world.version)
+    made = World(world.terms, {d: Family(d, {d: fs}) for d, (_, fs) in findings_of(rows).items() if fs}, world.version)
+    made.up = world.up   # the terms are the same
+    return made
 
 def expert_ranker(world: World):
     "The expert as a ranker: a function of present and absent findings and their rates that gives a score for each disease"
@@ -1045,7 +1053,8 @@ def expert_ranker(world: World):
     nothing = silent(k)
     def scores(present: list, absent: list, rates: dict):   # rates: finding id -> share of all diseases that have it
         own = replace(k, rates=rates)
-        own.families, own.place, own.memory['nothing'] = k.families, k.place, nothing   # what no rate changes
+        own.families, own.place, own.columns = k.families, k.place, k.columns   # what no rate changes
+        own.memory['nothing'] = nothing
         return score(own, present, absent)
     return scores
 
