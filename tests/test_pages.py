@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from citrus.assets import wheel
-from citrus.pages import Line, document_text, edits, error_rate, page_text, placed, read_pages, reading_order, recognise, regions, scanned, typeset
+from citrus.pages import Line, Page, continued, paragraphs, running, without_references, words_in, document_text, edits, error_rate, page_text, placed, read_pages, reading_order, recognise, regions, scanned, typeset
 from citrus.run import home
 from citrus.sources import Reader, Refused, declare
 
@@ -149,3 +149,45 @@ def test_a_pdf_source_counts_what_it_cannot_read(tmp_path):
     [doc] = r
     assert doc['text'].startswith('Goats climb') and doc['meta']['pages'] == 1 and doc['meta']['failed'] == 0
     assert r.refused == {'PDF broken or without pages': 1, 'page: no text layer': 1, 'empty': 1}
+
+
+def columns_of(n, gap, lines, seed):
+    "Lines of n columns that do not all reach the edge, in reading order"
+    rng, wide = random.Random(seed), (500 - (n - 1) * gap) / n
+    return [Line(f'{chr(97 + k)}{i} of goats that climb', 50 + k * (wide + gap), 50 + 11 * i, 50 + k * (wide + gap) + wide * rng.uniform(.75, 1), 59 + 11 * i) for k in range(n) for i in range(lines)]
+
+
+@pytest.mark.parametrize('n', [2, 3, 4])
+def test_columns_are_not_read_across(n):
+    for gap in (2, 4, 8, 14, 30):
+        for lines in (9, 40):
+            want = columns_of(n, gap, lines, gap)
+            found = [l.text for block in reading_order(random.Random(0).sample(want, len(want))) for l in block]
+            assert found == [l.text for l in want], (gap, lines)
+
+
+def test_every_chapter_loses_its_references_and_nothing_else():
+    story = 'The goats of this valley climb the trees in the morning and come down again at night, as has long been known.'
+    works = '1. Ada A, Bo B. Of trees. J Goats 1999;12:3-9.\nCy C, et al. Of valleys. 2011. doi:10.1/x\na title that goes on in another line'
+    for head in ('Chapter {}', '{} Goats of the valley', 'Of goats, {}'):
+        book = '\n'.join(f'{head.format(k)}\n{story} {k}.\n{story} {k}!\nReferences\n{works}' for k in range(1, 6))
+        left = without_references(book)
+        assert [left.count(f'{story} {k}') for k in range(1, 6)] == [2] * 5 and 'Ada A' not in left and 'doi' not in left, head
+
+
+def test_headings_at_the_tops_of_pages_stay():
+    def page(n, *tops): return Page(n, 'text layer', 1.0, '', 600, 800, [Line(t, 50, 20 + 15 * i, 300, 30 + 15 * i) for i, t in enumerate(tops)] + [Line('Goats.', 50, 400, 300, 410)])
+    pages = [page(n, f'Case {n}', f'Annals of goats {n + 40}', 'Annals of the valley, volume 12', f'Visit {3 * n % 7} of the goats') for n in range(1, 6)]
+    text = document_text(pages)
+    assert all(f'Case {n}' in text for n in range(1, 6)) and 'Annals' not in text and text.count('of the goats') == 5
+
+
+def test_hyphens_at_the_ends_of_lines():
+    cases = [('long-', 'term care', 'long-term care'), ('a beta-', 'blocker', 'a beta-blocker'), ('1,25-', 'dihydroxy', '1,25-dihydroxy'), ('T-', 'cell', 'T-cell'), ('COVID-', '19 is', 'COVID-19 is'),
+             ('treat-', 'ment', 'treatment'), ('pa-', 'tients, who', 'patients, who'), ('pre- and post-', 'natal', 'pre- and postnatal'), ('pre-', 'and postnatal', 'pre- and postnatal'), ('x \u2013', 'y', 'x \u2013 y'),
+             ('long\ufffe', 'term', 'long-term'), ('treat\x02', 'ment', 'treatment'), ('treat\u00ad', 'ment', 'treatment'), ('Sturge-', 'Weber', 'Sturge-Weber'), ('and so', 'on', 'and so on')]
+    assert [continued(a, b, frozenset()) for a, b, _ in cases] == [c for *_, c in cases]
+    known = words_in(['The goat-herd met a shep-', 'herd on the cross-roads', 'crossroads of the sham and operated'])
+    assert [continued(a, b, known) for a, b in (('goat-', 'herd'), ('cross-', 'roads'), ('sham-', 'operated'), ('shep-', 'herd'))] == ['goat-herd', 'crossroads', 'sham-operated', 'shepherd']
+    pages = [Page(k, 'text layer', 1.0, '', 600, 800, [Line(t, 50, 400, 300, 410)]) for k, t in enumerate(['Goats in long-', 'term care climb.'], 1)]
+    assert document_text(pages) == 'Goats in long-term care climb.'
