@@ -128,7 +128,7 @@ def test_a_server_that_does_not_count_tokens(endpoint):
 def test_fields_of_a_request_are_renamed_or_dropped(endpoint):
     from citrus.cases import role_model
     url = endpoint(strict=1)
-    with pytest.raises(UserError, match='unknown field max_tokens'): chat([user(f'{i}') for i in range(6)], Model('m', 'openai', url, 'm'), Sampling())
+    with pytest.raises(UserError, match='unknown field'): chat([user(f'{i}') for i in range(6)], Model('m', 'openai', url, 'm'), Sampling())
     for model in (Model('m', 'openai', url, 'm', flags=dict(fields=dict(max_tokens='max_completion_tokens', seed=''))), role_model(f'openai:{url}#m?max_tokens=max_completion_tokens&seed=', None)):
         assert [r.text for r, in chat([user('a'), user('b')], model, Sampling())] == ['a', 'b'] and model.name == 'm'
     with pytest.raises(UserError, match="did you mean 'max_tokens'"): role_model(f'openai:{url}#m?max_token=x', None)
