@@ -534,11 +534,13 @@ AGAINST = re.compile(r"\b(?:against|not|no|never|neither|nor|exclud\w*|rul(?:e|e
 
 def concludes(think: str, answer: str, others: list) -> bool:
     "Whether the last sentence of a thought decides for an answer: it names it last, and nothing before it turns it round"
-    *_, last = re.split(r'(?<=[.!?。！？])\s*(?=\S)', think.strip())
+    think = think.replace(answer, answer.replace('. ', '.'))   # a name may hold what ends a sentence
+    *_, last = re.split(r'(?<=[.!?])\s+|(?<=[。！？])(?=.)', think.strip())
     if last_named(last, [answer, *others]) != answer: return False
-    clause = re.split(r'\b(?:and|but|so|for)\b|[,;:]', last, flags=re.I)
-    own = next((c for c in reversed(clause) if reveals(c, dict(answer_text=answer, aliases=[]))), last)
-    return not AGAINST.search(own)
+    last = last.replace(answer.replace('. ', '.'), 'THENAME')   # which may hold a *not* of its own
+    clauses = re.split(r'\b(?:and|but|so|for)\b|[,;:]', last, flags=re.I)
+    own = [c for c in clauses if 'THENAME' in c or last_named(c, [answer])]
+    return not AGAINST.search(own[-1] if own else last)
 
 def monologue_fault(text: str, t: Thread, length: tuple) -> str:   # '' if nothing is wrong
     "Why a monologue is not fit for training"

@@ -110,6 +110,10 @@ def test_a_leak_counts_though_the_reasoner_names_the_answer_later():
 def test_the_conclusion_is_last(last, concluded): assert concludes(f'Fever fits Alder and Birch. {last}', 'Alder', ['Birch']) == concluded
 
 
+@pytest.mark.parametrize('name', ['Chromosome 8q22.1 duplication syndrome', 'Symphalangism, C. S. Lewis type', 'Leukemia, acute, ?X-linked', 'Deafness, without other findings', 'Anemia, not due to iron'])
+def test_a_name_may_hold_what_ends_a_sentence(name): assert concludes(f'Fever fits it. So I decide for {name}.', name, ['Alder'])
+
+
 @pytest.mark.parametrize('answer', ['not Alder', 'Anything but Alder', 'Alder or Birch', 'Alder or something rare', 'Alder (excluded)', 'Brother of a patient with Alder', 'Birch, not Alder', 'Alder excluded', 'unlike Alder'])
 def test_the_expert_as_judge_does_not_take_a_denial(answer):
     messages = [dict(role='system', content=''), dict(role='user', content=f'Question:\n?\n\nGiven answer:\n{answer}\n\nReference diagnosis:\nAlder')]
