@@ -320,7 +320,7 @@ def definitions_of(obo: str, source: str):
     "A document for each term with a definition: name, definition, other names, what it is a kind of"
     for t in obo_terms(obo):
         if 'def' not in t or 'is_obsolete' in t: continue
-        names = [n for n in map(quoted, t.get('synonym', [])) if n != t['name'][0]]
+        names = [n for n in map(quoted, t.get('synonym', [])) if n and n != t['name'][0]]
         kinds = [k.partition(' ! ')[2] for k in t.get('is_a', [])]
         text = f'{t["name"][0]}\n\n{quoted(t["def"][0])}' + (f'\nAlso called: {"; ".join(names)}.' if names else '') + (f'\nA kind of: {"; ".join(kinds)}.' if kinds else '')
         yield document(t['id'][0], source, text, 'medical')
@@ -563,6 +563,7 @@ def careqa_row(i: int, r: dict) -> dict | None:   # None for a row without a que
     "A row of CareQA, whose keys count from 1"
     if r['question'] is None: return None
     texts = [r[f'op{o}'] for o in '1234']
+    if float(r['cop']) != int(r['cop']): raise ValueError(f'the key is {r["cop"]!r}, needs a whole number')
     return question(f'careqa-{r["unique_id"]}', 'careqa', '', r['question'], texts, int(r['cop']) - 1, subject=r['category'], year=int(r['year']))
 
 # %% ../nbs/02_assets.ipynb #c57ac852

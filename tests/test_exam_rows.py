@@ -37,7 +37,7 @@ WRONG = [('GBaker/MedQA-USMLE-4-options', dict(answer_idx=k)) for k in ('', 'AB'
 WRONG += [('GBaker/MedQA-USMLE-4-options', dict(answer='Goat')), ('GBaker/MedQA-USMLE-4-options', dict(options=dict(A=None, B='Cow'))), ('GBaker/MedQA-USMLE-4-options', dict(options=['Goat', 'Cow']))]
 WRONG += [('openlifescienceai/medmcqa', dict(cop=k)) for k in (-2, 4, None, True, '1', 1.0)]
 WRONG += [('openlifescienceai/medmcqa', dict(opa=t)) for t in (None, float('nan'), '', ' ')]
-WRONG += [('HPAI-BSC/CareQA', dict(cop=k)) for k in (0, 5, '', None, float('inf'))] + [('HPAI-BSC/CareQA', dict(op2=None))]
+WRONG += [('HPAI-BSC/CareQA', dict(cop=k)) for k in (0, 5, 2.5, '', None, float('inf'))] + [('HPAI-BSC/CareQA', dict(op2=None))]
 WRONG += [('cais/mmlu', dict(answer=k)) for k in (-1, 4, 'B', None)] + [('cais/mmlu', dict(choices=['Goat'])), ('cais/mmlu', dict(choices=None)), ('cais/mmlu', dict(question=' '))]
 WRONG += [('TIGER-Lab/MMLU-Pro', m) for m in (dict(answer_index=-1), dict(answer='C'), dict(answer_index=2), dict(options=['Goat', None]))]
 WRONG += [('jdh-algo/JMED', dict(answer=k)) for k in ('', 'AB', ['CD'], [], ['Z'], None, [None])] + [('jdh-algo/JMED', dict(options=None))]
