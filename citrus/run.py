@@ -1319,7 +1319,8 @@ def why(path) -> str:
         worked = m.get('sessions', [])
         parts = ', '.join(f'{w["seconds"]} s from {w["started"]} at {w["commit"]}' for w in worked)
         said += [f'  in {len(worked)} sessions: {parts}'] * (len(worked) > 1)
-        said += [f'  not counted in these seconds, brought from elsewhere: {", ".join(m["earlier"])}'] * bool(m.get('earlier'))
+        brought = ', '.join(m.get('earlier', []))
+        said += [f'  not counted in these seconds, brought from elsewhere: {brought}'] * bool(brought)
         said += ['  takes ' + ', '.join(f'{k}={v!r}' for k, v in m['params'].items())]
         said += ['  reads ' + ', '.join(f'{s}-{k}' for s, k in m['inputs'].items())] * bool(m['inputs'])
         said += [f'  wrote {n}  {f["sha256"][:16]}' for n, f in m['files'].items() if '/' not in n or n.endswith(('.safetensors', '.png'))]
