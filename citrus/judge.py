@@ -412,6 +412,7 @@ def forms(name: str) -> frozenset:   # tuples of words
     found = canonical(name)
     known = [name, found, *(n for n, first in known_names().items() if first == found)]
     whole = {key(n) for n in known} | {tuple(told_words(n)) for n in known}
+    whole |= {(*k[:-1], 'iv') for k in whole if k[-1:] == ('4',)}   # within a text IV may be *intravenous*, and stays
     binomial = re.fullmatch(r'([A-Z])[a-z]{4,} ([a-z]{4,})', name)
     if binomial and binomial[2] not in MAY_LACK: whole |= {(binomial[1].lower(), one(binomial[2]))}
     return frozenset(w for k in whole for w in (k, k[:-1] if len(k) > 1 and k[-1] in MAY_LACK else k) if w

@@ -71,7 +71,7 @@ def test_accepted(answer): assert is_right(answer, question('Marfan syndrome')) 
 @pytest.mark.parametrize('text, name', [('Think of Marfan instead.', 'Marfan syndrome'), ("Marfan's syndrome?", 'Marfan syndrome'), ('It is MARFAN-SYNDROME', 'Marfan syndrome'),
                                         ('a Guillain-Barre picture', 'Guillain-Barré syndrome'), ('Marfan  syndrome', 'Marfan syndrome'), ('Sturge Weber', 'Sturge-Weber syndrome'),
                                         ('Consider ALS here', 'Amyotrophic lateral sclerosis'), ('diabetes mellitus type II', 'Type 2 diabetes mellitus'), ('haemophilia A?', 'Hemophilia A'),
-                                        ('is it Down?', 'Down syndrome'), ('我觉得是高血压病人', '高血压'), ('a type IIa defect of this kind', 'Type II defect'), ('ALL fits', 'ALL')])
+                                        ('is it Down?', 'Down syndrome'), ('Glycogen storage disease IV here', 'Glycogen storage disease IV'), ('我觉得是高血压病人', '高血压'), ('a type IIa defect of this kind', 'Type II defect'), ('ALL fits', 'ALL')])
 def test_whatever_would_be_accepted_is_a_leak(text, name): assert reveals(text, question(name))
 
 
