@@ -322,3 +322,9 @@ def test_contexts_of_closed_exams_are_searched_for():
     index = build_index(dict(pubmedqa=sets['pubmedqa'][:50]))
     halves = [q['context'][:len(q['context']) // 2] for q in sets['pubmedqa'][:50]]
     assert overlaps(halves, index).text.nunique() == 50
+
+
+def test_an_exam_that_clean_does_not_know_is_refused_before_the_first_stage():
+    from citrus.run import consistent, settings
+    with pytest.raises(UserError, match='evaluate: exams: careqa is not among clean.exams'): consistent(settings({}, ['evaluate.exams=[medqa, careqa]']), ['evaluate'])
+    consistent(settings({}, ['common.exams=[medqa, careqa]']), ['clean', 'evaluate'])
