@@ -9,22 +9,22 @@ __all__ = ['RECORDS', 'ROLES', 'INSIDE', 'STAGES', 'STUDIES', 'KINDS_OF_PARAMETE
            'check', 'read_jsonl', 'write_jsonl', 'notebook_path', 'nearest', 'Param', 'read_notebook', 'cells',
            'cell_statements', 'read_parameter', 'parameters', 'coerce', 'Allowed', 'allowed', 'range_words', 'misfit',
            'check_values', 'check_list', 'fitting', 'Strict', 'parse_yaml', 'find_recipe', 'load_recipe', 'read_set',
-           'overlaid', 'check_names', 'settings', 'batch_fault', 'control_fault', 'votes_fault', 'pool_fault',
-           'arm_fault', 'folder_fault', 'consistent', 'versions', 'library_of', 'has_flag', 'notebook_module',
-           'stage_statements', 'texts_in', 'named_files', 'hashed_files', 'followed', 'ingredients', 'drawings_of',
-           'differences', 'store', 'commit', 'manifest', 'run_folder', 'Stage', 'linked', 'assemble', 'die_with_parent',
-           'hold', 'sweep', 'copy_whole', 'discard', 'show_life', 'begin_session', 'sessions', 'stage', 'unrepeatable',
-           'describe', 'results', 'device', 'earlier', 'process_memory', 'seal', 'link', 'wilson', 'write_fig',
-           'save_fig', 'devices_here', 'nodes', 'divided', 'node_main', 'free_port', 'on_nodes', 'launch', 'call',
-           'leave', 'read_job', 'train_main', 'module_of', 'library_notebooks', 'library_code', 'exported_code',
-           'out_of_step', 'plan', 'needed', 'chosen', 'advice', 'place', 'failure', 'seconds_of', 'last_seconds',
-           'CellBar', 'AtomicHandler', 'set_aside', 'papermill_run', 'execute', 'lock_of', 'bring', 'run_stages',
-           'maker', 'published_manifest', 'manifest_of', 'lineage', 'pins_of', 'why', 'size', 'runs', 'referred',
-           'ancestors', 'garbage', 'collect', 'Once', 'parse_args', 'one_purpose', 'report', 'need_clone', 'show_runs',
-           'run_command', 'main', 'keep_outputs', 'selected', 'value_of', 'formatted', 'read_number', 'with_numbers',
-           'readme_text', 'rewrite', 'tagged', 'publish_readme', 'publish_results', 'executed_lessons', 'made',
-           'publish_manifests', 'old_drawing', 'drawn_with', 'redraw', 'redraw_published', 'made_today', 'stale',
-           'stale_list', 'stale_sentence', 'publish_stale', 'duration', 'published', 'takes', 'with_takes',
+           'overlaid', 'check_names', 'settings', 'batch_fault', 'control_fault', 'votes_fault', 'exams_fault',
+           'pool_fault', 'arm_fault', 'folder_fault', 'consistent', 'versions', 'library_of', 'has_flag',
+           'notebook_module', 'stage_statements', 'texts_in', 'named_files', 'hashed_files', 'followed', 'ingredients',
+           'drawings_of', 'differences', 'store', 'commit', 'manifest', 'run_folder', 'Stage', 'linked', 'assemble',
+           'die_with_parent', 'hold', 'sweep', 'copy_whole', 'discard', 'show_life', 'begin_session', 'sessions',
+           'stage', 'unrepeatable', 'describe', 'results', 'device', 'earlier', 'process_memory', 'seal', 'link',
+           'wilson', 'write_fig', 'save_fig', 'devices_here', 'nodes', 'divided', 'node_main', 'free_port', 'on_nodes',
+           'launch', 'call', 'leave', 'read_job', 'train_main', 'module_of', 'library_notebooks', 'library_code',
+           'exported_code', 'out_of_step', 'plan', 'needed', 'chosen', 'advice', 'place', 'failure', 'seconds_of',
+           'last_seconds', 'CellBar', 'AtomicHandler', 'set_aside', 'papermill_run', 'execute', 'lock_of', 'bring',
+           'run_stages', 'maker', 'published_manifest', 'manifest_of', 'lineage', 'pins_of', 'why', 'size', 'runs',
+           'referred', 'ancestors', 'garbage', 'collect', 'Once', 'parse_args', 'one_purpose', 'report', 'need_clone',
+           'show_runs', 'run_command', 'main', 'keep_outputs', 'selected', 'value_of', 'formatted', 'read_number',
+           'with_numbers', 'readme_text', 'rewrite', 'tagged', 'publish_readme', 'publish_results', 'executed_lessons',
+           'made', 'publish_manifests', 'old_drawing', 'drawn_with', 'redraw', 'redraw_published', 'made_today',
+           'stale', 'stale_list', 'stale_sentence', 'publish_stale', 'duration', 'published', 'takes', 'with_takes',
            'publish_takes', 'publish', 'publish_args', 'publish_main']
 
 # %% ../nbs/00_run.ipynb #bf16aa89
@@ -481,6 +481,14 @@ def votes_fault(stage: str, v: dict) -> str:
     n = v[stage]['samples']
     return f'samples = {n} without a temperature are {n} times the same reply' if n > 1 and not v[stage]['temperature'] else ''
 
+# %% ../nbs/00_run.ipynb #7ee3e2dd
+def exams_fault(stage: str, v: dict) -> str:
+    "Why an exam would be taken that the training text was not searched for"
+    known = ['medqa', 'medmcqa', 'mmlu_medical', *v['clean']['exams']]   # the embedded ones are always searched for
+    left = [name for name in v[stage]['exams'] if name not in known]
+    if not left: return ''
+    return f'exams: {left[0]} is not among clean.exams, so training text may hold it; put the exams into the block common'
+
 # %% ../nbs/00_run.ipynb #19840030
 def pool_fault(stage: str, v: dict) -> str:
     "Why there are too few training questions: a study also learns from what it does not ask"
@@ -520,7 +528,8 @@ FAULTS = {
     votes_fault: ('evaluate',),
     pool_fault: ('synth', 'traces', 'prefer', 'preferences', 'curriculum'),
     arm_fault: ('clean', 'textbook'),
-    folder_fault: ('cases', 'clean', 'evaluate')}
+    folder_fault: ('cases', 'clean', 'evaluate'),
+    exams_fault: ('evaluate',)}
 
 def consistent(
     values: dict,   # As `settings` gives it
