@@ -80,7 +80,8 @@ def checked_source(row: dict) -> Source:
         if name not in FIELDS: raise nearest('field of a source', name, FIELDS)
     missing = FIELDS - {'share', 'options'} - set(row)
     if missing: raise UserError(f'source {row.get("id", row)!r}: needs {", ".join(sorted(missing))}')
-    if not isinstance(row['id'], str) or not re.fullmatch(r'\w[\w.-]*', row['id']):   # it begins the ids of documents, and names a file
+    named = isinstance(row['id'], str) and re.fullmatch(r'\w[\w.-]*', row['id'])   # it begins the ids of documents, and names a file
+    if not named:
         raise UserError(f'source {row["id"]!r}: an id is of letters, digits, - and _')
     if row['kind'] not in KINDS: raise nearest(f'kind of source {row["id"]!r}', row['kind'], KINDS)
     known = KINDS[row['kind']].options
@@ -476,7 +477,9 @@ PAGES = ('text/html', 'application/xhtml+xml', 'text/plain')
 def read_record(record, number: int = 0) -> Found:
     "The page of a WARC record, by its place in the file. Raises `Refused` if it is none"
     status, kind = '200', record.rec_headers.get_header('Content-Type') or 'text/plain'
-    if record.http_headers: status, kind = record.http_headers.get_statuscode(), record.http_headers.get_header('Content-Type', '')
+    if record.http_headers:
+        status = record.http_headers.get_statuscode()
+        kind = record.http_headers.get_header('Content-Type', '')
     if status != '200': raise Refused('page with an HTTP error or redirection')
     name, _, more = kind.partition(';')
     if name.strip().lower() not in PAGES: raise Refused('page of another type')
@@ -484,7 +487,8 @@ def read_record(record, number: int = 0) -> Found:
     content = body_of(record)
     text = (plain_string if name.strip().lower() == 'text/plain' else main_text)(content, server)
     own = own_id((record.rec_headers.get_header('WARC-Record-ID') or '').strip('<>'))
-    return Found('/'.join(filter(None, [str(number), own])), text, dict(url=record.rec_headers.get_header('WARC-Target-URI') or ''))
+    url = record.rec_headers.get_header('WARC-Target-URI') or ''
+    return Found('/'.join(filter(None, [str(number), own])), text, dict(url=url))
 
 # %% ../nbs/05_sources.ipynb #3a46a9a2
 def warc_records(stream: Bounded):
@@ -494,7 +498,8 @@ def warc_records(stream: Bounded):
     while True:
         with contextlib.redirect_stderr(io.StringIO()):
             try: record = next(archive, None)
-            except (AttributeError, IndexError, KeyError, TypeError, OverflowError): raise Refused('broken warc') from None   # a header is missing
+            except (AttributeError, IndexError, KeyError, TypeError, OverflowError):   # a header is missing
+                raise Refused('broken warc') from None
         if record is None: return
         yield record
 
@@ -660,7 +665,8 @@ KINDS['pdf'] = Kind(read_pdf, ('.pdf',), 'path', True, dict(ocr=True))
 
 # %% ../nbs/05_sources.ipynb #6377c5e3
 TRIES, PAUSE = 5, 5   # How often a stream is opened again; seconds before the first time, twice as many before the next
-DEVICE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH}
+DEVICE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ECONNRESET,
+          errno.EHOSTUNREACH, errno.ENETUNREACH}
 NETWORK = ('httpx', 'httpcore', 'aiohttp', 'requests', 'urllib', 'http', 'huggingface_hub', 'fsspec', 'socket', 'ssl')
 
 def no_access(e: BaseException) -> bool:
@@ -691,7 +697,8 @@ def steady(opened: Callable, where: str):   # opened: number of rows to leave ou
         except Exception as e:
             if not not_there(e): raise
             failed += 1
-            if failed == TRIES: raise UserError(f'{where}: cannot be reached ({first_line(e)}); what was read before is kept, run again') from None
+            if failed == TRIES:
+                raise UserError(f'{where}: cannot be reached ({first_line(e)}); what was read before is kept, run again') from None
         time.sleep(PAUSE * 2 ** (failed - 1))
 
 # %% ../nbs/05_sources.ipynb #a419e2b9
@@ -700,8 +707,9 @@ def hub_set(source: Source, options: dict):
     import datasets
     known, failed = HUB.get(source.path), 0
     config = options['config'] or (known and known.config)
+    asked = {name: options[name] for name in ('split', 'revision')}
     while True:
-        try: return datasets.load_dataset(source.path, config, split=options['split'], revision=options['revision'], streaming=True)
+        try: return datasets.load_dataset(source.path, config, streaming=True, **asked)
         except Exception as e:
             failed += 1
             if failed == TRIES or not not_there(e) or isinstance(e, datasets.exceptions.DatasetNotFoundError):
@@ -758,7 +766,7 @@ def utf8(name: str) -> str:
     return os.fsencode(name).decode('utf-8', 'backslashreplace')
 
 def files(source: Source) -> dict:   # name below the source -> path
-    "The files of a source, in order: a file, all of a folder, or those that match a pattern. Raises `UserError` if there is none"
+    "The files of a source, in order: one, all of a folder, or those of a pattern. Raises `UserError` if there is none"
     path = Path(source.path).expanduser()
     plain = list(itertools.takewhile(lambda part: not re.search(r'[*?[]', part), path.parts))
     top = path if path.is_dir() else Path(*plain[:len(path.parts) - 1])   # the folder that holds all of them
