@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from .assets import right_labels
 from .chat import SYSTEM, Model, Sampling, ask, chat, local_model, target
 from .clean import build_index, overlap_matrix, overlaps, record_text
 from .exams import EXAMS, cards, load_exam

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from pyflakes.checker import Checker
+from pyflakes.messages import UndefinedName
 
 from citrus.run import STAGES, cells, lineage, maker, notebook_path, parameters, readme_text, root, published, takes, with_takes
 
@@ -95,6 +97,14 @@ def test_no_notebook_without_a_stage_has_parameters():
 def test_third_party_text_stays_out_of_published_outputs(path):
     for c in code(path):
         if '#| local' in c['source']: assert not c['outputs'], c['source'][:80]
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=ids)
+def test_every_name_is_bound(path):
+    "A merge that loses an import, or a lesson that leans on another notebook, is seen without running it"
+    whole = ast.parse('\n'.join(c['source'] for c in code(path)))
+    unbound = [m for m in Checker(whole, path.name, builtins={'display'}).messages if isinstance(m, UndefinedName)]
+    assert not unbound, ', '.join(str(m.message_args[0]) for m in unbound)
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=ids)
