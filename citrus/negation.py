@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SHORT_ANSWER', 'END', 'WRAPPED', 'TOKEN_OR_MARK', 'GLUED', 'BE', 'SEEN', 'ACTIVE', 'NO_CHANGE', 'UNCHANGED', 'ADVERB',
-           'KNOWN', 'HINTS', 'ABOUT', 'SIGNS_OF', 'KIN', 'OF_KIN', 'CUES_OF', 'REPORTS', 'ILL', 'LINK', 'CLOSES',
-           'PREDICATE', 'NOT_HERE', 'NONE_OF', 'CUES_RE', 'HINT_OF_A_CUE', 'MAYBE', 'REACH', 'VERB', 'NEGATED',
-           'OWN_CLAUSE', 'PLURAL', 'OPENED_BY', 'statements', 'bare_words', 'outline', 'either', 'one_of', 'Scope',
-           'read_name', 'read_after', 'read_turn', 'read_bracket', 'read_joint', 'read_statement', 'signs',
-           'sign_table']
+           'KNOWN', 'HINTS', 'ABOUT', 'SIGNS_OF', 'KIN', 'OF_KIN', 'HE_HAS', 'CUES_OF', 'REPORTS', 'WHEN', 'TAKEN_ILL',
+           'ILL', 'YEARS', 'ALIVE', 'AGED', 'ANYONE', 'PLACE', 'LINK', 'CLOSES', 'RECOGNISED', 'PREDICATE', 'NOT_HERE',
+           'NONE_OF', 'CUES_RE', 'HINT_OF_A_CUE', 'MAYBE', 'REACH', 'VERB', 'NEGATED', 'OWN_CLAUSE', 'HIS', 'PLURAL',
+           'OPENED_BY', 'statements', 'bare_words', 'outline', 'either', 'one_of', 'Scope', 'read_name', 'read_after',
+           'read_turn', 'read_bracket', 'read_joint', 'read_statement', 'signs', 'sign_table']
 
 # %% ../nbs/05_negation.ipynb #89bd08de
 import bisect, re
@@ -90,51 +90,69 @@ KIN = either(one_of("""mother/s father/s mom mum dad grandma grandpa parent/s br
 OF_KIN = one_of('his her the a an their one two both maternal paternal younger older half')
 
 # %% ../nbs/05_negation.ipynb #53e1f602
+HE_HAS = (   # "he has", "there was", "the patient ever had"
+    r'(?:he|she|they|it|this|there|(?:the|his|her) \w+)(?: (?:ever|also|\w+ly))? '
+    + one_of('has had have is are was were suffer/s suffered develop/s developed'))
 CUES_OF = dict(
     name='@',
     doubt=either(   # of the negation that stands in it
         rf'(?:not|never|hard to|difficult to|unable to|impossible to)(?: \w+)?(?: be(?:en)?)?(?: \w+ly)? '
         rf'{one_of("rule/d exclude/s excluded deny denied denying denies")}(?: out)?',
         r'(?:not|never|no)(?: been| yet)? (?:without|absence of|lack of|free of|free from|absent|negative)',
-        'not (?:only|just|merely|necessarily|certain|sure)',
-        rf'not (?:\w+ly )?{one_of("known clear associated related affected responsible different caused satisfied")}',
+        'not (?:only|just|merely|necessarily|certain|sure)(?! whether)',
+        rf'not (?:\w+ly )?(?!known to)'
+        rf'{one_of("known clear associated related affected responsible different caused satisfied")}(?! whether)',
+        r'den(?:y|ies|ied|ying)(?: (?!@)\w+){1,5} (?:for|with|about) (?:his|her|their)(?= (?:\w+ )?@)',
         '(?:with|without) (?:(?:and|or|/) )+(?:with|without)',
         '(?:presence|absence) (?:(?:and|or|/) )+(?:presence|absence)',
         '(?:present|absent) (?:or|/) (?:present|absent)', 'whether or not', 'gram (?:- )?negative',
         r'no or (?:\w+ )?(?:mild|slight|minimal|little|few)', '(?:mild|slight|minimal|little|few) or no',
         rf'(?:no|without)(?: (?!@)\w+)?(?: (?!@)\w+)? {UNCHANGED}(?: (?:in|of|for|on|to|with|between|from)\b)?'),
     asked=either(
-        'if', '(?:to )?rule out', 'r / o', 'to exclude', 'in case of', '(?:return|call|come back) if',
+        'if', rf'whether {HE_HAS}', '(?:is |was )?(?:un|not )(?:clear|certain|known|sure)(?: as to)? whether',
+        '(?:to (?:look|search|screen|check|test|evaluate|assess)|looking|searching) for',
+        '(?:to )?rule out', 'r / o', 'to exclude', 'in case of', '(?:return|call|come back) if',
         r'risks?(?: of| for)?(?: (?!@)\w+){0,3} (?:include[sd]?|including|of|for)'))
 
 # %% ../nbs/05_negation.ipynb #1604d9f9
 REPORTS = one_of('noted noticed reported seen observed said heard stated')
+WHEN = r'(?:\w+ly|also|later|since|just|once|then)'
+TAKEN_ILL = rf'(?:{WHEN} )?(?:being )?(?:diagnosed|treated|affected|found to have)'
 ILL = either(
-    rf'ha(?:s|ve|d)(?! (?:{REPORTS}|been(?! diagnosed| treated| affected)))',
+    rf'ha(?:s|ve|d)(?! (?:{WHEN} )?(?:{REPORTS}|been(?! {TAKEN_ILL})))',
     'history of', ':', 'with', ', (?:one|two|both|all) (?:with|of whom)',
     r'suffer\w*', 'died', 'passed away', 'passing away', 'developed',
-    r'(?:is|was|were|are|(?:have|has) (?:\w+ly )?been|been) (?:diagnosed|treated|affected)')
+    rf'(?:is|was|were|are|(?:have|has|had) (?:{WHEN} )?been|been) {TAKEN_ILL}')
+YEARS = r'\d+(?: (?:- )?(?:years?|yrs?)(?: (?:- )?old| of age)?)?'
+ALIVE = rf'(?:alive|living|deceased)(?: at {YEARS})?'
+AGED = rf'(?: ,)?(?: who)?(?: is| was)?(?: now)? (?:(?:at |aged? )*{YEARS}|{ALIVE})(?: ,)?(?: and)?'
+ANYONE = either('no (?:- )?one', 'nobody', 'anyone', 'anybody', 'someone', 'somebody')
+PLACE = r'(?:at|in) (?:the |his |her |their )?(?:home|family|house|household|school|work)'
 CUES_OF |= dict(
     kin=either(
         '(?:family|familial) history(?: (?:of|for|:|is|was|significant|positive|negative))*',
         '(?:fh|fhx|family hx)(?: (?:of|for|:|is|significant|positive|negative))+',
-        rf'{KIN}(?: of (?:his|hers|theirs|the patient))?(?: who)?(?: ,)?(?: aged? \d+)?'
+        rf'{KIN}(?: of (?:his|hers|theirs|the patient))?(?:{AGED}|(?: who)?)'
         rf'(?: ,)?(?: also| both| all| \w+ly)? {ILL}',
+        rf'{ANYONE}(?: else)?(?: {PLACE})? (?:with|who ha[sd]|suffering from)',
+        rf'{ANYONE}(?: else| {PLACE})+ {ILL}',
         r'(?:maternal|paternal)(?= (?:\w+ )?@)'),
     kin_after=rf'(?<=@ )(?:in|of|on) (?:{OF_KIN} )*(?:{KIN}|family|(?<=ternal )side)')
 
 # %% ../nbs/05_negation.ipynb #4880a531
 LINK = r'(?:[:=–—-] |\( |\? (?:[-–] )?)?'   # what may stand between a name and its answer in a form
 CLOSES = r'(?= [,.;/)+&]| (?:and|but|in|by|on|at|,)(?!\S)|$)'
+RECOGNISED = rf'(?:{SEEN}|diagnosed(?! with)|confirmed|established|supported)(?! (?:\w+ )?(?:until|till|before))'
 PREDICATE = either(
     'absent', 'denied', 'excluded', 'negative', 'unlikely', 'ruled out',
-    rf'(?:not|never)(?: \w+)? {SEEN}')
+    rf'(?:not|never)(?: \w+)? {RECOGNISED}')
 CUES_OF |= dict(
     after=either(
         rf'(?<=@ ){LINK}(?:no|none|nil|absent|denied|negative|neg|excluded|unlikely|ruled out|never|not {SEEN})'
         rf'(?: \))?{CLOSES}',
         r'(?<=@ )(?:\( [-–−] \)|[-–−](?= [,.;]|$)|- free|free(?! of| from))',
         rf'{BE} (?:{ADVERB} )*{PREDICATE}(?! for)(?! (?:(?:any|an?|the) )?@)',
+        rf'(?:has|have|had) (?:not|never)(?: \w+)? been {RECOGNISED}',
         r'(?:did|does|do|has|have|had) (?:not|never) (?:occur|occurred|develop|appear|appeared|arise)(?! @)',
         'never occurred'),
     affirmed=rf'(?<=@ ){LINK}(?:yes|present|positive|\+|confirmed)(?: \))?(?= [,.;)]|$| (?:and|but)(?!\S))',
@@ -145,15 +163,20 @@ NOT_HERE = r'(?! (?:\w+ )?(?:without|absent|free|negative|lacking|only|just))'
 NONE_OF = r'(?:no|without|w / o|absence of|lack(?:s|ed|ing)?(?: of)?|free (?:of|from)|nil)'
 CUES_OF |= dict(
     denial=either(   # these reach to the end of the statement
-        'den(?:y|ies|ied|ying)(?: :)?', 'denial of', 'negative (?:for|:|as far as)(?: :)?', 'negative(?= @)',
+        rf'den(?:y|ies|ied|ying)(?: :| that {HE_HAS})?',
+        'denial of', 'negative (?:for|:|as far as)(?: :)?', 'negative(?= @)',
         r'(?:pertinent )?negatives?(?: \w+)? (?::|include|are|were)', 
         '(?:absent|absence|no|none|nil|not present) :', 'none of',
         '(?:rule[sd]|ruling) out', 'exclude[sd](?= (?:(?:an?|the|any) )?@)'),
     negation=either(
         rf'{NONE_OF} (?:any )?{SIGNS_OF}',
         rf'(?:no longer|(?:not|never)(?: \w+)?) {ACTIVE}(?: (?:any )?{SIGNS_OF}| (?:of|with|from)\b)?',
+        r'(?:(?:is|are|was|were|has|have|had) )?(?:not|never)(?: \w+)?(?: been)? diagnosed with'
+        r'(?! (?:\S+ ){1,4}(?:until|till)(?!\S))',
         NONE_OF, 'neither', 'nor', 'absent(?= @)', r'not (?:an?|any)(?: \w+ of)?', 'not(?= @)',
         rf'(?:is|are|was|were|been|has been|have been|had been) not{NOT_HERE}', rf'(?:has|have|had) not been{NOT_HERE}',
+        rf'(?:not|never) (?:known|thought|believed|felt) to (?:have|suffer from)(?: {SIGNS_OF})?',
+        rf'not (?:support|suggest|indicate|favou?r)(?: (?:an?|the|any) (?:diagnosis|presence) of)?(?: {SIGNS_OF})?',
         'fail(?:s|ed)? to (?:show|reveal|develop|demonstrate)'))
 
 # %% ../nbs/05_negation.ipynb #34a6ad09
@@ -161,9 +184,11 @@ CUES_OF |= dict(
     stop=either(
         'but', 'however', 'although', 'though', 'except(?: for)?', 'apart from', 'other than', 'aside from', 'besides', 'yet',
         'whereas', 'while', 'whilst', 'because', 'due to', 'secondary to', 'caused by', 'despite', 'which', 'that',
+        r'(?:after|before|since|until|during) (?:the|his|her|their|this|that)(?= (?:\w+ )?@)', 'as the cause of',
         'indicating', 'suggesting', 'showing', '(?:and|,|now) with', '(?:and|,) (?:just|only)'),
     turn=either(
-        ACTIVE, 'admits?', 'admitted', r'acknowledg\w+', 'stated?', 'states', 'confirms?', 'confirmed', 'followed by',
+        ACTIVE, 'admits?', 'admitted', r'acknowledg\w+', 'stated?', 'states', 'said', 'says', 'confirms?', 'confirmed',
+        'followed by',
         '(?:positives?|present|yes)(?: for)?(?: :)?'),
     subject=r'(?:he|she|they|it|i|we|(?:the )?patient|(?:the )?(?:child|boy|girl|infant))',
     be=BE,
@@ -173,18 +198,20 @@ CUES_OF |= dict(
     word=r'\S+')
 CUES_RE = re.compile('|'.join(rf'(?P<{kind}>(?<!\S)(?:{pattern})(?!\S))' for kind, pattern in CUES_OF.items()))
 HINT_OF_A_CUE = one_of("""no not without never neither nor nil none cannot fh fhx family familial free rule/s ruled
-    maternal paternal if risk/s""")
+    maternal paternal if risk/s whether nobody anyone anybody someone somebody""")
 MAYBE = re.compile(
-    rf"(?i)\b(?:{HINT_OF_A_CUE}|w/o|r/o|in case of|to exclude|{KIN}|\w*n['’]t)\b|den[iy]|absen|negativ|lack|exclu|unlikely|fail"
+    rf"(?i)\b(?:{HINT_OF_A_CUE}|w/o|r/o|(?:to \w+|looking|searching) for|in case of|to exclude|{KIN}|\w*n['’]t)\b"
+    r'|den[iy]|absen|negativ|lack|exclu|unlikely|fail'
     r'|[-–−]\s*\)|(?:^|[\s,(/])[-–−+](?=\w)|[-–−]\s*(?:[,.;]|$)')
 
 # %% ../nbs/05_negation.ipynb #56031897
 REACH = 6   # words that a bare "no" may stand before the first name, or a name before the next
-VERB = one_of('is are was were has have had persist* remain* continu* occur* began started since')
+VERB = one_of('is are was were has have had persist* remain* continu* occur* began started since get* got worsen*')
 NEGATED = either('not', 'never', 'absent', 'denied', 'ruled', 'excluded', 'negative', 'unlikely', 'been')
 OWN_CLAUSE = re.compile(
     r'[^,.;@]*@(?: (?!and |or |nor |but )[^\s,.;@]+){0,6}? '
     rf'(?:{VERB}|for \w+ (?:hour|day|week|month|year)s?)(?!\S)(?! (?:\w+ly )?{NEGATED})')
+HIS = re.compile(' (?:his|her|their) ')
 PLURAL = re.compile(r' (?:are|were|have)$')
 
 @dataclass
@@ -240,7 +267,8 @@ def read_bracket(s: Scope, cue: str):
 def read_joint(s: Scope, cue: str, rest: str):
     "After a comma or `and` a clause with a verb of its own stands for itself"
     s.joined = True
-    if cue not in (',', 'and') or s.sign != 'absent' or not s.names: return
+    if cue not in (',', 'and') or s.sign != 'absent': return
+    if not s.names and not HIS.match(rest): return   # "denies smoking, and his cough gets worse"
     own = OWN_CLAUSE.match(rest)
     if own and not (cue == 'and' and PLURAL.search(own[0])): s.open('present')
 

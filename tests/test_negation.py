@@ -1,4 +1,4 @@
-"Negation: 140 labelled sentences, the reported faults one by one, hostile text, and one reading for patients and abstracts."
+"Negation: 188 labelled sentences, the reported faults one by one, hostile text, and one reading for patients and abstracts."
 import json
 import random
 import time
@@ -19,12 +19,12 @@ OWN = Recogniser({('finding', i): ns for i, ns in NAMES.items()})
 def read(text): return tuple({n: s for (*_, n), s in zip(named, signs(text, [(a, b) for a, b, _ in named]))} for named in [list(READER.named(text))])[0]
 
 
-@pytest.mark.parametrize('half', ['develop', 'apart'])
-def test_labelled_sentences(half):
+@pytest.mark.parametrize('half, sentences, names', [('develop', 70, 118), ('apart', 70, 120), ('later', 48, 56)])
+def test_labelled_sentences(half, sentences, names):
     mine = [s for s in SENTENCES if s['half'] == half]
     rows = [(half, right, read) for s in mine for (*_, right), read in zip(s['names'], signs(s['text'], [(a, b) for a, b, _ in s['names']]))]
-    assert len(mine) == 70 and len(rows) == (118 if half == 'develop' else 120)
-    for r in sign_table(rows): assert r['precision'] >= 0.97 and r['recall'] >= 0.97, r
+    assert len(mine) == sentences and len(rows) == names
+    assert all(right == read for _, right, read in rows)
 
 
 P, A, O = 'present', 'absent', 'other'
@@ -33,7 +33,9 @@ REPORTED = {
     'Fever cannot be ruled out.': dict(fever=P), 'Fever can not be excluded, cough was.': dict(fever=P, cough=P), 'No change in cough.': dict(cough=P), 'There was no cause for the fever.': dict(fever=P),
     'He did not deny cough.': dict(cough=P), 'Cough: no': dict(cough=A), 'Cough (-)': dict(cough=A), 'Seizure-free': dict(seizure=A), 'She does not have fever.': dict(fever=A), 'Denies fever, reports cough.': dict(fever=A, cough=P),
     'Positive for cough, negative for fever.': dict(cough=P, fever=A), 'Negative for fever, positive for cough.': dict(cough=P, fever=A), 'Family history of diabetes.': dict(diabetes=O), 'His mother had asthma.': dict(asthma=O),
-    'Mother reports cough.': dict(cough=P), 'No fever present.': dict(fever=A), 'No fever, cough present.': dict(fever=A, cough=P), 'Absent thumb, no cough': {'absent thumb': P, 'cough': A}, 'Denies fever at 38.5 degrees or cough.': dict(fever=A, cough=A),
+    'Mother reports cough.': dict(cough=P), 'She is a mother of 2 and has asthma.': dict(asthma=P), 'Asthma was not diagnosed until the age of 5.': dict(asthma=P),
+    'The trial did not support the use of steroids in asthma.': dict(asthma=P), 'He was evaluated for cough.': dict(cough=P), 'He had not been diagnosed with asthma.': dict(asthma=A), 'She was not diagnosed with asthma until age 5.': dict(asthma=P), 'It is not clear whether asthma is present.': dict(asthma=O),
+    'His sister is being treated for asthma.': dict(asthma=O), 'The test for asthma was positive.': dict(asthma=P), 'He denied cough, fever and his usual headache.': dict(cough=A, fever=A, headache=A), 'No fever present.': dict(fever=A), 'No fever, cough present.': dict(fever=A, cough=P), 'Absent thumb, no cough': {'absent thumb': P, 'cough': A}, 'Denies fever at 38.5 degrees or cough.': dict(fever=A, cough=A),
     'FEVER: NO. COUGH: YES.': dict(fever=A, cough=P), 'NO FEVER OR COUGH': dict(fever=A, cough=A), '- fever\n- cough': dict(fever=P, cough=P), 'no fever\ncough': dict(fever=A, cough=P)}
 
 
