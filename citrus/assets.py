@@ -6,17 +6,17 @@
 __all__ = ['RAISED', 'LOWERED', 'SUBSCRIPT', 'FORMULA', 'WITHDRAWN', 'QUOTED', 'MATHS', 'LANGUAGES', 'ARMS', 'LETTERS', 'MMLU',
            'BENCHMARKS', 'EXERCISES', 'HUB', 'GGUF', 'MATERIAL', 'LICENCES', 'Pin', 'pins', 'asset_folder', 'find',
            'pip_download', 'fetch', 'wheel', 'member', 'counted', 'task_docs', 'arrow_rows', 'document', 'local',
-           'as_term', 'raised', 'lowered', 'unmarked', 'power', 'math_text', 'element_text', 'marked_text', 'abstract',
-           'bare_title', 'title_of', 'retracted', 'medline_record', 'medline', 'abstracts_1970s', 'abstracts_2021',
-           'hpo_files', 'obo_terms', 'quoted', 'definitions_of', 'hpo_definitions', 'encyclopaedia', 'boolq_rows',
-           'pieces', 'python_docs', 'mathematics', 'code', 'Arm', 'option_text', 'key_position', 'letter_position',
-           'right_labels', 'question', 'medqa', 'medmcqa', 'mmlu', 'sft', 'exercises', 'instructions', 'conversations',
-           'dialogues', 'worked', 'reasoning', 'Adapter', 'chat_turns', 'keyed_twice', 'medqa4_row', 'medmcqa_row',
-           'pubmedqa_row', 'careqa_row', 'mmlu_row', 'mmlu_pro_row', 'jmed_row', 'open_question', 'hub_records', 'hub',
-           'read_gguf', 'fields', 'build_tokenizer', 'name_tokens', 'settle', 'save_student', 'empty_like',
-           'whole_model', 'convert', 'micro', 'from_hub', 'make_student', 'encode_bpe', 'tokenizer_disagreements',
-           'gguf_tensors', 'rms', 'rotate', 'attention', 'gguf_logits', 'check_conversion', 'inventory', 'wheel_rows',
-           'say']
+           'as_term', 'raised', 'lowered', 'unmarked', 'power', 'behind', 'in_a_row', 'math_text', 'element_text',
+           'marked_text', 'abstract', 'bare_title', 'title_of', 'retracted', 'medline_record', 'medline',
+           'abstracts_1970s', 'abstracts_2021', 'hpo_files', 'obo_terms', 'quoted', 'definitions_of', 'hpo_definitions',
+           'encyclopaedia', 'boolq_rows', 'pieces', 'python_docs', 'mathematics', 'code', 'Arm', 'option_text',
+           'key_position', 'letter_position', 'right_labels', 'question', 'medqa', 'medmcqa', 'mmlu', 'sft',
+           'exercises', 'instructions', 'conversations', 'dialogues', 'worked', 'reasoning', 'Adapter', 'chat_turns',
+           'keyed_twice', 'medqa4_row', 'medmcqa_row', 'pubmedqa_row', 'careqa_row', 'mmlu_row', 'mmlu_pro_row',
+           'jmed_row', 'open_question', 'hub_records', 'hub', 'read_gguf', 'fields', 'build_tokenizer', 'name_tokens',
+           'settle', 'save_student', 'empty_like', 'whole_model', 'convert', 'micro', 'from_hub', 'make_student',
+           'encode_bpe', 'tokenizer_disagreements', 'gguf_tensors', 'rms', 'rotate', 'attention', 'gguf_logits',
+           'check_conversion', 'inventory', 'wheel_rows', 'say']
 
 # %% ../nbs/02_assets.ipynb #7eca2cfc
 import fcntl, functools, gzip, hashlib, itertools, json, math, os, re, shutil, subprocess, sys, tempfile, zipfile
@@ -154,7 +154,7 @@ def document(id: str, source: str, text: str, domain: str, **meta) -> dict:
     return dict(id=id, source=source, text=text, domain=domain, lang='en', meta=meta)
 
 # %% ../nbs/02_assets.ipynb #e462a343
-RAISED = str.maketrans('0123456789+-−–=()n', '⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁻⁼⁽⁾ⁿ')
+RAISED = str.maketrans('0123456789+-−–‐‑=()n', '⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁻⁻⁻⁼⁽⁾ⁿ')
 LOWERED = str.maketrans('0123456789+-−–', '₀₁₂₃₄₅₆₇₈₉₊₋₋₋')
 SUBSCRIPT = re.compile('\ue002([^\ue002\ue003]*)\ue003')   # marks around a subscript, until what follows it is known
 
@@ -168,9 +168,10 @@ def as_term(text: str) -> str:
 
 def raised(text: str, before: str = '') -> str:
     "A superscript behind a text. Letters stay (19th), signs and numbers are raised, or numbers written behind ^"
-    if text != 'n' and not re.search(r'[\d+−–-]', text): return text
-    up = text.translate(RAISED)
-    if not set(up) & set(text): return up
+    if text != 'n' and not re.search(r'[\d+−–‐‑-]', text): return text
+    compact = ''.join(text.split())
+    up = compact.translate(RAISED)
+    if not set(up) & set(compact): return up
     return f'^{as_term(text)}' if before[-1:].isalnum() and re.search(r'\d', text) else text
 
 def lowered(text: str) -> str:
@@ -197,6 +198,18 @@ def power(text: str) -> str:
     up = raised(text, 'x')
     return up if up != text or not text else f'^{as_term(text)}'
 
+def behind(text: str, formula: str) -> str:
+    "A formula as it stands behind a text: a number and a fraction, or a fraction and a factor, are kept apart"
+    mixed = text[-1:].isdigit() and re.match(r'[\d.]+/', formula)   # 1 1/2 hours
+    factor = re.search(r'[\w.)]/[\w.]+$', text) and formula[:1].isalnum()
+    return f' {formula}' if mixed or factor else formula
+
+def in_a_row(parts: list) -> str:
+    "The parts of a formula that stand side by side"
+    text = ''
+    for part in parts: text += behind(text, part)
+    return text
+
 def math_text(e) -> str:
     "A formula of MathML in one line"
     name = local(e.tag)
@@ -205,7 +218,8 @@ def math_text(e) -> str:
     parts = [math_text(child) for child in e]
     size, form = FORMULA.get(name, (-1, None))
     if len(parts) == size: return form(*parts)
-    inner = (', ' if name == 'mfenced' else '').join([*filter(None, [(e.text or '').strip()]), *parts])
+    parts = [*filter(None, [(e.text or '').strip()]), *parts]
+    inner = ', '.join(parts) if name == 'mfenced' else in_a_row(parts)
     return dict(mfenced=f'({inner})', msqrt=f'√{as_term(inner)}').get(name, inner)
 
 def element_text(e) -> str:
@@ -219,7 +233,7 @@ def marked_text(e) -> str:
     for child in e:
         name = local(child.tag)
         inner = math_text(child) if name == 'math' else marked_text(child)
-        if name == 'math' and text[-1:].isdigit() and inner[:1].isdigit(): inner = f' {inner}'
+        if name == 'math': inner = behind(text, inner)
         text += raised(inner, text) if name == 'sup' else lowered(inner) if name == 'sub' else inner
         text += child.tail or ''
     return text

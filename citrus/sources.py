@@ -4,21 +4,22 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'FIELDS', 'LONGEST', 'GROWTH', 'FREE', 'BYTE_MARKS', 'ROW', 'NAMELESS', 'OBJECTS', 'CLOSED_TAGS',
-           'EMPTY_TAGS', 'TAG', 'NO_TAGS', 'FOREIGN_MARKUP', 'CHARSET', 'ENCODING', 'WIDER', 'POWER', 'INDEX', 'LEAF',
-           'PAIR', 'UNPACK', 'PAGES', 'MOST', 'DEEPEST', 'LEFT_OUT', 'INLINE', 'CELLS', 'CITED', 'POINTS',
-           'NUMBER_CITED', 'NUMBERS', 'BRACKETS', 'GONE', 'TRIES', 'PAUSE', 'DEVICE', 'NETWORK', 'REASONS', 'SURROGATE',
-           'EMBEDDED', 'PAPER', 'Source', 'Kind', 'Found', 'Refused', 'checked_source', 'declare', 'Bounded', 'Member',
-           'zip_members', 'tar_members', 'unpacked', 'decompressed', 'decoded', 'read_text', 'lines', 'own_id',
-           'found_row', 'filled', 'json_values', 'line_values', 'read_rows', 'read_json_rows', 'batch_rows',
-           'group_rows', 'read_parquet', 'depth', 'too_deep', 'declared', 'readable', 'unmarked_utf16', 'page_string',
-           'with_powers', 'main_text', 'read_html', 'unzipped', 'deflated', 'unbrotlied', 'unzstded', 'is_text',
-           'body_of', 'plain_string', 'read_record', 'warc_records', 'read_warc', 'elements', 'medline_found',
-           'read_medline', 'reference', 'jats_inline', 'jats_inside', 'without_citations', 'jats_text', 'jats_found',
-           'read_jats', 'read_pdf', 'no_access', 'not_there', 'first_line', 'steady', 'hub_set', 'rows_of_set',
-           'adapted', 'read_hub', 'read_embedded', 'utf8', 'files', 'wanted', 'reason', 'Reader', 'whole']
+           'EMPTY_TAGS', 'TAG', 'NO_TAGS', 'FOREIGN_MARKUP', 'CHARSET', 'ENCODING', 'WIDER', 'SHIFTED', 'EXPONENT',
+           'FORMULAS', 'OTHER_SIGN', 'UNPACK', 'PAGES', 'MOST', 'DEEPEST', 'LEFT_OUT', 'INLINE', 'CELLS', 'CITED',
+           'POINTS', 'REFS', 'NUMBER_CITED', 'NUMBERS', 'BRACKETS', 'GONE', 'TRIES', 'PAUSE', 'DEVICE', 'NETWORK',
+           'REASONS', 'SURROGATE', 'EMBEDDED', 'PAPER', 'Source', 'Kind', 'Found', 'Refused', 'checked_source',
+           'declare', 'Bounded', 'Member', 'zip_members', 'tar_members', 'unpacked', 'decompressed', 'decoded',
+           'read_text', 'lines', 'own_id', 'found_row', 'filled', 'json_values', 'line_values', 'read_rows',
+           'read_json_rows', 'batch_rows', 'group_rows', 'read_parquet', 'depth', 'too_deep', 'declared', 'readable',
+           'unmarked_utf16', 'page_string', 'shifted', 'formula_line', 'with_powers', 'main_text', 'read_html',
+           'unzipped', 'deflated', 'unbrotlied', 'unzstded', 'is_text', 'body_of', 'plain_string', 'read_record',
+           'warc_records', 'read_warc', 'elements', 'medline_found', 'read_medline', 'reference', 'jats_inline',
+           'jats_inside', 'without_citations', 'jats_text', 'jats_found', 'read_jats', 'read_pdf', 'no_access',
+           'not_there', 'first_line', 'steady', 'hub_set', 'rows_of_set', 'adapted', 'read_hub', 'read_embedded',
+           'utf8', 'files', 'wanted', 'reason', 'Reader', 'whole']
 
 # %% ../nbs/05_sources.ipynb #5fa770e4
-import codecs, contextlib, errno, gzip, io, itertools, json, os, re, tarfile, time, zipfile, zlib
+import codecs, contextlib, errno, gzip, html, io, itertools, json, os, re, tarfile, time, zipfile, zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from pathlib import Path
 
 # %% ../nbs/05_sources.ipynb #214f8b69
 from fastcore.basics import patch
-from .assets import ARMS, HUB, WITHDRAWN, local, lowered, math_text, medline_record, power, raised, retracted, unmarked
+from .assets import ARMS, HUB, WITHDRAWN, behind, local, lowered, math_text, medline_record, power, raised, retracted, unmarked
 from .run import UserError, nearest
 
 # %% ../nbs/05_sources.ipynb #ef0fe767
@@ -397,23 +398,38 @@ def page_string(page: bytes, server: str = '') -> str:
     return next((t for t in texts if t), None) or bytes_to_str(page, seen)
 
 # %% ../nbs/05_sources.ipynb #8d450989
-POWER = re.compile(r'<sup\b[^>]*>\s*([+−–-]?\d{1,4}[+−–-]?|[+−–-])\s*</sup>', re.I)
-INDEX = re.compile(r'<sub\b[^>]*>\s*(\d{1,4})\s*</sub>', re.I)
-LEAF = r'<m[nio]\b[^>]*>([^<]{1,40})</m[nio]>'
-PAIR = re.compile(rf'<(mfrac|msup)\b[^>]*>\s*{LEAF}\s*{LEAF}\s*</\1>', re.I)
+SHIFTED = re.compile(r'<(su[pb])\b[^>]*>((?:(?!<su[pb]\b).)*?)</\1\s*>', re.I | re.S)
+EXPONENT = re.compile(r'[+−–‐‑-]|[+−–‐‑-]?(?:\d{1,4}(?:\.\d{1,4})?|n)(?:[+−–‐‑-](?:\d{1,4}|n))*[+−–‐‑-]?')
+FORMULAS = re.compile(r'<((?:\w+:)?(?:math|mfrac|msup|msub|msubsup))\b[^>]*>(?:(?!<\1\b).)*?</\1\s*>', re.I | re.S)
+OTHER_SIGN = re.compile('&(?!(?:lt|gt|amp|quot|apos|#0*(?:34|38|39|60|62));)')   # of another sign than those of markup
 
-def with_powers(html: str) -> str:
-    "A page whose raised and lowered numbers, and fractions of two terms, are written in one line"
-    if '<su' not in html and '<m' not in html: return html
-    html = PAIR.sub(lambda m: f' {m[2]}/{m[3]}' if m[1].lower() == 'mfrac' else m[2] + power(m[3]), html)
-    return INDEX.sub(lambda m: lowered(m[1]), POWER.sub(lambda m: raised(m[1], 'x'), html))
+def shifted(m: re.Match) -> str:
+    "A raised or lowered number, whatever it is dressed in; words and links stay as they are"
+    inner = ''.join(html.unescape(re.sub('<[^>]*>', '', m[2])).split())
+    if re.search(r'<a\b', m[2], re.I): return m[0]
+    if m[1].lower() == 'sup': return raised(inner, 'x') if EXPONENT.fullmatch(inner) else m[0]
+    return lowered(inner) if re.fullmatch(r'\d{1,4}', inner) else m[0]
+
+def formula_line(m: re.Match) -> str:
+    "A formula of a page in one line, or as it is if it is not well-formed"
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import ParseError, fromstring
+    markup = re.sub(r'(</?)\w+:', r'\1', re.sub(r'\s[\w-]+:[\w-]+="[^"]*"', '', m[0]))   # no names of namespaces
+    signs = re.sub(r'&\w+;|&#\w+;', lambda e: e[0] if not OTHER_SIGN.match(e[0]) else html.unescape(e[0]), markup)
+    try: line = math_text(fromstring(signs))
+    except (ParseError, DefusedXmlException, RecursionError, ValueError): return m[0]
+    return html.escape(behind(m.string[max(m.start() - 1, 0):m.start()], line), quote=False)
+
+def with_powers(page: str) -> str:
+    "A page whose raised and lowered numbers, and formulas, are written in one line"
+    return SHIFTED.sub(shifted, FORMULAS.sub(formula_line, page))
 
 def main_text(page: bytes, server: str = '') -> str:
     "Main text of an HTML page. Raises `Refused` if it is nested too deep"
     from resiliparse.extract.html2text import extract_plain_text
-    html = page_string(page, server)
-    if too_deep(html): raise Refused('nested too deep')
-    return unmarked(extract_plain_text(with_powers(html), main_content=True, alt_texts=False))
+    text = page_string(page, server)
+    if too_deep(text): raise Refused('nested too deep')
+    return unmarked(extract_plain_text(with_powers(text), main_content=True, alt_texts=False))
 
 def read_html(stream: Bounded, options: dict):
     "An HTML page: one document"
@@ -565,19 +581,22 @@ INLINE = {'italic', 'bold', 'underline', 'overline', 'strike', 'sc', 'roman', 's
           'milestone-end', 'target', 'inline-supplementary-material', 'fixed-case', 'related-article', 'x'}
 CELLS = {'td', 'th'}
 CITED = '\ue004', '\ue005'   # marks around a reference in the text
-POINTS = re.compile(r'\b(?:tab(?:le|\.)|fig(?:ure|\.)?|eq(?:uation|n?\.)|sections?|box|appendix|supplement\w*|video|file|scheme|panel|step)(?:es|s)?\s*'
+POINTS = re.compile(r'\b(?:ref(?:erence)?s?\.?|chapter|note|part|appendices|question|example|algorithm|theorem|case|patient|plate|chart|list|'
+                    r'stage|phase|item|page|pp?\.|nos?\.|tab(?:le|\.)|fig(?:ure|\.)?|eq(?:uation|n?\.)|sections?|box|appendix|supplement\w*|video|file|scheme|panel|step)(?:es|s)?\.?\s*'
                     r'(?:\d+\w?\s*(?:,|and|to|or|–|-)\s*)*$', re.I)   # a word that wants the number behind it
+REFS = re.compile(r'\bref(?:erence)?s?\b\.?\s*(?:\d+\s*(?:,|and|to|–|-)\s*)*$', re.I)   # a word that a number of the bibliography ends
 
 def reference(e, text: str, before: str) -> str:
     "A reference in a text: the numbers of the bibliography in marks, anything else as it is"
     kind = e.get('ref-type')
     if kind in ('fn', 'table-fn'): return ''
-    if kind not in (None, 'bibr') or kind is None and POINTS.search(before[-80:]): return text
+    if kind not in (None, 'bibr'): return text
+    if (POINTS if kind is None else REFS).search(before[-80:]): return text
     return text.join(CITED)
 
 def jats_inline(e, before: str) -> str:
     "Text of an element that stands within a line"
-    if e.tag == 'math': return math_text(e)
+    if e.tag == 'math': return behind(before, math_text(e))
     lines = [before]
     jats_inside(e, lines, True)
     inner = lines[0][len(before):]
@@ -611,7 +630,7 @@ def without_citations(line: str) -> str:
     "A line without the numbers of its references and the brackets that held nothing else"
     left = re.sub('[\ue004\ue005]', '', NUMBERS.sub('', BRACKETS.sub('', line)))
     left = re.sub(r'\s*[\[(][\s,;–-]*[\])]', '', left)
-    return re.sub(r' +(?=[.,;:])', '', re.sub(r'\s+', ' ', left)).strip(' |')
+    return re.sub(r' +(?=[,;:]|\.(?!\d))', '', re.sub(r'\s+', ' ', left)).strip(' |')
 
 def jats_text(article) -> str:
     "Title, abstracts and body of a JATS article"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from citrus.assets import wheel
-from citrus.pages import Line, Page, continued, paragraphs, running, without_references, words_in, document_text, edits, error_rate, page_text, placed, read_pages, reading_order, recognise, regions, scanned, typeset
+from citrus.pages import Line, Page, continued, numbers_pages, paragraphs, running, without_references, words_in, document_text, edits, error_rate, page_text, placed, read_pages, reading_order, recognise, regions, scanned, typeset
 from citrus.run import home
 from citrus.sources import Reader, Refused, declare
 
@@ -191,3 +191,10 @@ def test_hyphens_at_the_ends_of_lines():
     assert [continued(a, b, known) for a, b in (('goat-', 'herd'), ('cross-', 'roads'), ('sham-', 'operated'), ('shep-', 'herd'))] == ['goat-herd', 'crossroads', 'sham-operated', 'shepherd']
     pages = [Page(k, 'text layer', 1.0, '', 600, 800, [Line(t, 50, 400, 300, 410)]) for k, t in enumerate(['Goats in long-', 'term care climb.'], 1)]
     assert document_text(pages) == 'Goats in long-term care climb.'
+
+
+@pytest.mark.parametrize('head, counts', [
+    ('Patient history {}', False), ('Case report {}', False), ('A fatal case: patient no. {}', False), ('Journal of Goats {}', True),
+    ('Goat medicine, page {}', True), ('Chapter 3 Goats that climb {}', True)])
+def test_headings_that_count_cases_are_no_running_heads(head, counts):
+    assert numbers_pages([(page, head.format(page)) for page in range(1, 5)]) == counts

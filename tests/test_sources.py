@@ -514,3 +514,28 @@ def test_no_damaged_file_ends_a_source(name, tmp_path):
         write_jsonl(tmp_path / 'out.jsonl', docs, 'document')
         assert time.process_time() - began < 5
     assert process_memory('VmHWM') - before < 300 * MB
+
+
+@pytest.mark.parametrize('html, line', [
+    ('10<sup>&minus;3</sup>', '10⁻³'), ('10<sup>&#8722;3</sup>', '10⁻³'), ('10<sup><i>6</i></sup>', '10⁶'), ('10<sup>1.5</sup>', '10^1.5'),
+    ('5 × 10<sup>5-6</sup>', '5 × 10⁵⁻⁶'), ('10<sup><span>-3</span></sup>', '10⁻³'), ('10<sup>&#8208;&thinsp;3</sup>', '10⁻³'),
+    ('<msup><mn>10</mn><mrow><mo>-</mo><mn>6</mn></mrow></msup>', '10⁻⁶'), ('<math><mi>a</mi><mo>&lt;</mo><mn>2</mn></math> m', 'a<2 m'),
+    ('1<math><mfrac><mn>1</mn><mn>2</mn></mfrac></math> hours', '1 1/2 hours'), ('19<sup>th</sup> of May', '19th of May'),
+    ('<math><mn>1</mn><mfrac><mn>1</mn><mn>2</mn></mfrac></math> hours', '1 1/2 hours')])
+def test_powers_and_fractions_of_a_page(html, line):
+    assert main_text(f'<main><p>{html}</main>'.encode()) == line
+
+
+def body_of_paper(inside):
+    "The text of a JATS paper of one section"
+    return [d.text for d in read_jats(Bounded(io.BytesIO(f'<article><body>{inside}</body></article>'.encode())), {})][0]
+
+
+@pytest.mark.parametrize('inside, line', [
+    ('1<math><mfrac><mn>1</mn><mn>2</mn></mfrac></math> hours', '1 1/2 hours'),
+    ('<math><mn>1</mn><mfrac><mn>1</mn><mn>2</mn></mfrac><mi>x</mi></math>', '1 1/2 x'),
+    ('(p &lt; .001), OR = .5, of .05 mg <xref>3</xref>.', '(p < .001), OR = .5, of .05 mg.'),
+    ('Chapter <xref>5</xref>, Note <xref>3</xref>', 'Chapter 5, Note 3'),
+    ('See Refs. <xref ref-type="bibr">5</xref>–<xref ref-type="bibr">7</xref>.', 'See Refs. 5–7.')])
+def test_numbers_of_a_paper_stay(inside, line):
+    assert body_of_paper(f'<p>{inside}</p>') == line
