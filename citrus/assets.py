@@ -198,6 +198,7 @@ def power(text: str) -> str:
     up = raised(text, 'x')
     return up if up != text or not text else f'^{as_term(text)}'
 
+# %% ../nbs/02_assets.ipynb #6b6dcea0
 def behind(text: str, formula: str) -> str:
     "A formula as it stands behind a text: a number and a fraction, or a fraction and a factor, are kept apart"
     mixed = text[-1:].isdigit() and re.match(r'[\d.]+/', formula)   # 1 1/2 hours

@@ -410,6 +410,7 @@ def shifted(m: re.Match) -> str:
     if m[1].lower() == 'sup': return raised(inner, 'x') if EXPONENT.fullmatch(inner) else m[0]
     return lowered(inner) if re.fullmatch(r'\d{1,4}', inner) else m[0]
 
+# %% ../nbs/05_sources.ipynb #e839409d
 def formula_line(m: re.Match) -> str:
     "A formula of a page in one line, or as it is if it is not well-formed"
     from defusedxml import DefusedXmlException
@@ -586,6 +587,7 @@ POINTS = re.compile(r'\b(?:ref(?:erence)?s?\.?|chapter|note|part|appendices|ques
                     r'(?:\d+\w?\s*(?:,|and|to|or|–|-)\s*)*$', re.I)   # a word that wants the number behind it
 REFS = re.compile(r'\bref(?:erence)?s?\b\.?\s*(?:\d+\s*(?:,|and|to|–|-)\s*)*$', re.I)   # a word that a number of the bibliography ends
 
+# %% ../nbs/05_sources.ipynb #45adee0d
 def reference(e, text: str, before: str) -> str:
     "A reference in a text: the numbers of the bibliography in marks, anything else as it is"
     kind = e.get('ref-type')
