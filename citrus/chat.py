@@ -8,9 +8,9 @@ __all__ = ['SYSTEM', 'REFUSAL', 'FOREIGN', 'BACKENDS', 'SESSION', 'TOGETHER', 'A
            'identity', 'reply_key', 'reply_seed', 'deterministic', 'Ledger', 'Budget', 'ledger_path', 'open_ledger',
            'Request', 'Door', 'set_aside', 'converse', 'chat', 'attend', 'use_attend', 'compute_dtype', 'load_local',
            'conversation', 'render', 'pick', 'Rows', 'start', 'step', 'go_on', 'uniforms', 'decode', 'batches',
-           'stop_ids', 'transformers', 'Endpoint', 'proxy', 'Servers', 'retry_after', 'with_thought', 'message_text',
-           'counted_tokens', 'read_answer', 'send', 'why_refused', 'attempt', 'post', 'renamed', 'request_body',
-           'openai', 'vllm_engine', 'vllm']
+           'stop_ids', 'transformers', 'Endpoint', 'proxy', 'Servers', 'seconds_until', 'retry_after', 'with_thought',
+           'message_text', 'counted_tokens', 'read_answer', 'send', 'why_refused', 'attempt', 'post', 'renamed',
+           'request_body', 'openai', 'vllm_engine', 'vllm']
 
 # %% ../nbs/04_chat.ipynb #aa691a1b
 import asyncio, email.utils, fcntl, functools, hashlib, inspect, json, os, queue, random, re, sys, threading, time, urllib.parse, urllib.request
@@ -581,13 +581,17 @@ def conversation(
     tokenizer,              # Hugging Face tokenizer
     prompt: bool = False,   # Whether to go on to where the assistant speaks
 ) -> str:
-    "Messages as the chat template writes them. Raises `UserError` if it refuses their roles, or if there is no template"
+    "Messages as the chat template writes them. Raises `UserError` if it fails or leaves a message out, or if there is none"
     from jinja2 import TemplateError
-    try: return tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)
-    except (TemplateError, ValueError) as e:
+    advice = 'use a model whose template takes these roles'
+    try: text = tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         roles = ', '.join(m['role'] for m in messages)
-        why = str(e).partition('. ')[0]
-        raise UserError(f'the chat template cannot write a conversation of {roles} ({why}): use a model whose template takes these roles') from None
+        why = ' '.join(str(e).partition('. ')[0].split())
+        raise UserError(f'the chat template cannot write a conversation of {roles} ({why}): {advice}') from None
+    lost = [m['role'] for m in messages if m['role'] != 'assistant' and m['content'].strip() not in text]
+    if lost: raise UserError(f'the chat template leaves out or changes what the {lost[0]} says: {advice}')
+    return text
 
 def render(tokenizer, messages: list) -> list:   # Token ids
     "A prompt as the model reads it: the chat template's text, up to where the assistant speaks"
@@ -769,21 +773,28 @@ async def lease(self: Servers):
 # %% ../nbs/04_chat.ipynb #f87d8cc9
 LONGEST_WAIT = 120.0   # seconds that a server may ask for; a day, or infinity, is no pause but an end
 
+def seconds_until(date: str) -> float:   # 0 if it is none
+    "Time until a date as mail and servers write it"
+    try:
+        parts = email.utils.parsedate_tz(date)
+        return email.utils.mktime_tz(parts) - time.time() if parts else 0.0
+    except (ValueError, OverflowError): return LONGEST_WAIT   # a year that no calendar has
+
 def retry_after(headers) -> float:   # Seconds, 0 if the server does not say
     "The pause a server asks for, given in seconds or as a date, as far as we wait"
     asked = headers.get('Retry-After', '')
     try: seconds = float(asked)
-    except ValueError:
-        date = email.utils.parsedate_tz(asked)
-        seconds = email.utils.mktime_tz(date) - time.time() if date else 0.0
+    except ValueError: seconds = seconds_until(asked)
     return min(max(0.0, seconds), LONGEST_WAIT)
 
 # %% ../nbs/04_chat.ipynb #e6467fac
 def with_thought(content: str, thought: str) -> str:
     "A reply that holds its thought once, between tags"
-    if not thought: return content
+    thought = re.sub('</?think>', '', thought)   # some servers send it with its tags
+    if not thought.strip(): return content
     if '</think>' in content: return content if '<think>' in content else f'<think>{content}'
-    return f'<think>{thought}</think>\n{content.lstrip().removeprefix(thought.strip()).lstrip()}'
+    rest = content.lstrip().removeprefix('<think>').lstrip().removeprefix(thought.strip())
+    return f'<think>{thought}</think>\n{rest.lstrip()}'
 
 def message_text(message: dict) -> str:
     "What a message says. Raises `TypeError` if that is not text"
@@ -805,9 +816,10 @@ def read_answer(
     "A server's answer as a reply. Raises `KeyError`, `TypeError`, `IndexError` or `AttributeError` if it is rubbish"
     choice, usage = answer['choices'][0], answer.get('usage') or {}
     text = message_text(choice['message'])
+    finish = str(choice.get('finish_reason') or 'stop')
+    if finish == 'content_filter' and not text.strip(): return set_aside(finish)   # refused, though with the status of an answer
     number = lambda name, own: n if isinstance(n := usage.get(name), int) and n >= 0 else own
     tokens = number('completion_tokens', min(counted_tokens(text), most))
-    finish = str(choice.get('finish_reason') or 'stop')
     return Reply(text, tokens, finish, seconds, prompt_tokens=number('prompt_tokens', counted_tokens(prompt)))
 
 # %% ../nbs/04_chat.ipynb #e9ff2e29

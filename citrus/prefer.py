@@ -22,7 +22,7 @@ from .chat import Sampling, compute_dtype, conversation, local_model
 from .mix import beside, forget, load_student, resumable
 from .run import UserError, atomic, launch, read_jsonl, save_fig, stage
 from .sample import Limits, Stop, counts_table, funnel, general_questions, make_pairs, outcome, plot_counts, sample_answers, savings, survival
-from .sft import ROUNDING, UNBUILT, adapters, check_reply, draw_course, one_bar, sample, twin
+from .sft import ROUNDING, UNBUILT, adapters, draw_course, one_bar, reply_text, sample, twin
 from .size import must_recompute
 from .synth import general_rows
 
@@ -75,10 +75,7 @@ def encode_pair(pair: dict, tokenizer, sides: tuple = SIDES) -> dict:   # Token 
     encoded = dict(prompt=ids(prompt))
     for side in sides:
         text = conversation(pair['prompt'] + pair[side], tokenizer)
-        if not text.startswith(prompt):
-            raise UserError('the chat template rewrites the prompt once it is answered, so training would not see the prompts of sampling: use another template')
-        check_reply(pair[side][-1]['content'], text[len(prompt):])
-        encoded[side] = ids(text[len(prompt):].rstrip('\n'))
+        encoded[side] = ids(reply_text(prompt, text, pair[side][-1]['content']).rstrip('\n'))
     return encoded
 
 # %% ../nbs/50_prefer.ipynb #2237f57e

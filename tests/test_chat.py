@@ -139,7 +139,7 @@ def test_a_server_that_has_moved_gets_the_prompt(endpoint):
     assert [r.text for r, in chat([user('a')], moved, Sampling())] == ['a']
 
 
-@pytest.mark.parametrize('asked', ['86400', 'inf', '1e300', 'nan'])
+@pytest.mark.parametrize('asked', ['86400', 'inf', '1e300', 'nan', 'Wed, 21 Oct 99999 07:28:00 GMT', 'Wed, 21 Oct 2999 07:28:00 GMT'])
 def test_nobody_waits_a_day(endpoint, monkeypatch, asked):
     monkeypatch.setattr('citrus.chat.LONGEST_WAIT', 0.2)
     began = time.time()
@@ -153,6 +153,10 @@ def test_what_a_thinking_server_sends_is_read(endpoint):
     assert parse_reply(made(reasoning_content='Hm.', content='<answer>Goat</answer>').text) == ('Hm.', 'Goat', '')
     for twice in ('<think>Hm.</think><answer>Goat</answer>', 'Hm.</think><answer>Goat</answer>', 'Hm.\n<answer>Goat</answer>'):
         assert parse_reply(made(reasoning='Hm.', content=twice).text) == ('Hm.', 'Goat', '')
+    assert parse_reply(made(reasoning='<think>Hm.</think>', content='<answer>Goat</answer>').text) == ('Hm.', 'Goat', '')   # tags of its own
+    assert made(reasoning='<think></think>', content='Goat').text == 'Goat'
+    filtered = made('content_filter', content=None)
+    assert (filtered.finish, filtered.text, made('content_filter', content='Go').text) == ('set aside: content_filter', '', 'Go')
     assert parse_reply(made('length', reasoning_content='Hm', content=None).text).problem == 'no answer'
     called = made('tool_calls', content=None, tool_calls=[dict(function=dict(name='f'))])
     assert (called.finish, parse_reply(called.text).problem) == ('tool_calls', 'empty')

@@ -108,7 +108,8 @@ def test_prompt_is_what_sampling_sends(tokenizer):
 
 @pytest.mark.parametrize('template, message', [
     ("{% for m in messages %}[{{ m['content'].split('</think>')[-1] }}{% endfor %}{% if add_generation_prompt %}[{% endif %}", 'rewrites replies'),
-    ("{{ messages | length }}", 'rewrites the prompt'),
+    ("{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}", 'rewrites the prompt'),
+    ("{% for m in messages if m['role'] != 'system' %}[{{ m['content'] }}{% endfor %}", 'what the system says'), ("{{ 1 + 'a' }}", 'system, user.*unsupported operand'),
     ("{{ raise_exception('System role not supported') }}", 'system, user.*System role not supported'), (None, 'chat_template is not set')])
 def test_templates_that_do_not_fit_are_one_line(template, message, tokenizer, monkeypatch):
     from citrus.chat import render
@@ -119,6 +120,26 @@ def test_templates_that_do_not_fit_are_one_line(template, message, tokenizer, mo
     if 'rewrites' in message: return
     with pytest.raises(UserError, match=message): render(tokenizer, PAIRS[0]['prompt'])
     with pytest.raises(UserError, match=message): encode(PAIRS[0]['prompt'] + PAIRS[0]['chosen'], tokenizer)
+
+
+OPENS = ("{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{{ eos_token }}\n{% endfor %}"
+         "{% if add_generation_prompt %}[assistant]<think>\n{% endif %}")
+
+
+@pytest.mark.parametrize('said', ['It hurts.</think>Yes', '<think>It hurts.</think>Yes', '<think>\nIt hurts.</think>Yes'])
+def test_a_thought_that_the_prompt_opens_is_not_opened_again(said, tokenizer, monkeypatch):
+    from citrus.chat import render
+    from citrus.prefer import encode_pair
+    from citrus.sft import encode
+    monkeypatch.setattr(tokenizer, 'chat_template', OPENS)
+    asked, prompt = pair(0, 'Why?', said, 'No</think>No'), render(tokenizer, says('user', 'Why?'))
+    encoded = encode_pair(asked, tokenizer)
+    assert encoded['prompt'] == render(tokenizer, asked['prompt'])
+    assert [tokenizer.decode(encoded[side][:-1]) for side in ('chosen', 'rejected')] == ['It hurts.</think>Yes', 'No</think>No']
+    row = encode(says('user', 'Why?') + asked['chosen'], tokenizer)
+    assert row['input_ids'][:len(prompt)] == prompt and set(row['labels'][:len(prompt)]) == {-100}
+    assert [l for l in row['labels'] if l != -100] == encoded['chosen']
+    with pytest.raises(UserError, match='opens a thought'): encode(says('user', 'Why?') + says('assistant', 'Yes'), tokenizer)
 
 
 def test_pairs_without_a_difference_are_refused_and_counted(tokenizer):
