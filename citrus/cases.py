@@ -7,20 +7,20 @@ __all__ = ['FINDING', 'SCALE', 'COUNT', 'PERCENT', 'STATED_WEIGHT', 'UNSTATED_WE
            'TOKEN_OF_NAME', 'SEXED', 'MALES', 'PRESENT', 'ABSENT', 'CLOSED', 'OPEN', 'NONE', 'CEILING', 'MENTIONED',
            'DENIED', 'SKILLS', 'PREFIXES', 'OPEN_STATUS', 'ROWS_LEFT_OUT', 'RANK_SCORES', 'Term', 'stanzas',
            'parse_terms', 'parse_replaced', 'last_of', 'weighed', 'frequency', 'pooled', 'annotations', 'findings_of',
-           'parse_diseases', 'parse_circumstances', 'Family', 'likeness', 'alike', 'families', 'World', 'words',
-           'dictionary', 'Reader', 'lay_words', 'Patient', 'places', 'naming', 'gives_away', 'draw', 'circumstances',
-           'called', 'near_misses', 'rule_out', 'verified', 'lower', 'listing', 'finding_words', 'person', 'vignette',
-           'choices', 'question', 'Plan', 'findings_key', 'belongs', 'make_question', 'stream', 'questions', 'rows',
-           'append_questions', 'production', 'eligible', 'distinct', 'choose_families', 'derange', 'fact_rows',
-           'Knowledge', 'spread', 'evidence', 'silence', 'ends', 'silent', 'score', 'knowledge_of', 'save_knowledge',
-           'load_knowledge', 'propose', 'explain', 'answer_question', 'slip', 'expert', 'code_behind', 'expert_model',
-           'role_model', 'check_split', 'known_facts', 'make_sets', 'write_sets', 'load_world', 'reading',
-           'reading_table', 'expert_score', 'plot_expert', 'dig', 'objects', 'packets', 'ontology_id', 'is_excluded',
-           'seen_findings', 'age_words', 'diagnoses', 'diagnosis', 'read_phenopacket', 'parsed', 'published_patients',
-           'published_question', 'single_diseases', 'expert_ranker', 'overlap_ranker', 'chance_ranker',
-           'pyhpo_ontology', 'pyhpo_graph', 'pyhpo_ranker', 'index_rows', 'position', 'one_publication_less',
-           'rates_with', 'rank_patients', 'top_k', 'paired', 'reading_patients', 'rank_all', 'published_tables',
-           'plot_published', 'score_published']
+           'parse_diseases', 'parse_circumstances', 'Family', 'likeness', 'alike', 'named_parts', 'same_named',
+           'families', 'World', 'words', 'dictionary', 'Reader', 'lay_words', 'Patient', 'places', 'naming',
+           'gives_away', 'draw', 'circumstances', 'called', 'near_misses', 'rule_out', 'verified', 'lower', 'listing',
+           'finding_words', 'person', 'vignette', 'choices', 'question', 'Plan', 'findings_key', 'belongs',
+           'make_question', 'stream', 'questions', 'rows', 'append_questions', 'production', 'eligible', 'distinct',
+           'choose_families', 'derange', 'fact_rows', 'Knowledge', 'spread', 'evidence', 'silence', 'ends', 'silent',
+           'score', 'knowledge_of', 'save_knowledge', 'load_knowledge', 'propose', 'explain', 'answer_question', 'slip',
+           'expert', 'code_behind', 'expert_model', 'role_model', 'check_split', 'known_facts', 'make_sets',
+           'write_sets', 'load_world', 'reading', 'reading_table', 'expert_score', 'plot_expert', 'dig', 'objects',
+           'packets', 'ontology_id', 'is_excluded', 'seen_findings', 'age_words', 'diagnoses', 'diagnosis',
+           'read_phenopacket', 'parsed', 'published_patients', 'published_question', 'single_diseases', 'expert_ranker',
+           'overlap_ranker', 'chance_ranker', 'pyhpo_ontology', 'pyhpo_graph', 'pyhpo_ranker', 'index_rows', 'position',
+           'one_publication_less', 'rates_with', 'rank_patients', 'top_k', 'paired', 'reading_patients', 'rank_all',
+           'published_tables', 'plot_published', 'score_published']
 
 # %% ../nbs/06_cases.ipynb #9232a565
 import bisect, functools, heapq, importlib, itertools, json, math, random, re, sys, tempfile, time, zipfile
@@ -205,24 +205,35 @@ def alike(members: list) -> list:   # members: {finding: frequency} of each; lis
     return sorted(groups)
 
 # %% ../nbs/06_cases.ipynb #eda4a156
-def families(
-    diseases: dict,            # As `parse_diseases` gives them
-    circumstances: dict = {},  # As `parse_circumstances` gives them
-) -> dict:                     # family name -> `Family`
-    "Group diseases by name and, within a name, by likeness of findings"
-    named, grouped = defaultdict(list), {}
+def named_parts(diseases: dict) -> list:   # [(name, [(disease id, its name, findings)])]
+    "Diseases of one name that are alike in their findings; the name is the full one where the short one has several parts"
+    named, parts = defaultdict(list), []
     for d, (name, findings) in diseases.items(): named[family_name(name)].append((d, name, findings))
     for short, subtypes in named.items():
         groups = alike([findings for *_, findings in subtypes])
         for group in groups:
             part = [subtypes[i] for i in group]
             full = next((name for _, name, _ in part if name != short), short)
-            called = short if len(groups) == 1 else full
-            f = grouped.setdefault(called, Family(called))
-            for d, name, findings in part:
-                f.members[d] = findings
-                if d in circumstances: f.circumstances[d] = circumstances[d]
-                if name not in (f.name, *f.aliases): f.aliases.append(name)
+            parts.append((short if len(groups) == 1 else full, part))
+    return parts
+
+def same_named(diseases: dict) -> Counter:   # name -> parts that have it
+    "Names of several parts that are not alike: an answer cannot tell these apart"
+    return Counter({name: n for name, n in Counter(name for name, _ in named_parts(diseases)).items() if n > 1})
+
+def families(
+    diseases: dict,            # As `parse_diseases` gives them
+    circumstances: dict = {},  # As `parse_circumstances` gives them
+) -> dict:                     # family name -> `Family`
+    "Group diseases by name and, within a name, by likeness of findings; what `same_named` counts is left out"
+    grouped, shared = {}, same_named(diseases)
+    for called, part in named_parts(diseases):
+        if called in shared: continue
+        f = grouped[called] = Family(called)
+        for d, name, findings in part:
+            f.members[d] = findings
+            if d in circumstances: f.circumstances[d] = circumstances[d]
+            if name not in (f.name, *f.aliases): f.aliases.append(name)
     return grouped
 
 # %% ../nbs/06_cases.ipynb #854efd49

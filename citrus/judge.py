@@ -9,7 +9,8 @@ __all__ = ['RAISED', 'LATEX', 'SIGNS', 'LARGEST', 'UNITS', 'NUMBERS', 'IN_WORDS'
            'composed', 'one_form', 'shifted', 'number', 'arabic', 'greek', 'spelled', 'plain_words', 'name_groups',
            'known_names', 'spelling', 'canonical', 'one', 'long_forms', 'name_words', 'key', 'packed', 'same_words',
            'same_name', 'bare_name', 'family_name', 'unlettered', 'kind_of', 'harmless', 'names', 'species', 'says',
-           'differ_in_sign', 'is_right', 'matches', 'told_words', 'forms', 'spots', 'everyday', 'last_named', 'reveals']
+           'differ_in_sign', 'is_right', 'matches', 'told_words', 'table_words', 'other_names', 'forms', 'packed_text',
+           'spots', 'everyday', 'last_named', 'reveals']
 
 # %% ../nbs/03_judge.ipynb #dee24e8e
 import functools, re, unicodedata
@@ -406,11 +407,25 @@ def told_words(text: str) -> list:
     "The words of a text as `key` has those of a name"
     return name_words(replaced(' '.join(plain_words(text)), ABROAD[:4]))
 
+@functools.cache
+def table_words() -> list:   # [(name, its words, its words without blanks)]
+    "The names of the table, as they are compared"
+    listed = dict.fromkeys(n for g in name_groups() for n in g.split('='))
+    return [(n, set(key(n)), packed(key(n))) for n in listed]
+
+@functools.lru_cache(maxsize=1 << 14)
+def other_names(name: str) -> tuple:
+    "The names of the table that are taken for a name; only those that share a word with it are compared"
+    words, whole = set(key(name)), packed(key(name))
+    near = [n for n, w, p in table_words() if w & words or p in whole or whole in p]
+    return tuple(n for n in near if says(n, name))
+
 @functools.lru_cache(maxsize=1 << 14)
 def forms(name: str) -> frozenset:   # tuples of words
     "The words of a name, of the names that it is known by, and each without the last word that may be missing"
     found = canonical(name)
-    known = [name, found, *(n for n, first in known_names().items() if first == found)]
+    listed = [n for n, first in known_names().items() if first == found]
+    known = [name, found, *listed, *(n for n in other_names(name) if same_name(n, name))]
     whole = {key(n) for n in known} | {tuple(told_words(n)) for n in known}
     whole |= {(*k[:-1], 'iv') for k in whole if k[-1:] == ('4',)}   # within a text IV may be *intravenous*, and stays
     binomial = re.fullmatch(r'([A-Z])[a-z]{4,} ([a-z]{4,})', name)
@@ -419,13 +434,21 @@ def forms(name: str) -> frozenset:   # tuples of words
     and not set(w) <= MAY_LACK)
 
 # %% ../nbs/03_judge.ipynb #5288d63e
+@functools.lru_cache(maxsize=1 << 8)
+def packed_text(words: tuple) -> str:
+    "The words of a text without blanks"
+    return packed(words)
+
 def spots(words: list, form: tuple) -> list:
     "Where the words of a name end in a text: next to each other, in any order if none of them gives an order"
     if len(form) == 1 and re.search(r'[\u4e00-\u9fff]', form[0]):   # a script without blanks
         return [i + (w.rfind(form[0]) + len(form[0])) / 1000 for i, w in enumerate(words) if form[0] in w]
-    if not set(form) <= set(words): return []
-    n = len(form)
-    return [i + n for i in range(len(words) - n + 1) if same_words(tuple(words[i:i + n]), form)]
+    n, found = len(form), []
+    if packed(form) in packed_text(tuple(words)):   # `posttraumatic` is `post traumatic`
+        windows = [(i, i + m) for m in (n - 1, n + 1) for i in range(len(words) - m + 1)]
+        found = [j for i, j in windows if packed(tuple(words[i:j])) == packed(form)]
+    if not set(form) <= set(words): return found
+    return found + [i + n for i in range(len(words) - n + 1) if same_words(tuple(words[i:i + n]), form)]
 
 def everyday(form: tuple, text: str, name: str) -> bool:
     "Whether a name is an everyday word that a text does not write as the name"
@@ -443,4 +466,6 @@ def last_named(text: str, names: list) -> str:   # '' if none of them is named
 
 def reveals(text: str, question: dict) -> bool:
     "Whether a text names the right answer or an alias, in any form that would be taken for right"
-    return bool(last_named(text, names(question)))
+    right = [n for n in names(question) if n]
+    others = [other for n in right for other in other_names(n)]
+    return bool(last_named(text, [*right, *others]))

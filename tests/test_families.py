@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from citrus.assets import hpo_files
-from citrus.cases import ALIKE, alike, choose_families, families, likeness, load_world, naming, parse_diseases
+from citrus.cases import ALIKE, alike, choose_families, families, likeness, load_world, named_parts, naming, parse_diseases, same_named
 from citrus.judge import family_name
 
 
@@ -17,10 +17,10 @@ def within(f): return np.mean([likeness(a, b) for a, b in itertools.combinations
 
 
 def test_members_are_alike(world):
-    "Two diseases of one full name cannot be told apart by name: OMIM has four such pairs"
+    "No family is of one name alone"
     several = [f for f in world.families.values() if len(f.members) > 1]
     unlike = [f for f in several if within(f) < ALIKE - 1e-9]
-    assert len(several) > 60 and len(unlike) <= 4 and not any(f.aliases for f in unlike)
+    assert len(several) > 60 and unlike == []
     assert len({d for f in world.families.values() for d in f.members}) == sum(len(f.members) for f in world.families.values())
 
 
@@ -52,3 +52,14 @@ def test_the_short_name_gives_a_part_away():
     terms = {'HP:1': Term('HP:1', 'Rash of Cedar disease', ['Rash of Cedar disease']), 'HP:2': Term('HP:2', 'Cough', ['Cough'])}
     made = World(terms, families(toy), 'x')
     assert list(made.families) == ['Cedar disease type 1', 'Cedar disease type 2'] and naming(made, 'Cedar disease type 2') == {'HP:1'}
+
+
+def test_parts_of_one_name_that_are_not_alike_are_left_out_and_counted():
+    "An answer cannot tell them apart: they are no family of nothing in common, and no two of one name"
+    twins = {'O:1': ('Foo', {'a': 1, 'b': 1}), 'O:2': ('Foo', {'x': 1, 'y': 1}), 'O:3': ('Bar', {'a': 1})}
+    assert list(families(twins)) == ['Bar'] and same_named(twins) == {'Foo': 2}
+    _, hpoa, _ = hpo_files()
+    for namespace, n in dict(OMIM=4, ORPHA=0).items():
+        diseases = parse_diseases(hpoa, namespace)
+        shared, parts = same_named(diseases), named_parts(diseases)
+        assert len(shared) == n and len(families(diseases)) == len(parts) - shared.total()

@@ -1,11 +1,11 @@
 "The one judge of right and wrong, held to pairs read by hand; names that differ in a sign, a number or an arrow."
-import json
+import itertools, json, re
 from pathlib import Path
 
 import pytest
 
 from citrus.extract import mark
-from citrus.judge import canonical, family_name, is_right, matches, number, reveals, same_name
+from citrus.judge import EVERYDAY, canonical, family_name, is_right, matches, name_groups, number, reveals, same_name
 from citrus.run import root
 
 SHARED = root().parent / 'shared' / 'data' / 'replies'
@@ -97,3 +97,26 @@ def test_every_accepted_form_of_a_name_is_a_leak_in_a_sentence():
     rows = [r for r, found in pairs(root() / 'tests' / 'pairs.jsonl') if found is True]
     missed = [r['answer'] for r in rows if not r['reference'][:1].isdigit() and not reveals(f'Have you thought of this: {r["answer"]}', question(r['reference'], *r['aliases']))]
     assert len(rows) > 30 and missed == []
+
+
+def spellings(name):
+    "A name, its plural, in capitals, with hyphens, with a Roman numeral, its type in front, a first syllable joined"
+    numeral = lambda m: 'type ' + ['I', 'II', 'III'][int(m[1]) - 1]
+    found = [name, name.lower(), name.upper(), f'{name}s', name.replace(' ', '-'), re.sub(r'type ([123])', numeral, name)]
+    found += [re.sub(r'^(.+) (type \w+)$', r'\2 \1', n) for n in found] + [re.sub(r'^(type \w+) (.+)$', r'\2 \1', n) for n in found]
+    found += [re.sub(r'^(post|non|pre) ', r'\1', name, flags=re.I), re.sub(r'^(post|non|pre) ', r'\1-', name, flags=re.I)]
+    return [n for n in dict.fromkeys(found) if n not in EVERYDAY]   # `all` is no leukemia in a text
+
+
+def test_what_is_accepted_for_a_known_name_is_a_leak():
+    "All pairs of names of a group of the table, in both directions, in every spelling"
+    groups = [[s for name in group.split('=') for s in spellings(name)] for group in name_groups()]
+    taken = [(a, b) for group in groups for a, b in itertools.product(group, group) if matches(b, question(a))]
+    assert len(taken) > 5000 and [(a, b) for a, b in taken if not reveals(f'Think of {b} here.', question(a))] == []
+
+
+@pytest.mark.parametrize('name, texts', [('Myocardial infarction', ['heart attack', 'a STEMI', 'AMI']), ('Diabetes mellitus type 2', ['type 2 diabetes', 'type II diabetes', 'T2DM']),
+                                         ('Posttraumatic stress disorder', ['PTSD', 'post traumatic stress disorder', 'post-traumatic stress disorder']), ('Post traumatic stress disorder', ['posttraumatic stress disorder'])])
+def test_a_known_name_of_another_spelling_is_a_leak(name, texts):
+    accepted = [t for t in texts if matches(t, question(name))]
+    assert len(accepted) >= len(texts) - 1 and all(reveals(f'It may be {t}.', question(name)) for t in accepted)
