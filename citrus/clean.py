@@ -11,7 +11,7 @@ __all__ = ['NOISE', 'UNSEEN', 'PILE', 'LINE_END', 'SPACES', 'SOFT_END', 'LEXICON
            'candidate_probability', 'join', 'clusters', 'split_bands', 'spoil', 'sign', 'planted_pairs', 'recall_table',
            'fold', 'is_han', 'covering', 'Index', 'run_sizes', 'run_hashes', 'frequency', 'rare_runs', 'Runs',
            'tabulate', 'look_up', 'passages', 'folded_words', 'build_index', 'meetings', 'gathered', 'part_found',
-           'options_follow', 'gives_away', 'search', 'matchable', 'overlaps', 'record_text', 'Domains', 'learn_domains',
+           'options_beside', 'gives_away', 'search', 'matchable', 'overlaps', 'record_text', 'Domains', 'learn_domains',
            'domain_of', 'labelled', 'domains_of', 'test_domains', 'confusion', 'Reading', 'read_batch', 'taggers_of',
            'task_file', 'run_task', 'part_of', 'part_size', 'ReadPart', 'read_corpus', 'speed_of', 'executor_of',
            'queued', 'wait_for', 'execute', 'tasks_of', 'readings_of', 'address', 'first_of', 'bands_of',
@@ -467,13 +467,21 @@ def part_found(words: np.ndarray, window: np.ndarray) -> float:
     starts = np.flatnonzero(np.isin(ngrams(words, n), ngrams(window, n)))
     return covering(starts, np.full(len(starts), n), len(words)).mean()
 
-def options_follow(index: Index, question: int, behind: np.ndarray) -> bool:   # behind: words after a stem
-    "Whether the key, or two different options, stand behind a stem"
+def options_beside(
+    index: Index,
+    question: int,
+    before: np.ndarray,   # Words before a stem
+    behind: np.ndarray,   # And behind it
+) -> bool:
+    "Whether the key, or two different options, stand on one side of a stem"
     options, key = index.options[question], index.keys[question]
     room = sum(len(o) + 4 for o in options) + 12   # letters, and words such as `the answer is`
-    if key >= 0 and part_found(options[key], behind[:len(options[key]) + 9]) >= COVERED: return True
     different = {o.tobytes(): o for o in options}.values()
-    return sum(part_found(o, behind[:room]) >= COVERED for o in different) > 1
+    near = len(options[key]) + 9 if key >= 0 else 0
+    for close, wide in [(behind[:near], behind[:room]), (before[-near:], before[-room:])]:
+        if key >= 0 and part_found(options[key], close) >= COVERED: return True
+        if sum(part_found(o, wide) >= COVERED for o in different) > 1: return True
+    return False
 
 # %% ../nbs/10_clean.ipynb #f703d3f9
 def gives_away(
@@ -495,7 +503,8 @@ def gives_away(
     covered = cover(seen)
     if covered.all() and weight.sum() >= WHOLE and free.any(): return True
     if weight @ covered < COVERED * weight.sum(): return False
-    return options_follow(index, index.question[passage], words[max(last + n - 3, 0):])
+    before, behind = words[:max(first + 3, 0)], words[max(last + n - 3, 0):]
+    return options_beside(index, index.question[passage], before, behind)
 
 # %% ../nbs/10_clean.ipynb #fd314551
 def search(
@@ -1019,8 +1028,10 @@ def forms(q: dict, rng: random.Random) -> dict:   # form -> text
     again = rng.sample(options, len(options))
     made = dict(bare=bare, letters=listed, brackets=f'{stem}\n{lettered(options, "(a)")}', stem=stem,
                 numbers=f'{stem} {lettered(options, "1)")}', reordered=f'{stem}\n{lettered(again, "A.")}')
+    made['options_before'] = f'{lettered(options, "A.")}\n{stem}'
     if key := q.get('answer_text'):
         made |= dict(key=f'{stem} Answer: {key}', key_in_words=f'{stem}\nThe correct answer is {key}.')
+        made |= dict(key_before=f'{key} is the answer to: {stem}')
     made |= {'12th word changed': every(bare, 12), 'letters, 12th': every(listed, 12), '8th word changed': every(bare, 8)}
     if context := q.get('context'):
         made |= {'context': context, 'context, 12th': every(context, 12), 'context, 8th': every(context, 8)}

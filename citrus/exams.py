@@ -6,7 +6,8 @@
 __all__ = ['SIX', 'THREE', 'MMLU_HUB', 'PRO_HUB', 'PUBMED', 'PRO', 'EXAMS', 'CONTENT', 'Exam', 'exam_text', 'as_json',
            'json_lines', 'json_columns', 'headless_csv', 'labelled_abstracts', 'medbullets', 'official_ids', 'official',
            'health', 'biology', 'mmlu_more', 'mmlu_six', 'mmlu_nine', 'file_records', 'file_schema', 'hub_rows',
-           'content', 'sources', 'own_exam', 'load_exam', 'card', 'key_skew', 'faults', 'cards', 'shuffled_keys']
+           'content', 'sources', 'key_fault', 'own_exam', 'load_exam', 'card', 'key_skew', 'faults', 'cards',
+           'shuffled_keys']
 
 # %% ../nbs/08_exams.ipynb #07b9f411
 import csv, io, json, math
@@ -176,16 +177,29 @@ def sources(name: str, folder: str = '') -> list:
     e = EXAMS[name]
     return ['embedded'] * bool(e.embedded) + ['files'] * bool(e.files and folder) + ['hub'] * bool(e.hub)
 
+def key_fault(q: dict) -> str:   # '' if there is none
+    "What is wrong with the options and the key of a record of one's own; a question without options is an open one"
+    texts = {o['label']: o['text'] for o in q['options'] if isinstance(o, dict) and 'label' in o and 'text' in o}
+    answers = q['meta'].get('answers', [])
+    if len(texts) != len(q['options']): return 'options need labels of their own and texts'
+    if not isinstance(answers, list): return 'meta.answers needs a list of the right texts'
+    if not texts: return ''
+    if len(texts) < 2: return 'one option, needs two or more, or none'
+    if q['answer'] not in texts: return f'key {q["answer"]!r} is not among the options {", ".join(map(str, texts))}'
+    right = texts[q['answer']]
+    if q['answer_text'] != right: return f'answer_text {q["answer_text"]!r} is not the text of {q["answer"]}, {right!r}'
+    if answers and right not in answers: return f'meta.answers lacks the text of {q["answer"]}, {right!r}'
+    for text in answers or [right]:
+        if text not in texts.values(): return f'meta.answers: {text!r} is the text of no option'
+        if list(texts.values()).count(text) > 1: return f'{text!r} is right and stands twice among the options'
+    return ''
+
 def own_exam(path: str) -> list:
-    "The `question` records of a file of one's own. Raises `UserError` if it has none, or for one whose key is none of its options"
+    "The `question` records of a file of one's own. Raises `UserError` if it has none, or for one whose key is not clear"
     questions = read_jsonl(path, 'question')
     if not questions: raise UserError(f'{path}: holds no question')
     for i, q in enumerate(questions, 1):
-        texts = {o['label']: o['text'] for o in q['options'] if isinstance(o, dict) and 'label' in o and 'text' in o}
-        if len(texts) != len(q['options']): raise UserError(f'{path}, line {i}: options need labels of their own and texts')
-        if texts and q['answer'] not in texts:
-            raise UserError(f'{path}, line {i}: key {q["answer"]!r} is not among the options {", ".join(map(str, texts))}')
-        if not isinstance(q['meta'].get('answers', []), list): raise UserError(f'{path}, line {i}: meta.answers needs a list of the right texts')
+        if fault := key_fault(q): raise UserError(f'{path}, line {i}: {fault}')
     return [q | dict(meta=q['meta'] | dict(exam_source='own file')) for q in questions]
 
 # %% ../nbs/08_exams.ipynb #ec7f9acf

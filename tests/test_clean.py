@@ -235,7 +235,7 @@ def test_a_slurm_job_outlives_the_run_that_submitted_it(tmp_path):
 # --- benchmark questions ---------------------------------------------------------------------------------------------
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
-VERBATIM = 'bare letters brackets numbers reordered stem key key_in_words context'.split()
+VERBATIM = 'bare letters brackets numbers reordered stem options_before key key_in_words key_before context'.split()
 
 
 @functools.cache
@@ -328,3 +328,13 @@ def test_an_exam_that_clean_does_not_know_is_refused_before_the_first_stage():
     from citrus.run import consistent, settings
     with pytest.raises(UserError, match='evaluate: exams: careqa is not among clean.exams'): consistent(settings({}, ['evaluate.exams=[medqa, careqa]']), ['evaluate'])
     consistent(settings({}, ['common.exams=[medqa, careqa]']), ['clean', 'evaluate'])
+
+
+def test_a_key_is_found_on_either_side_of_a_short_stem():
+    from citrus.clean import overlaps
+    sets, index = exams()
+    short = [q for q in sets['medmcqa'] if 5 <= len(word_hashes(q['stem'])) <= 12 and q['answer_text']][:150]
+    ways = ['{key} is the answer to: {stem}', '{stem} The answer is {key}.', 'Answer: {key}. Question: {stem}']
+    for way in ways:
+        seen = overlaps([f'It was asked. {way.format(key=q["answer_text"], stem=q["stem"])} So it was.' for q in short], index)
+        assert len({(i, q['id']) for i, q in enumerate(short)} & set(zip(seen.text, seen.question))) >= .98 * len(short), way

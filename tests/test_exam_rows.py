@@ -1,12 +1,13 @@
 "Keys and options of benchmarks: what a row says, or one line; never a guess, and never a traceback."
 import json
 import random
+import re
 
 import pytest
 
 from citrus.assets import HUB, LETTERS, hub_records, question, right_labels
 from citrus.evaluate import reorder, score_one
-from citrus.exams import EXAMS, content, file_records, headless_csv, json_columns, json_lines, labelled_abstracts, load_exam, medbullets, shuffled_keys
+from citrus.exams import EXAMS, content, file_records, headless_csv, json_columns, json_lines, labelled_abstracts, load_exam, medbullets, own_exam, shuffled_keys
 from citrus.run import UserError, write_jsonl
 
 FOUR = dict(opa='Goat', opb='Cow', opc='Ant', opd='Owl')
@@ -156,3 +157,26 @@ def test_mutated_files_are_read_or_refused(name, tmp_path):
         (tmp_path / file).write_bytes(data)
         try: assert file_records(name, str(tmp_path))
         except UserError as e: assert '\n' not in str(e)
+
+
+def test_a_text_that_is_right_and_wrong_is_refused():
+    with pytest.raises(ValueError, match="one of two options 'x'"): question('q', 'own', 'test', 'Who?', ['x', 'x', 'c'], [0, 2])
+    assert right_labels(question('q', 'own', 'test', 'Who?', ['x', 'y', 'c'], [0, 2])) == ['A', 'C']
+
+
+TWO = [dict(label='A', text='Cow'), dict(label='B', text='Goat')]
+OWN = [(dict(answer_text='Cow'), "answer_text 'Cow' is not the text of B, 'Goat'"), (dict(options=TWO[1:]), 'one option'), (dict(answer='C'), "answer"),
+       (dict(meta=dict(answers=['Goat', 'Hen'])), "'Hen' is the text of no option"), (dict(meta=dict(answers=['Cow'])), "meta.answers lacks the text of B"),
+       (dict(meta=dict(answers='Goat')), 'meta.answers needs a list'), (dict(options=[*TWO, dict(label='C', text='Goat')]), "'Goat' is right and stands twice"),
+       (dict(options=[*TWO, dict(label='A', text='Hen')]), 'has a label twice')]
+
+
+@pytest.mark.parametrize('more, message', OWN)
+def test_a_key_of_ones_own_is_clear_or_refused(tmp_path, more, message):
+    q = question('q', 'own', 'test', 'Who?', ['Cow', 'Goat'], 1)
+    path = tmp_path / 'own.jsonl'
+    write_jsonl(path, [q, q | dict(id='q2') | more])
+    with pytest.raises(UserError, match='line 2: .*' + re.escape(message)): own_exam(str(path))
+    several, open_one = question('q2', 'own', 'test', 'Who?', ['Cow', 'Goat', 'Hen'], [1, 2]), q | dict(id='q3', options=[], answer=None)
+    write_jsonl(path, [q, several, open_one])
+    assert len(own_exam(str(path))) == 3
