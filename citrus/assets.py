@@ -454,6 +454,9 @@ def question(
     places = sorted({key_position(k, len(listed)) for k in keys})
     if not places: raise ValueError('the key is an empty list')
     right, *others = [listed[i] for i in places]
+    several = {o['text'] for o in (right, *others)} if others else set()
+    unclear = [o['text'] for i, o in enumerate(listed) if i not in places and o['text'] in several]
+    if unclear: raise ValueError(f'the key names one of two options {unclear[0]!r}')
     if others: meta['answers'] = [o['text'] for o in (right, *others)]   # their letters may change places
     return dict(id=id, source=source, split=split, stem=stem, open_stem=None, options=listed, answer=right['label'], answer_text=right['text'],
                 aliases=[o['text'] for o in others], context=context, difficulty=None, meta=meta)
