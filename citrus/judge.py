@@ -9,7 +9,7 @@ __all__ = ['RAISED', 'LATEX', 'SIGNS', 'LARGEST', 'UNITS', 'NUMBERS', 'IN_WORDS'
            'composed', 'one_form', 'shifted', 'number', 'arabic', 'greek', 'spelled', 'plain_words', 'name_groups',
            'known_names', 'spelling', 'canonical', 'one', 'long_forms', 'name_words', 'key', 'packed', 'same_words',
            'same_name', 'bare_name', 'family_name', 'unlettered', 'kind_of', 'harmless', 'names', 'species', 'says',
-           'differ_in_sign', 'is_right', 'matches', 'told_words', 'table_words', 'other_names', 'forms', 'packed_text',
+           'differ_in_sign', 'is_right', 'matches', 'table_words', 'other_names', 'packed_text', 'told_words', 'forms',
            'spots', 'everyday', 'last_named', 'reveals']
 
 # %% ../nbs/03_judge.ipynb #dee24e8e
@@ -401,12 +401,7 @@ def matches(answer: str, question: dict) -> bool:
     "Whether an open answer is right by rule"
     return is_right(answer, question) is True
 
-# %% ../nbs/03_judge.ipynb #1c4f736a
-@functools.lru_cache(maxsize=1 << 10)
-def told_words(text: str) -> list:
-    "The words of a text as `key` has those of a name"
-    return name_words(replaced(' '.join(plain_words(text)), ABROAD[:4]))
-
+# %% ../nbs/03_judge.ipynb #fba89ce8
 @functools.cache
 def table_words() -> list:   # [(name, its words, its words without blanks)]
     "The names of the table, as they are compared"
@@ -419,6 +414,17 @@ def other_names(name: str) -> tuple:
     words, whole = set(key(name)), packed(key(name))
     near = [n for n, w, p in table_words() if w & words or p in whole or whole in p]
     return tuple(n for n in near if says(n, name))
+
+@functools.lru_cache(maxsize=1 << 8)
+def packed_text(words: tuple) -> str:
+    "The words of a text without blanks"
+    return packed(words)
+
+# %% ../nbs/03_judge.ipynb #1c4f736a
+@functools.lru_cache(maxsize=1 << 10)
+def told_words(text: str) -> list:
+    "The words of a text as `key` has those of a name"
+    return name_words(replaced(' '.join(plain_words(text)), ABROAD[:4]))
 
 @functools.lru_cache(maxsize=1 << 14)
 def forms(name: str) -> frozenset:   # tuples of words
@@ -434,11 +440,6 @@ def forms(name: str) -> frozenset:   # tuples of words
     and not set(w) <= MAY_LACK)
 
 # %% ../nbs/03_judge.ipynb #5288d63e
-@functools.lru_cache(maxsize=1 << 8)
-def packed_text(words: tuple) -> str:
-    "The words of a text without blanks"
-    return packed(words)
-
 def spots(words: list, form: tuple) -> list:
     "Where the words of a name end in a text: next to each other, in any order if none of them gives an order"
     if len(form) == 1 and re.search(r'[\u4e00-\u9fff]', form[0]):   # a script without blanks
