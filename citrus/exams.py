@@ -177,6 +177,7 @@ def sources(name: str, folder: str = '') -> list:
     e = EXAMS[name]
     return ['embedded'] * bool(e.embedded) + ['files'] * bool(e.files and folder) + ['hub'] * bool(e.hub)
 
+# %% ../nbs/08_exams.ipynb #a19b4f10
 def key_fault(q: dict) -> str:   # '' if there is none
     "What is wrong with the options and the key of a record of one's own; a question without options is an open one"
     texts = {o['label']: o['text'] for o in q['options'] if isinstance(o, dict) and 'label' in o and 'text' in o}
