@@ -180,7 +180,10 @@ def test_what_is_no_address_makes_no_duplicates(tmp_path):
     docs = [d | dict(id=f'{k}-{d["id"]}', url=url) for k, url in enumerate(urls) for d in prose(2, 10 + k)]
     docs += [d | dict(id=f'route-{i}', url=f'http://goats.org/forum/#!topic/{i}') for i, d in enumerate(prose(5, 40))]
     docs += [d | dict(id=f'book-{i}', url='http://goats.org/book') for i, d in enumerate(prose(5, 50))]   # a book in pieces
-    docs += [d | dict(id=f'page-{i}', url=f'http://goats.org/page?id={i // 2}') for i, d in enumerate(prose(4, 60))]   # two pages, each in two states
+    docs += [d | dict(id=f'part-{i}', url=f'http://goats.org/page?id={i // 2}') for i, d in enumerate(prose(4, 60))]   # of one source, not alike
+    homes = ('en', 'index.php/en/', 'search', 'pt-br/index.html')
+    docs += [d | dict(id=f'home-{k}{s}', url=f'http://goats.org/{home}', source=s) for k, home in enumerate(homes) for s, d in zip('xyz', prose(3, 80 + k))]
+    docs += [d | dict(id=f'page-{i}', url='http://goats.org/en/trees', source=f's{i}') for i, d in enumerate(prose(3, 90))]   # one of each source
     docs += [d | dict(id='half \udfff') for d in prose(1, 70)]
     read_corpus(tmp_path, arms := dict(a=Arm(lambda: iter(docs), 'general', 'ours')), INDEX, None, p := P | dict(exempt=dict(a=['prose', 'language'])))
     readings = readings_of(tmp_path, arms)

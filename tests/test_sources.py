@@ -539,3 +539,46 @@ def body_of_paper(inside):
     ('See Refs. <xref ref-type="bibr">5</xref>–<xref ref-type="bibr">7</xref>.', 'See Refs. 5–7.')])
 def test_numbers_of_a_paper_stay(inside, line):
     assert body_of_paper(f'<p>{inside}</p>') == line
+
+
+GOATS = {'ja': '山羊は木に登る。三日前から熱があり、咳も出ている。\n', 'zh': '山羊会爬树。患者三天前开始发热，伴有咳嗽。\n', 'ru': 'Козы лазают по деревьям. Жар и кашель три дня.\n', 'en': 'Goats climb trees.\n'}
+
+
+@pytest.mark.parametrize('name', ['utf-16-le', 'utf-16-be'])
+@pytest.mark.parametrize('lang', GOATS)
+def test_utf16_without_a_mark(lang, name, tmp_path):
+    text = GOATS[lang].strip()
+    for times in (1, 60):
+        (tmp_path / 'x.txt').write_bytes((GOATS[lang] * times).encode(name))
+        assert read_all('txt', tmp_path / 'x.txt')[0] == [GOATS[lang] * times]
+    assert main_text(f'<p>{text}</p>\n'.encode(name)) == text
+    (tmp_path / 'x.warc').write_bytes(warc(text.encode(name), f'text/plain; charset={name}'))
+    assert read_all('warc', tmp_path / 'x.warc') == ([text], {})
+
+
+def test_text_of_bytes_is_not_taken_for_utf16(tmp_path):
+    (tmp_path / 'x.warc').write_bytes(warc(b'Goats climb trees.', 'text/plain; charset=utf-16-le'))   # the server is wrong
+    assert read_all('warc', tmp_path / 'x.warc') == (['Goats climb trees.'], {})
+    assert main_text('<p>Größe und mehr von den Ziegen\0, die auf Bäume klettern'.encode('latin-1')).startswith('Größe und mehr')
+
+
+def test_packed_bytes_are_no_document(tmp_path):
+    import brotli
+    page, noise = f'<p>{GOOD} {random.Random(1).random()}'.encode() * 50, random.Random(0).randbytes(4000)
+    bodies = [('dcb', noise), ('compress', noise), ('', noise), ('br', brotli.compress(page)[:-20]), ('gzip', gzip.compress(page)[:-20]), ('zstd', pa.compress(page, 'zstd', asbytes=True)[:-20])]
+    (tmp_path / 'x.warc').write_bytes(b''.join(warc(body, **{'Content-Encoding': how}) for how, body in bodies))
+    assert read_all('warc', tmp_path / 'x.warc') == ([], {'page in an unknown compression': 2, 'page that is no text': 1, 'broken compression of a page': 3})
+    two = gzip.compress(b'<p>Goats climb.') + gzip.compress(b'<p>Goats bleat.')
+    gbk = '<meta charset=gbk><p>山羊会爬树。'.encode('gbk')
+    (tmp_path / 'x.warc').write_bytes(warc(two, **{'Content-Encoding': 'gzip'}) + warc(gbk, **{'Content-Encoding': 'gbk'}))
+    texts, refused = read_all('warc', tmp_path / 'x.warc')
+    assert texts[0].split('\n')[::2] == ['Goats climb.', 'Goats bleat.'] and texts[1:] == ['山羊会爬树。'] and not refused
+
+
+@pytest.mark.parametrize('file, texts, refused', [
+    ('["of goats", {"text": "a"}, {"text": "b"}]', 2, 1), ('[1,\n{"text": "a"},\n{"text": "b"}]', 2, 1),
+    ('["x"]\n{"text": "a"}\n{"text": "b"}\n', 2, 1), ('[{"text": "a"}, {"text": "b"},', 2, 1), ('[{"text": "a"}', 1, 1), ('[{"text": "a"}]\n', 1, 0)])
+def test_arrays_of_any_first_item_and_cut_ones(file, texts, refused, tmp_path):
+    (tmp_path / 'x.json').write_text(file)
+    got, why = read_all('jsonl', tmp_path / 'x.json')
+    assert len(got) == texts and sum(why.values()) == refused
