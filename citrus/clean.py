@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['NOISE', 'UNSEEN', 'PILE', 'LINE_END', 'SPACES', 'SOFT_END', 'LEXICON', 'GATES', 'ONE_SENTENCE', 'ENGLISH_ONLY',
            'ENGLISH', 'RUN', 'HAN_RUN', 'SHORT', 'PIECE', 'STOCK', 'COVERED', 'OWN', 'WHOLE', 'ENTITY', 'WIDE',
-           'JOINER', 'DIVIDED', 'HAN_CODES', 'HAN_HASHES', 'FOLDED', 'BUCKETS', 'EXECUTORS', 'STEPS', 'HOST', 'NO_PAGE',
-           'OPEN', 'normalise', 'word_hashes', 'ngrams', 'limit_table', 'identifier', 'weight', 'is_wide',
-           'spread_passages', 'is_english', 'language', 'check_rules', 'judge', 'gate', 'signals',
+           'JOINER', 'DIVIDED', 'HAN_CODES', 'HAN_HASHES', 'FOLDED', 'BUCKETS', 'EXECUTORS', 'STEPS', 'HOST', 'HOME',
+           'LANGUAGE', 'NO_PAGE', 'OPEN', 'normalise', 'word_hashes', 'ngrams', 'limit_table', 'identifier', 'weight',
+           'is_wide', 'spread_passages', 'is_english', 'language', 'check_rules', 'judge', 'gate', 'signals',
            'candidate_probability', 'join', 'clusters', 'split_bands', 'spoil', 'sign', 'planted_pairs', 'recall_table',
            'fold', 'is_han', 'covering', 'Index', 'run_sizes', 'run_hashes', 'frequency', 'rare_runs', 'Runs',
            'tabulate', 'look_up', 'passages', 'folded_words', 'build_index', 'meetings', 'gathered', 'part_found',
@@ -797,7 +797,9 @@ def readings_of(folder: Path, arms) -> list:
 STEPS = [*GATES, *RULES, 'same id or address', 'exact duplicate', 'near-duplicate', 'benchmark question']
 
 HOST = re.compile(r'(?:[^/@\s]*@)?(?:[\w-]+\.)+(?:[a-z]{2,}|\d{1,3})(?::\d+)?', re.I)
-NO_PAGE = re.compile(r'(?:(?:index|default|home|main)(?:\.\w{1,5})?|null|none|nan|undefined|unknown|n/?a)?', re.I)
+HOME = r'(?:(?:index|default|home|main|search)(?:\.\w{1,5})?)'
+LANGUAGE = '[a-z]{2}(?:[-_][a-z]{2})?'   # en, pt-br
+NO_PAGE = re.compile(rf'(?:{HOME}?|(?:{HOME}/)?{LANGUAGE}(?:/{HOME})?|null|none|nan|undefined|unknown|n/?a)', re.I)
 
 def address(url: str) -> str:   # '' if it is that of no page
     "A web address without what does not change the page: scheme, www, fragment, closing slash, case of the host"
@@ -831,11 +833,11 @@ def bands_of(folder: Path, live: list, p: dict):   # Yields (uint64 (documents, 
         yield np.concatenate(keys), np.concatenate(rows)
 
 # %% ../nbs/10_clean.ipynb #0e16aeb8
-def own_addresses(live: list, most: int = 3) -> dict:   # number of the reading -> address
-    "Addresses that at most so many documents of a source bear"
-    named = [(r.source, address(r.address)) for r in live]
+def own_addresses(live: list) -> dict:   # number of the reading -> address
+    "Addresses that one document of a source bears alone; if its texts are alike, their words show that"
+    named = [((r.arm, r.source), address(r.address)) for r in live]
     times = Counter(named)
-    return {id(r): a for r, (source, a) in zip(live, named) if times[source, a] <= most}
+    return {id(r): a for r, (source, a) in zip(live, named) if times[source, a] == 1}
 
 def remove_copies(
     folder: Path,    # Where the tasks are
