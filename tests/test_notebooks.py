@@ -62,7 +62,7 @@ def test_a_command_of_ipython_has_its_line(copy, source):
     assert said.startswith('06_cases.ipynb, cell 5: ') and 'command of IPython' in said
 
 
-@pytest.mark.parametrize('source', ['def f(:', '#| stage\nx = (1,', '#| stage\n  x = 1\n y = 2'])
+@pytest.mark.parametrize('source', ['def f(:', '#| stage\nreturn 3', '#| stage\nx = (1,', '#| stage\n  x = 1\n y = 2'])
 def test_what_is_not_python_has_its_line(copy, source):
     change(copy, lambda cs: cs.insert(5, code_cell(source)))
     assert refused().startswith('06_cases.ipynb, cell 5: ')
@@ -82,10 +82,18 @@ def test_a_spoilt_file_has_its_line(copy, spoil, words):
     assert refused().startswith('06_cases.ipynb') and words in refused()
 
 
+@pytest.mark.parametrize('cell, words', [
+    ('a text', "is 'a text', needs a mapping"), (code_cell('x') | dict(metadata=None), 'has the metadata None'), (code_cell('x') | dict(source=3), 'has the source 3'),
+    (code_cell('x') | dict(metadata=dict(tags='a')), "has the tags 'a'"), (dict(source='x'), 'has no `cell_type`')])
+def test_a_cell_that_is_none_has_its_line(copy, cell, words):
+    change(copy, lambda cs: cs.insert(5, cell))
+    assert refused().startswith(f'06_cases.ipynb, cell 5 {words}')
+
+
 @pytest.mark.parametrize('line, words', [
     ('limit: Optional[int] = None  # most', 'with one of the types int, float'), ('limit: int  # most', 'needs the form'), ('limit = 3  # most', 'needs the form'),
     ('limit: int = 2 * 3  # most', 'written out'), ("limit: int = 'three'  # most", 'needs int'), ('limit: int = True  # most', 'needs int'), ('seed: int = 1  # again', 'declared twice'),
-    ('import os', 'needs the form'), ('limit: int = ', 'not Python')])
+    ('import os', 'needs the form'), ('a.b: int = 2', 'needs the form'), ('limit: dict = {[1]: 2}', 'written out'), ('limit: int = ', 'not Python')])
 def test_a_parameter_of_another_form_has_its_line(copy, line, words):
     def add(cs):
         cell = next(c for c in cs if 'parameters' in c['metadata'].get('tags', []))
@@ -130,10 +138,15 @@ def test_a_home_that_is_no_folder_is_named(monkeypatch, tmp_path):
         with pytest.raises(UserError, match='CITRUS_HOME is .* is no folder: set CITRUS_HOME'): run.run_command(run.parse_args(args))
 
 
+def test_a_home_where_even_root_cannot_write_is_named(monkeypatch):
+    monkeypatch.setenv('CITRUS_HOME', '/proc/x')
+    with pytest.raises(UserError, match='CITRUS_HOME is /proc/x, and /proc cannot be written to'): run.run_command(run.parse_args([]))
+
+
 def test_a_home_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     tmp_path.chmod(0o555)
     monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'home'))
-    if os.access(tmp_path, os.W_OK): monkeypatch.setattr(os, 'access', lambda path, mode: False)   # root may write anywhere
+    if os.access(tmp_path, os.W_OK): pytest.skip('root may write anywhere but in /proc')
     with pytest.raises(UserError, match='cannot be written to: set CITRUS_HOME'): run.run_command(run.parse_args(['--dry']))
 
 

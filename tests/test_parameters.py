@@ -140,7 +140,8 @@ def test_the_names_that_are_declared_are_those_of_the_code():
     ('synth.graders=[exprt@4]', 'needs one of'), ('synth.reasoner=gpt', 'needs one of'), ('prefer.start=stage2', "did you mean 'stage3'"),
     ('sft.instruction_rows=all', 'is str, needs int'), ('clean.limits={noise: 1}', "needs a list"), ('cost.toy={a: [1]}', 'needs one value'),
     ('sft.stage1_hub=BAAI/Infinity', "did you mean"), ('synth.closed_hub=medqa', 'needs one of'), ('clean.exempt={zh: prose}', 'needs a list'),
-    ('traces.seeds=[0, 0]', 'stands there twice'), ('cost.lengths={toy: [1, 2, 3], student: [1, 2, 3, 4]}', 'needs 4 values'), ('common.seed=-1', 'at least 0')])
+    ('traces.seeds=[0, 0]', 'stands there twice'), ('cost.lengths={toy: [1, 2, 3], student: [1, 2, 3, 4]}', 'needs 4 values'), ('common.seed=-1', 'at least 0'),
+    ('preferences.rates=[]', 'needs 1 or more'), ('preferences.rate_seeds=[]', 'needs 1 or more')])
 def test_a_value_that_no_stage_could_use_is_refused(text, message):
     with pytest.raises(UserError) as e: settings({}, [text])
     assert message in str(e.value) and '\n' not in str(e.value)
@@ -163,6 +164,22 @@ def test_a_value_that_a_stage_can_use_is_not(text): settings({}, [text])
 def test_values_that_contradict_one_another_are_refused(sets, message):
     with pytest.raises(UserError) as e: consistent(settings({}, sets), chosen())
     assert str(e.value).startswith(message)
+
+
+@pytest.mark.parametrize('stage, text, words', [
+    ('clean', 'clean.limits={}', "limits = {}: 'characters' is missing"), ('clean', 'clean.limits={nois: [0, 1]}', "did you mean 'noise'"),
+    ('cost', 'cost.toy={zz: 1}', "unknown name in toy 'zz'"), ('cost', 'cost.lengths={toy: [1, 2, 3, 4]}', "'student' is missing"),
+    ('assets', "assets.student=''", "student = ''"), ('assets', 'assets.student=smollm', "student = 'smollm'")])
+def test_a_mapping_or_a_student_that_is_none_is_refused(stage, text, words):
+    with pytest.raises(UserError) as e: consistent(settings({}, [text]), [stage])
+    assert words in str(e.value) and '\n' not in str(e.value)
+
+
+def test_the_limits_that_are_declared_are_all_rules():
+    from citrus.clean import GATES, RULES
+    from citrus.run import UNUSED_RULES
+    assert {*parameters(notebook_path('clean'))['limits'].default, *UNUSED_RULES} == {*GATES, *RULES}
+    consistent(settings({}, ['clean.limits={braces: [0, 1]}', 'assets.student=owner/name']), ['clean', 'assets'])
 
 
 @pytest.mark.parametrize('stage, texts', [('traces', ['traces.probe=64']), ('curriculum', ['curriculum.probe=64']), ('preferences', ['preferences.questions=60', 'preferences.probe=4'])])
