@@ -121,6 +121,7 @@ def fault_of_reply(messages: list) -> str:
     others = [m['role'] for m in messages if m['role'] != 'assistant'] if not fault_of_messages(messages) else []
     return f'has a message of the {others[0]}, needs those of the assistant' if others else fault_of_messages(messages)
 
+# %% ../nbs/00_run.ipynb #060e6d8c
 def fault_of_options(options: list) -> str:
     "What is wrong with the options of a question, '' if nothing"
     for i, o in enumerate(options):
@@ -142,6 +143,7 @@ def fault_of_votes(votes: list) -> str:
     "What is wrong with the votes of a trace, '' if nothing"
     return next((f'holds {v!r}, needs 0 or 1' for v in votes if type(v) is not int or v not in (0, 1)), '')
 
+# %% ../nbs/00_run.ipynb #0964dd5e
 # field -> what is wrong inside it
 INSIDE = dict(messages=fault_of_dialogue, prompt=fault_of_messages, chosen=fault_of_reply, rejected=fault_of_reply,
               options=fault_of_options, aliases=fault_of_texts, steps=fault_of_steps, votes=fault_of_votes)
@@ -264,6 +266,7 @@ def fault_of_cell(cell) -> str:
     if isinstance(source, str) or isinstance(source, list) and all(isinstance(l, str) for l in source): return ''
     return f'has the source {source!r:.60}, needs text'
 
+# %% ../nbs/00_run.ipynb #2f3949ad
 def read_notebook(path) -> dict:
     "A notebook as JSON. Raises `UserError` for a file that is none: half merged, with a byte order mark, cut short"
     path = Path(path)
@@ -563,6 +566,7 @@ def folder_fault(stage: str, v: dict) -> str:
     missing = [name for name in names if name and not (base / name).exists()]
     return f'{missing[0]!r}: there is no such file or folder' if missing else ''
 
+# %% ../nbs/00_run.ipynb #bb9183ab
 UNUSED_RULES = ['braces', 'sentences']   # of documents, which the declared limits leave out
 
 def names_fault(stage: str, v: dict) -> str:
