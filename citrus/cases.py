@@ -1167,12 +1167,12 @@ def rank_patients(
     patients: list,       # `Patient`s
     ranker,               # Such as `expert_ranker`
     leave_out: str,       # One of `ROWS_LEFT_OUT`
-    home: dict,           # disease id -> its family
+    home: dict,           # disease id -> its family; a disease that is in none is its own
     seed: int = 0,        # Draws the publications of the rivals
 ) -> np.ndarray:          # (patients, 2): rank of the disease, and of its family; infinite if it has no row left
     "Where each patient's disease comes; ties share the middle rank"
     order, (by, cites) = sorted(world.families), index_rows(rows)
-    place, family = {d: i for i, d in enumerate(order)}, np.unique([home[d] for d in order], return_inverse=True)[1]
+    place, family = {d: i for i, d in enumerate(order)}, np.unique([home.get(d, d) for d in order], return_inverse=True)[1]
     bases = [world, single_diseases(world, one_publication_less(rows, seed))] if leave_out == 'each' else [world]
     scorers, ranks = [ranker(base) for base in bases], []
     for p in tqdm(patients, desc='patients', disable=len(patients) < 50):
