@@ -77,7 +77,7 @@ def test_bad_commands_say_one_clear_line(store, args, message):
 def test_a_kill_loses_nothing(micro, store):
     args = [str(BIN / 'citrus_run'), '--recipe', str(MICRO), '--only', 'clean', '--name', 'killed', '--set', 'clean.documents=61']
     run = subprocess.Popen(args, env=os.environ | dict(CITRUS_HOME=str(store)), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list((store / 'store').glob('clean-*.partial')) and run.poll() is None: time.sleep(0.2)
+    while not list((store / 'store').glob('clean-*.partial/.session-*')) and run.poll() is None: time.sleep(0.2)   # its work has begun
     time.sleep(2)
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
