@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['RAISED', 'LATEX', 'SIGNS', 'LARGEST', 'UNITS', 'NUMBERS', 'IN_WORDS', 'ROMAN', 'COUNTED', 'AFTER_KIND', 'ALONE',
            'SPELLED', 'COMMON_NAMES', 'MORE_NAMES', 'SPECIAL_NAMES', 'NAME_PART', 'MAY_LACK', 'ABROAD', 'EVERYDAY',
-           'SMALL', 'SURE', 'LEADS', 'LEAD', 'TRAIL', 'KIND_OF', 'KIND_AFTER', 'ASIDE', 'DOUBT', 'OPPOSED', 'replaced',
-           'composed', 'one_form', 'shifted', 'number', 'arabic', 'greek', 'spelled', 'plain_words', 'name_groups',
-           'known_names', 'spelling', 'canonical', 'one', 'long_forms', 'name_words', 'key', 'packed', 'same_words',
-           'same_name', 'bare_name', 'family_name', 'unlettered', 'kind_of', 'harmless', 'names', 'species', 'says',
-           'differ_in_sign', 'is_right', 'matches', 'table_words', 'other_names', 'packed_text', 'told_words', 'forms',
-           'spots', 'everyday', 'last_named', 'reveals']
+           'SMALL', 'SURE', 'LEADS', 'LEAD', 'TRAIL', 'KIND_OF', 'KIND_AFTER', 'ASIDE', 'DOUBT', 'OPPOSED', 'CONTRAST',
+           'replaced', 'composed', 'one_form', 'shifted', 'number', 'arabic', 'greek', 'spelled', 'plain_words',
+           'name_groups', 'known_names', 'spelling', 'canonical', 'one', 'long_forms', 'name_words', 'key', 'packed',
+           'same_words', 'same_name', 'bare_name', 'family_name', 'unlettered', 'kind_of', 'harmless', 'names',
+           'species', 'says', 'differ_in_sign', 'contrasted', 'is_right', 'matches', 'table_words', 'other_names',
+           'packed_text', 'told_words', 'forms', 'spots', 'everyday', 'last_named', 'reveals']
 
 # %% ../nbs/03_judge.ipynb #dee24e8e
 import functools, re, unicodedata
@@ -92,7 +92,7 @@ SPELLED = {'sjoe': (r'sjoe', 'sjo'), 'haem': (r'haem', 'hem'), 'tumour': (r'\btu
            'leucocyt': (r'leucocyt', 'leukocyt'), 'fibre': (r'\bfibre', 'fiber'),
            'centre': (r'\bcentre', 'center'), 'litre': (r'litre', 'liter'),
            'behaviour': (r'behaviour', 'behavior'), 'ae': (r'(?<=[a-z])ae(?=[a-z]{2})|\bae(?=[a-z]{4})', 'e'),
-           'oe': (r'(?<=[a-z]{2})oe(?=[a-z]{2})|\boe(?=[a-z]{4})|\b([cf])oe(?=[a-z]{3})', r'\1e'),
+           'oea': (r'(?<=rrh)oea|(?<=pn)oea', 'ea'), 'oe': (r'(?<=[a-z]{2})oe(?=[a-z]{2})|\boe(?=[a-z]{4})|\b([cf])oe(?=[a-z]{3})', r'\1e'),
            'isation': (r'isation', 'ization'), 'ised': (r'(?<=\w{4})ised\b', 'ized')}
 
 def arabic(m: re.Match) -> str:
@@ -270,13 +270,18 @@ def same_name(a: str, b: str) -> bool:
 
 # %% ../nbs/03_judge.ipynb #dc0d352c
 SURE = r'(?:most likely|likely|probable|probably|final|correct|best|working|clinical|underlying|single|suspected)'
-LEADS = [r'(?:based on|given|considering|in view of) [^,.]{1,80}, (?=(?:the|my|it|this|i)\s)|in my (?:opinion|'
+LEADS = [r'(?:i think |i believe )?this is a case of\s',
+         r'(?:based on|given|considering|in view of) [^,.]{1,80}, (?=(?:the|my|it|this|i)\s)|in my (?:opinion|'
          r'view),? |i am (?:sure|certain|confident|convinced) (?:that )?(?=(?:the|it|this)\s)',
-         rf'(?:(?:the|my)\s)?(?:{SURE}\s)*(?:diagnosis|answer|conclusion|condition)(?:\s(?:here|in this case|of '
+         rf'(?:(?:the|my)\s)?(?:{SURE}\s)*(?:diagnosis|answer|conclusion|condition)(?:\s(?:here|in this case|[oi][fn] '
          rf'this patient))?\s*(?:would be|is|:|=|-)\s*(?:{SURE}\s|that of\s|:\s)*',
          rf'(?:i (?:think|believe) |therefore,? |thus,? |so,? |in conclusion,? )*(?:it|this|(?:the|this) '
          rf'patient)(?:\s{SURE})?\s(?:is|has|suffers from|must have)(?: {SURE})?\s(?:consistent with\s)?',
          rf'{SURE}(?=\s)\s(?:diagnosis:?\s)?',
+         r'(?:el paciente|la paciente) (?:tiene|presenta|padece)\s(?:un |una )?|se trata de\s(?:un |una )?',
+         r'il s[’\']agit d(?:e\s|[’\'])(?:un |une )?|(?:le patient|la patiente) (?:a|présente)\s(?:un |une )?',
+         r'es handelt sich (?:hier )?(?:am ehesten |wahrscheinlich )?um\s(?:einen? |das |die )?',
+         r'(?:der patient|die patientin) (?:hat|leidet an)\s(?:einen? |einer |einem )?|患者最可能(?:患有|是)\s*',
          r'(?:(?:最可能的?|最终|最后|初步|正确|首先|应)?(?:诊断|答案)(?:应?(?:考虑)?(?:是|为))?[:：]?|考虑(?:为|是)?|患者(?:患有|是))\s*',
          r'(?:el |la )?(?:diagn[oó]stico|respuesta)(?: (?:m[aá]s probable|final|correct[oa]))*\s?(?:es|:)\s*(?:el '
          r'|la |un |una )?',
@@ -380,6 +385,13 @@ def differ_in_sign(a: str, b: str) -> bool:
     signs = [sorted(w for w in key(n) if sign(w)) for n in (a, b)]
     return rests[0] == rests[1] and signs[0] != signs[1] and all(signs)
 
+CONTRAST = re.compile(r'(.+?),?\s(?:and )?(?:not|rather than|instead of|as opposed to|without)\s.+', re.I)
+
+def contrasted(answer: str, right: list) -> bool:   # right: names
+    "Whether an answer sets a right name against something: `X, not Y` may mean X, or a doubt of it"
+    first = CONTRAST.fullmatch(answer)
+    return bool(first) and any(says(first[1], n) for n in right)
+
 def is_right(
     answer: str,
     question: dict,      # `question` record
@@ -394,6 +406,7 @@ def is_right(
     if any(same_name(whole, o) for o in wrong): return False
     if any(says(whole, n) for n in right): return True
     if number(whole) is not None and all(number(n) is not None for n in right): return False
+    if contrasted(whole, right): return None
     if DOUBT.search(one_form(whole)) or any(says(whole, o) for o in wrong): return False
     return False if all(differ_in_sign(whole, n) for n in right) else None
 

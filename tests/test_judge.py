@@ -120,3 +120,13 @@ def test_what_is_accepted_for_a_known_name_is_a_leak():
 def test_a_known_name_of_another_spelling_is_a_leak(name, texts):
     accepted = [t for t in texts if matches(t, question(name))]
     assert len(accepted) >= len(texts) - 1 and all(reveals(f'It may be {t}.', question(name)) for t in accepted)
+
+
+@pytest.mark.parametrize('answer, name, verdict', [
+    ('Gonorrhoea', 'Gonorrhea', True), ('obstructive sleep apnoea', 'Obstructive sleep apnea', True), ('Diarrhoeal disease', 'Diarrheal disease', True),
+    ('Es handelt sich um einen Herzinfarkt', 'Herzinfarkt', True), ('Es handelt sich um keinen Herzinfarkt', 'Herzinfarkt', False),
+    ('Se trata de una apendicitis', 'apendicitis', True), ("Il s'agit d'une appendicite", 'appendicite', True), ('患者最可能患有肺炎', '肺炎', True),
+    ('The most likely diagnosis in this patient is gout', 'Gout', True), ('I think this is a case of gout', 'Gout', True),
+    ('Gout, not pseudogout', 'Gout', None), ('Gout rather than pseudogout', 'Gout', None), ('Gout without tophi', 'Gout', None),
+    ('pseudogout, not gout', 'Gout', False), ('not gout', 'Gout', False)])
+def test_leads_and_contrasts_in_five_languages(answer, name, verdict): assert is_right(answer, question(name)) is verdict
