@@ -289,6 +289,8 @@ LEADS = [r'(?:i think |i believe )?this is a case of\s',
          r':)\s*(?:le |la |un |une )?',
          r'(?:die |der )?(?:wahrscheinlichste |richtige |endgültige )*(?:diagnose|antwort)\s?(?:ist|lautet|'
          r':)\s*(?:ein |eine |das |die |der )?']
+
+# %% ../nbs/03_judge.ipynb #dc0d352d
 LEAD = re.compile('|'.join(rf'(?:{x})' for x in LEADS), re.I)
 TRAIL = re.compile(rf'[\s,]*(?:[-–—:]\s*(?:confirmed|{SURE})|\((?:the )?{SURE}(?: diagnosis)?\)|(?:is|as) (?:the '
                    rf')?(?:{SURE} )*(?:diagnosis|answer)|{SURE})[\s.]*$', re.I)
