@@ -394,6 +394,7 @@ def contrasted(answer: str, right: list) -> bool:   # right: names
     first = CONTRAST.fullmatch(answer)
     return bool(first) and any(says(first[1], n) for n in right)
 
+# %% ../nbs/03_judge.ipynb #e12ef6f6
 def is_right(
     answer: str,
     question: dict,      # `question` record
