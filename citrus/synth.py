@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'REASON', 'REFLECT', 'STOP', 'WRITE', 'REWRITE', 'VERIFY', 'DIRECT', 'TASKS', 'UNFIT', 'ASKING', 'RULES',
-           'DESIGNS', 'HEDGES', 'SECOND_VOICE', 'FILLER', 'AGAINST', 'WAYS', 'NOBODY', 'BLIND', 'AWARE', 'SHUFFLED',
-           'PAIRS', 'role_prompt', 'tag', 'Cast', 'with_temperature', 'Thread', 'asking', 'unfit', 'rewrite_fault',
-           'open_ask', 'rewrite_skill', 'open_up', 'openable', 'shuffled', 'grade', 'graded', 'kept_easy',
-           'panel_table', 'sections', 'accepted', 'after', 'considered', 'understand', 'fits', 'weigh', 'Chart',
-           'chart', 'told', 'name_candidates', 'reason_skill', 'known_facts', 'wrong', 'advise', 'reflect_skill',
-           'stop_skill', 'by_findings', 'explains', 'by_candidates', 'by_rival', 'monologue', 'write_skill',
-           'verify_skill', 'knowledge_base', 'special', 'Corpus', 'library', 'corpus_texts', 'look_up_table',
-           'propose_step', 'reflect', 'vote', 'think', 'names_in_play', 'lost', 'leaked', 'concludes',
-           'monologue_fault', 'retell', 'verify', 'synthesise', 'stage3_rows', 'general_rows', 'design_rows',
-           'sort_out', 'funnel', 'misjudged', 'paired', 'shares', 'judged', 'audit', 'contrasts', 'shuffled_expert',
-           'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop', 'direct_skill', 'most_frequent',
-           'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens', 'cast_of', 'panel_of', 'barred',
-           'entered']
+           'DESIGNS', 'HEDGES', 'SECOND_VOICE', 'FILLER', 'AGAINST', 'CERTAIN', 'WAYS', 'NOBODY', 'BLIND', 'AWARE',
+           'SHUFFLED', 'PAIRS', 'role_prompt', 'tag', 'Cast', 'with_temperature', 'Thread', 'asking', 'unfit',
+           'rewrite_fault', 'open_ask', 'rewrite_skill', 'open_up', 'openable', 'shuffled', 'grade', 'graded',
+           'kept_easy', 'panel_table', 'sections', 'accepted', 'after', 'considered', 'understand', 'fits', 'weigh',
+           'Chart', 'chart', 'told', 'name_candidates', 'reason_skill', 'known_facts', 'wrong', 'advise',
+           'reflect_skill', 'stop_skill', 'by_findings', 'explains', 'by_candidates', 'by_rival', 'monologue',
+           'write_skill', 'verify_skill', 'knowledge_base', 'special', 'Corpus', 'library', 'corpus_texts',
+           'look_up_table', 'propose_step', 'reflect', 'vote', 'think', 'names_in_play', 'lost', 'leaked',
+           'refused_last', 'beside', 'concludes', 'monologue_fault', 'retell', 'verify', 'synthesise', 'stage3_rows',
+           'general_rows', 'design_rows', 'sort_out', 'funnel', 'misjudged', 'paired', 'shares', 'judged', 'audit',
+           'contrasts', 'shuffled_expert', 'reflect_ways', 'plot_reflection', 'direct', 'chains', 'loop',
+           'direct_skill', 'most_frequent', 'training_free', 'plot_training_free', 'plot_lengths', 'reply_tokens',
+           'cast_of', 'panel_of', 'barred', 'entered']
 
 # %% ../nbs/30_synth.ipynb #66d7ceeb
 import difflib, functools, itertools, random, re
@@ -529,18 +529,37 @@ def leaked(t: Thread) -> bool:
     return any(reveals(text, t.question) and not reveals(before(steps), t.question) for steps, text in t.prompts)
 
 # %% ../nbs/30_synth.ipynb #713a43b1
-AGAINST = re.compile(r"\b(?:against|not|no|never|neither|nor|exclud\w*|rul(?:e|es|ed|ing) out|reject\w*"
-                     r"|rather than|instead of|unlikely)\b", re.I)
+AGAINST = re.compile(r"\b(?:against|not|no|never|neither|nor|cannot|exclud\w*|rul(?:e|es|ed|ing) out"
+                     r"|reject\w*|rather than|instead of|unlikely|doubt\w*|dismiss\w*|wrong|incorrect|false"
+                     r"|fail\w*|(?<!stands )(?<!turns )out|less|least|worse|inferior|lack\w*|drop\w*|discard\w*"
+                     r"|eliminat\w*|abandon\w*|discount\w*|refut\w*|contradict\w*|disprov\w*|hardly|barely|weak\w*"
+                     r"|im(?:plausible|probable|possible)|inconsistent|comes second|without|might|may|could|maybe"
+                     r"|perhaps|possibl[ey]|unless|both|either|or|(?:than|over|beats|above|before)\s(?:\w+\s){0,3}THENAME"
+                     r")\b|n['’]t\b|不|非|排除|除外|怀疑|无法|或|还是", re.I)
+CERTAIN = re.compile(r'\b(?:there is |i have )?(?:no|without|beyond)(?: a| any)? doubt(?: that)?\b', re.I)
+
+def refused_last(sentence: str, rivals: list) -> str:
+    "A sentence without the rivals that it refuses at its end: *Hence Alder, not Birch.*"
+    for rival in rivals: sentence = re.sub(rf',? (?:and )?not {re.escape(rival)}(?=[.!]?$)', '', sentence)
+    return sentence
+
+def beside(sentence: str, rivals: list) -> bool:
+    "Whether a rival is named in one breath with the answer: *Birch and Alder remain*"
+    return any(re.search(rf'{re.escape(r)},? (?:and|or|as well as) THENAME', sentence) for r in rivals)
 
 def concludes(think: str, answer: str, others: list) -> bool:
     "Whether the last sentence of a thought decides for an answer: it names it last, and nothing before it turns it round"
     think = think.replace(answer, answer.replace('. ', '.'))   # a name may hold what ends a sentence
     *_, last = re.split(r'(?<=[.!?])\s+|(?<=[。！？])(?=.)', think.strip())
-    if last_named(last, [answer, *others]) != answer: return False
+    rivals = [o for o in others if o != answer]
+    last = refused_last(CERTAIN.sub('', last), rivals)
+    if last.endswith(('?', '？')) or last_named(last, [answer, *rivals]) != answer: return False
     last = last.replace(answer.replace('. ', '.'), 'THENAME')   # which may hold a *not* of its own
+    if re.search(r'\b(?:both|either|neither)\b', last, re.I) or beside(last, rivals): return False
     clauses = re.split(r'\b(?:and|but|so|for)\b|[,;:]', last, flags=re.I)
     own = [c for c in clauses if 'THENAME' in c or last_named(c, [answer])]
-    return not AGAINST.search(own[-1] if own else last)
+    clause = own[-1] if own else last
+    return not AGAINST.search(clause) and not last_named(clause, rivals)
 
 def monologue_fault(text: str, t: Thread, length: tuple) -> str:   # '' if nothing is wrong
     "Why a monologue is not fit for training"

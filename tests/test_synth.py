@@ -110,6 +110,47 @@ def test_a_leak_counts_though_the_reasoner_names_the_answer_later():
 def test_the_conclusion_is_last(last, concluded): assert concludes(f'Fever fits Alder and Birch. {last}', 'Alder', ['Birch']) == concluded
 
 
+AGAINST_IT = ['So I prefer Birch over Alder.',
+    'Birch is better than Alder.',
+    'So Birch beats Alder.',
+    'So Birch, and Alder is out.',
+    'Alder can be dismissed.',
+    'I doubt Alder.',
+    'Alder seems wrong.',
+    'Alder fails to explain the rash.',
+    'Is it Alder?',
+    'Birch and Alder remain.',
+    'Both Birch and Alder fit.',
+    'It may be Alder.',
+    'Alder it is, rather than Birch.',
+    'So Alder is out, not Birch.',
+    'Something is better than Alder.',
+    "It can't be Alder.",
+    'Birch outweighs Alder.',
+    '我怀疑Alder。',
+    'Alder lacks the rash.',
+    'So it is Birch; Alder was a weak idea.']
+FOR_IT = ['Hence Alder, not Birch.',
+    'No doubt it is Alder.',
+    'So I decide for Alder.',
+    'It is not Birch, so it is Alder.',
+    'I decide against Birch and for alder.',
+    'There is no doubt that it is Alder.',
+    'Alder stands out.',
+    'Thus Alder explains all of it.',
+    'Birch is out, which leaves Alder.']
+
+
+@pytest.mark.parametrize('last', AGAINST_IT)
+def test_a_thought_that_decides_against_its_answer(last):
+    assert not concludes(f'Fever fits Alder and Birch. {last}', 'Alder', ['Birch'])
+
+
+@pytest.mark.parametrize('last', FOR_IT)
+def test_a_thought_that_decides_for_its_answer(last):
+    assert concludes(f'Fever fits Alder and Birch. {last}', 'Alder', ['Birch'])
+
+
 @pytest.mark.parametrize('name', ['Chromosome 8q22.1 duplication syndrome', 'Symphalangism, C. S. Lewis type', 'Leukemia, acute, ?X-linked', 'Deafness, without other findings', 'Anemia, not due to iron'])
 def test_a_name_may_hold_what_ends_a_sentence(name): assert concludes(f'Fever fits it. So I decide for {name}.', name, ['Alder'])
 
