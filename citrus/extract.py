@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['CUT', 'BOXED', 'LONGEST', 'RIGHT', 'GERMAN', 'LETTER', 'FOREIGN_FORMS', 'LATER_FORMS', 'TELLS_OF', 'REST', 'CLAUSE',
-           'DENIED', 'NOW', 'NAMED', 'REJECTED', 'INSTEAD', 'ITEM', 'ITEMS', 'STATED', 'AFTER', 'LINE', 'SORRY',
-           'OR_ANOTHER', 'TAKEN_BACK', 'REVERSED', 'CONCLUDED', 'STRICT_END', 'SHORT', 'GOOD_LINE', 'BAD_LINE',
-           'RETHOUGHT', 'REFUSED', 'START', 'WORD', 'ANYWHERE', 'ANSWERED', 'IN_BLOCK', 'RULES', 'answer_zone',
-           'ends_of', 'in_english', 'without_denials', 'plain', 'options_only', 'labels_in', 'only_letters',
-           'only_text', 'phrase', 'fits', 'begins_with', 'meant', 'listed', 'item_of', 'stated_letter', 'stated_text',
-           'reversed_statement', 'short_statement', 'marked_line', 'every_statement', 'stated', 'leading_letter',
-           'marked_letter', 'last_words', 'contained_text', 'without_others', 'yes_or_no', 'extract_letter',
-           'extractor', 'extract_name', 'mark']
+           'DENIED_IN_ENGLISH', 'DENIED_ELSEWHERE', 'DENIED', 'NOW', 'NAMED', 'REJECTED', 'INSTEAD', 'ITEM', 'ITEMS',
+           'STATED', 'AFTER', 'LINE', 'SORRY', 'OR_ANOTHER', 'TAKEN_BACK', 'LEADING', 'KNOWN_LEAD', 'SUPPOSED',
+           'REVERSED', 'CONCLUDED', 'STRICT_END', 'SHORT', 'GOOD_LINE', 'BAD_LINE', 'RETHOUGHT', 'REFUSED', 'START',
+           'WORD', 'ANYWHERE', 'ANSWERED', 'IN_BLOCK', 'RULES', 'answer_zone', 'ends_of', 'in_english',
+           'without_denials', 'plain', 'options_only', 'labels_in', 'only_letters', 'only_text', 'phrase', 'fits',
+           'begins_with', 'meant', 'certain', 'listed', 'item_of', 'stated_letter', 'stated_text', 'reversed_statement',
+           'short_statement', 'marked_line', 'every_statement', 'stated', 'leading_letter', 'marked_letter',
+           'last_words', 'contained_text', 'without_others', 'yes_or_no', 'extract_letter', 'extractor', 'extract_name',
+           'mark']
 
 # %% ../nbs/55_extract.ipynb #4ac2024f
 import functools, re, unicodedata
@@ -68,6 +69,8 @@ FOREIGN_FORMS = [   # what gives or refuses an answer in other languages; what h
 
 # %% ../nbs/55_extract.ipynb #cf042a49
 LATER_FORMS = [   # after those above
+    (r'选项\s?', r'(?=[A-Z]\s?是?(?:正确|对))', 'option '),
+    (r'\bist (?:damit |somit |also )?(?:die|meine) (?:richtige |korrekte |beste )?antwort ', LETTER, 'the answer is '),
     (r"\b(?:no es|nicht|n'est pas|pas) (?:la |die )?", LETTER, 'not '),
     (r'\b(?:sino|sondern|mais)(?: la| die)? ', LETTER, 'but '),
     (r'(?:不是|并非|不选)\s?', LETTER, ' not '),
@@ -101,7 +104,7 @@ def in_english(text: str) -> str:
 # %% ../nbs/55_extract.ipynb #a23459fd
 REST = r"(?:(?!\b(?:but|so|therefore|thus|hence|sino|sondern|mais|donc|also|because)\b|\.(?!\d))[^;!?\n。]){0,160}"   # to the end of what is denied
 CLAUSE = r'[^.,;\n。]{0,60}'
-DENIED = re.compile(rf"""(?ix)
+DENIED_IN_ENGLISH = rf"""
     \b(?:i|we|one|you)\s(?:\w+\s)?(?:do\snot|don't|did\snot|didn't|would\snot|wouldn't|can\s?not|can't|could\snot|never)\s
         (?:\w+ly\s)?(?:think|believe|feel|say|suspect|agree|suppose|consider|accept|claim|conclude){REST}
     |\b(?:i|we)\s(?:\w+\s)?(?:doubt|disagree|question|deny|have\s(?:my\s)?doubts)\b{REST}
@@ -117,8 +120,11 @@ DENIED = re.compile(rf"""(?ix)
         (?:answer|choice|option|diagnosis)\s(?:would|could|might|may)\b{REST}
     |\b(?:least|less|worst|poorest|weakest|wrong|incorrect|false|inappropriate|improbable|unlikel\w*|contraindicated|second|next|runner-up)\b
         (?:[ -](?!(?:because|since|as|and|the|that|so)\b)\w+){{0,4}}?\s(?:answer|choice|option|preference|diagnosis|correct|best|most\slikely|one)\b[^.,;:\n]{{0,30}}?
-        (?:\bis\b|\bwould\sbe\b|:|=){CLAUSE}
-    |\bno\s(?:creo|pienso|considero|opino|elijo|elegir[ií]a|escojo|escoger[ií]a|selecciono|seleccionar[ií]a|marco|marcar[ií]a
+        (?:\bis\b|\bwould\sbe\b|:|=){CLAUSE}"""
+
+# %% ../nbs/55_extract.ipynb #a23459fe
+DENIED_ELSEWHERE = rf"""
+    \bno\s(?:creo|pienso|considero|opino|elijo|elegir[ií]a|escojo|escoger[ií]a|selecciono|seleccionar[ií]a|marco|marcar[ií]a
         |dir[ií]a|estoy|me\sparece|recomiendo|es\s(?:cierto|verdad|probable)){REST}
     |\b(?:dudo|es\s(?:falso|improbable|dudoso))\sque\b{REST}
     |\b(?:je|on|nous|il)\sn(?:e\s|')\w+\s(?:\w+\s)?(?:pas|jamais|point|guère)\b{REST}
@@ -130,8 +136,10 @@ DENIED = re.compile(rf"""(?ix)
         (?:\b(?:es|est|ist|lautet|wäre|sería|serait)\b|:){CLAUSE}
     |(?:(?<!不得)不(?:太|会|敢|能|宜|可|必|要|建议|推荐|主张|应该?|适合)*|切勿|勿|别|避免|莫|无法|难以|怀疑|质疑)
         (?:认为|觉得|相信|同意|选择?|考虑|诊断|支持|确定|答案)(?:(?![而应但故因]|(?<=[A-Za-z])选)[^。,;?\n]){{0,40}}
-    |(?:最不(?:可能|符合|合适|恰当|适合|宜)|错误|不正确|不恰当|最差|可能性最小)的?(?:诊断|选项|答案|选择)?(?:应?(?:是|为|选)|:)[^。,;\n]{{0,30}}
-    """)
+    |(?:最不(?:可能|符合|合适|恰当|适合|宜)|错误|不正确|不恰当|最差|可能性最小)的?(?:诊断|选项|答案|选择)?(?:应?(?:是|为|选)|:)[^。,;\n]{{0,30}}"""
+
+# %% ../nbs/55_extract.ipynb #a23459ff
+DENIED = re.compile(f'{DENIED_IN_ENGLISH}|{DENIED_ELSEWHERE}', re.I | re.X)
 NOW = re.compile(r"~ ?,? ?(?:but|sino|sondern|mais)(?: (?:rather|instead|it is|it's|that it is|option|que|es|la|el|die|für))*\s(?=\(?[A-Z](?![\w'’]))")
 
 def without_denials(text: str) -> str:
@@ -218,6 +226,24 @@ SORRY = re.compile(r"\W{0,6}(?i:no|nope|sorry|i mean|or rather|make that)\b\W{0,
 OR_ANOTHER = re.compile(r"[\s,;?()]{0,4}(?:\b(?:or|oder|ou|o)\b|还是|或者?)[\s,]?(?:(?i:perhaps|maybe|possibly|else|option|even),?\s)*\(?[A-Z](?![A-Za-zÀ-ɏ'’])")   # `C, or D?`
 TAKEN_BACK = re.compile(r'[^.\n]{0,60}\b(?:which|that) (?:is|was) (?:incorrect|wrong|not\b)')
 
+# %% ../nbs/55_extract.ipynb #0d9be7a2
+LEADING = (r"the|this|that|then|and|but|so|also|thus|hence|therefore|because|since|as|overall|in|my|our|your|i|we|you|it|would|will|"
+           r"should|must|can|have|has|'d|'ll|think|believe|conclude|say|is|are|be|am|a|an|of|for|to|final|right|correct|best|most|"
+           r"single|only|accepted|appropriate|likely|possible|probable|clear|sure|confident|certain|here|opinion|view|case|"
+           r"question|patient|according|above|given|considering|all|based|on|to|findings|presentation|these|"
+           r"por|lo|tanto|as[ií]|que|entonces|creo|yo|dir[ií]a|mi|opini[oó]n|en|sin|duda|la|el|"
+           r"donc|je|pense|crois|dirais|par|cons[eé]quent|ainsi|alors|sans|doute|[aà]|mon|avis|le|"
+           r"daher|somit|deshalb|ich|denke|glaube|dass|meiner|meinung|nach|ohne|zweifel|die|das")
+KNOWN_LEAD = re.compile(rf'(?:\W|\d|\b(?:{LEADING})\b|本题|本例|因此|所以|综上(?:所述)?|综合(?:分析|考虑)|故|则|应该?|考虑|该?患者的?|我|'
+                        r'选择|正确|最终|最|可能|这道题|认为|的|是|为|根据|以上|分析|诊断|答案)*', re.I)
+SUPPOSED = re.compile(r'\W*(?:if|had|were|unless|suppos\w+|assuming|si|wenn|falls|h[aä]tte|w[aä]re|如果|若|假如|假设)(?!\w*\s(?:asked|forced|pressed))(?![a-zà-ÿ])', re.I)
+
+def certain(text: str, start: int) -> bool:   # start: where a statement begins
+    "Whether nothing but known words stands before a statement in its clause, and its sentence is no supposition"
+    sentence = re.split(r'[.!?;。\n]\s*', text[:start])[-1]
+    clause = re.split(r'[,:~|"]|\b(?:so|thus|therefore|hence|and|but|because|donc|also|daher|somit)\b', sentence)[-1]
+    return bool(KNOWN_LEAD.fullmatch(clause)) and not SUPPOSED.match(sentence)
+
 # %% ../nbs/55_extract.ipynb #febf8f7b
 def listed(text: str, options: list) -> set:
     "The labels of a list that a text begins with, if it is a list: *The answer is:* and then all options"
@@ -235,8 +261,8 @@ def item_of(statement: str, rest: str, options: list) -> re.Match | None:
     return item or (before if before and begins_with(rest[before.end():], options) else None)
 
 def stated_letter(text: str, options: list) -> set:
-    "`The answer is B because A is wrong`, `Answer: (B)`, `I choose B`, `答案：B`"
-    said, found, every = options_only(plain(text)), set(), {o['label'] for o in options}
+    "`The answer is B because A is wrong`, `Answer: (B)`, `I choose B`, `答案：B`; with a doubtful statement beside it, both"
+    said, found, doubtful, every = options_only(plain(text)), set(), set(), {o['label'] for o in options}
     for m in STATED.finditer(said):
         rest = said[m.end():m.end() + 400]
         item = item_of(m[0], rest, options)
@@ -244,8 +270,9 @@ def stated_letter(text: str, options: list) -> set:
         if SORRY.match(rest[item.end():]) or OR_ANOTHER.match(rest[item.end():]): return every
         labels = labels_in(item[0], options)
         if set(re.findall(r'\b[A-Z]\b', item[0])) - every: return every   # `Choose X`: nobody knows what was meant
-        found |= listed(rest, options) or (meant(*labels, rest[item.end():], options) if len(labels) == 1 else labels)
-    return found
+        place = found if certain(said, m.start()) else doubtful
+        place |= listed(rest, options) or (meant(*labels, rest[item.end():], options) if len(labels) == 1 else labels)
+    return found | doubtful if found or not doubtful else every
 
 # %% ../nbs/55_extract.ipynb #f379a7bd
 def stated_text(text: str, options: list) -> set:

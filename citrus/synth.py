@@ -547,6 +547,7 @@ def beside(sentence: str, rivals: list) -> bool:
     "Whether a rival is named in one breath with the answer: *Birch and Alder remain*"
     return any(re.search(rf'{re.escape(r)},? (?:and|or|as well as) THENAME', sentence) for r in rivals)
 
+# %% ../nbs/30_synth.ipynb #713a43b2
 def concludes(think: str, answer: str, others: list) -> bool:
     "Whether the last sentence of a thought decides for an answer: it names it last, and nothing before it turns it round"
     think = think.replace(answer, answer.replace('. ', '.'))   # a name may hold what ends a sentence
@@ -561,6 +562,7 @@ def concludes(think: str, answer: str, others: list) -> bool:
     clause = own[-1] if own else last
     return not AGAINST.search(clause) and not last_named(clause, rivals)
 
+# %% ../nbs/30_synth.ipynb #713a43b3
 def monologue_fault(text: str, t: Thread, length: tuple) -> str:   # '' if nothing is wrong
     "Why a monologue is not fit for training"
     think, answer, problem = parse_reply(text)
