@@ -1353,7 +1353,9 @@ def maker(path) -> str:   # `<stage>-<key>`
     for folder in (path.resolve(), *path.resolve().parents):
         if (folder / 'manifest.json').exists(): return folder.name
     if path.is_dir(): raise UserError(f'{path}: is a folder, and not that of a stage; name a figure, its CSV, or any file of a run')
-    stamps = [s.decode() for s in re.findall(rb'\b[a-z0-9_]+-[0-9a-f]{12}\b', path.read_bytes())]
+    picture = path.with_suffix('.png')   # a table without rows has no room for a stamp
+    text = path.read_bytes() + (picture.read_bytes() if picture.is_file() else b'')
+    stamps = [s.decode() for s in re.findall(rb'\b[a-z0-9_]+-[0-9a-f]{12}\b', text)]
     stamps = [s for s in stamps if s.partition('-')[0] in STAGES]
     if not stamps: raise UserError(f'{path}: carries no stamp and does not lie in a run, so nobody can say where it comes from')
     return stamps[-1]
