@@ -6,7 +6,7 @@ import sys
 import threading
 
 BOOKS = {'stage', 'finish', 'save_fig', 'notebook_path', 'unrepeatable', 'code_behind', 'show_life'}   # see `run.BOOKKEEPING`
-seen, stage_name = set(), 'launched' if sys.argv[0].endswith('citrus_train') else ''
+seen, stage_name = {}, 'launched' if sys.argv[0].endswith('citrus_train') else ''
 
 
 def ours(code): return '/citrus/' in code.co_filename or '/ipykernel_' in code.co_filename
@@ -24,10 +24,13 @@ def ignored(frame):
 def called(frame, event, arg):
     global stage_name
     code = frame.f_code
-    if code in seen or not ours(code): return
+    if id(code) in seen: return   # the hash of a code object is its content's: its id is found at once, while `seen` holds it
+    if not ours(code) or code.co_name.startswith('<'):
+        seen[id(code)] = code
+        return
     if code.co_name == 'stage' and code.co_filename.endswith('/citrus/run.py'): stage_name = frame.f_locals['name']
-    if not stage_name or code.co_name.startswith('<') or ignored(frame): return
-    seen.add(code)
+    if not stage_name or ignored(frame): return
+    seen[id(code)] = code
     module = os.path.basename(code.co_filename)[:-3] if '/citrus/' in code.co_filename else 'notebook'
     with open(os.environ['CITRUS_TRACE'], 'a') as f: f.write(f'{stage_name} {module} {code.co_qualname}\n')
 
