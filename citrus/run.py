@@ -20,13 +20,14 @@ __all__ = ['RECORDS', 'ROLES', 'INSIDE', 'STAGES', 'STUDIES', 'KINDS_OF_PARAMETE
            'node_main', 'free_port', 'on_nodes', 'launch', 'call', 'leave', 'read_job', 'train_main', 'module_of',
            'library_notebooks', 'library_code', 'exported_code', 'out_of_step', 'plan', 'needed', 'chosen', 'advice',
            'place', 'failure', 'seconds_of', 'last_seconds', 'CellBar', 'AtomicHandler', 'set_aside', 'papermill_run',
-           'execute', 'lock_of', 'bring', 'run_stages', 'maker', 'published_manifest', 'manifest_of', 'lineage',
-           'pins_of', 'why', 'size', 'runs', 'referred', 'ancestors', 'garbage', 'collect', 'Once', 'parse_args',
-           'one_purpose', 'report', 'need_clone', 'show_runs', 'run_command', 'main', 'keep_outputs', 'selected',
-           'value_of', 'formatted', 'read_number', 'with_numbers', 'readme_text', 'rewrite', 'tagged', 'publish_readme',
-           'publish_results', 'executed_lessons', 'made', 'publish_manifests', 'old_drawing', 'drawn_with', 'redraw',
-           'redraw_published', 'made_today', 'stale', 'stale_list', 'stale_sentence', 'publish_stale', 'duration',
-           'published', 'takes', 'with_takes', 'publish_takes', 'publish', 'publish_args', 'publish_main']
+           'execute', 'lock_of', 'bring', 'run_stages', 'stamps_in', 'maker', 'published_manifest', 'manifest_of',
+           'lineage', 'pins_of', 'why', 'size', 'runs', 'referred', 'ancestors', 'garbage', 'collect', 'Once',
+           'parse_args', 'one_purpose', 'report', 'need_clone', 'show_runs', 'run_command', 'main', 'keep_outputs',
+           'selected', 'value_of', 'formatted', 'read_number', 'with_numbers', 'readme_text', 'rewrite', 'tagged',
+           'publish_readme', 'publish_results', 'executed_lessons', 'made', 'publish_manifests', 'old_drawing',
+           'drawn_with', 'redraw', 'redraw_published', 'made_today', 'stale', 'stale_list', 'stale_sentence',
+           'publish_stale', 'duration', 'published', 'takes', 'with_takes', 'publish_takes', 'publish', 'publish_args',
+           'publish_main']
 
 # %% ../nbs/00_run.ipynb #bf16aa89
 import argparse, ast, atexit, contextlib, ctypes, difflib, fcntl, fnmatch, functools, hashlib, importlib, json, logging, math, os, platform, re, shlex, shutil, signal, socket, subprocess, sys, tempfile, threading, time
@@ -1346,6 +1347,12 @@ def run_stages(
     return pd.DataFrame(rows)
 
 # %% ../nbs/00_run.ipynb #fb5b00cd
+def stamps_in(path: Path) -> list:   # `<stage>-<key>` of each
+    "The stamps that a file carries; a file that is not there carries none"
+    if not path.is_file(): return []
+    marks = [m.decode() for m in re.findall(rb'\b[a-z0-9_]+-[0-9a-f]{12}\b', path.read_bytes())]
+    return [m for m in marks if m.partition('-')[0] in STAGES]
+
 def maker(path) -> str:   # `<stage>-<key>`
     "The stage folder a file comes from: where it lies, or what its stamp says. Raises `UserError` if neither tells"
     path = Path(path)
@@ -1353,10 +1360,7 @@ def maker(path) -> str:   # `<stage>-<key>`
     for folder in (path.resolve(), *path.resolve().parents):
         if (folder / 'manifest.json').exists(): return folder.name
     if path.is_dir(): raise UserError(f'{path}: is a folder, and not that of a stage; name a figure, its CSV, or any file of a run')
-    picture = path.with_suffix('.png')   # a table without rows has no room for a stamp
-    text = path.read_bytes() + (picture.read_bytes() if picture.is_file() else b'')
-    stamps = [s.decode() for s in re.findall(rb'\b[a-z0-9_]+-[0-9a-f]{12}\b', text)]
-    stamps = [s for s in stamps if s.partition('-')[0] in STAGES]
+    stamps = stamps_in(path) or stamps_in(path.with_suffix('.png'))   # a table without rows has no room for a stamp
     if not stamps: raise UserError(f'{path}: carries no stamp and does not lie in a run, so nobody can say where it comes from')
     return stamps[-1]
 

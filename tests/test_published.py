@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from citrus import run
-from citrus.run import STAGES, UserError, cells, drawings_of, drawn_with, notebook_path, parameters, read_number, redraw, root, stale, stale_list, stale_sentence, with_numbers
+from citrus.run import STAGES, UserError, cells, drawings_of, drawn_with, maker, notebook_path, parameters, read_number, redraw, root, stale, stale_list, stale_sentence, with_numbers
 
 FIGURES = root() / 'figures'
 INDEX = cells(root() / 'nbs' / 'index.ipynb')
@@ -105,3 +105,12 @@ def test_a_changed_plot_makes_its_figure_stale_and_nothing_else(monkeypatch):
     monkeypatch.setattr(run, 'notebook_module', changed)
     after = {name: drawings_of(name) for name in before}
     assert {f for n in before for f in before[n] if before[n][f][2] != after[n][f][2]} == {'mix_validation'}
+
+
+def test_a_table_has_its_own_stamp_and_an_empty_one_that_of_its_picture(tmp_path):
+    table, picture = tmp_path / 'scores.csv', tmp_path / 'scores.png'
+    picture.write_bytes(b'run default, ablate-aaaaaaaaaaaa, commit 1')
+    table.write_text('a,made_by\n1,ablate-bbbbbbbbbbbb\n')
+    assert maker(table) == 'ablate-bbbbbbbbbbbb' and maker(picture) == 'ablate-aaaaaaaaaaaa'
+    table.write_text('a,made_by\n')
+    assert maker(table) == 'ablate-aaaaaaaaaaaa'
