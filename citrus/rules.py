@@ -13,6 +13,7 @@ __all__ = ['SYMBOLS', 'SUCCESSORS', 'ENTROPY', 'CORPORA', 'LEVEL', 'chain', 'tra
 
 # %% ../nbs/22_rules.ipynb #88aa50ba
 import functools, json, math, subprocess, sys, time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -83,11 +84,14 @@ def spread(documents: list, length: int, n: int) -> tuple:   # (sequences, lengt
     return text[:whole * length].reshape(-1, length)[picked], len(touched)
 
 # %% ../nbs/22_rules.ipynb #3e7d517c
+@dataclass
 class Shuffled(Bandit):
     "A bandit that is rewarded for the wrong arms"
+    seed: int = 0   # Of what is dealt: the same for all trainings would be one control and not many
+
     def update(self, losses: dict, counts: dict = None):
         "Deal the losses of a step among the arms that it drew, then learn"
-        dealt = np.random.default_rng(self.t).permutation(list(losses.values()))
+        dealt = np.random.default_rng([self.seed, self.t]).permutation(list(losses.values()))
         super().update(dict(zip(losses, dealt.tolist())), counts)
 
 def controller(job: dict, tokens: dict, vocabulary: int, steps: int) -> Bandit:   # tokens: of each arm
@@ -96,7 +100,8 @@ def controller(job: dict, tokens: dict, vocabulary: int, steps: int) -> Bandit: 
     names = list(tokens)
     settings = dict(largest=math.log(vocabulary), horizon=steps)
     if job['shares']: return Bandit(names, 'proportional', sizes=[job['shares'][a] for a in names], **settings)
-    return (Shuffled if wrong else Bandit)(names, rule, sizes=list(tokens.values()), **settings)
+    settings['sizes'] = list(tokens.values())
+    return Shuffled(names, rule, seed=job['seed'], **settings) if wrong else Bandit(names, rule, **settings)
 
 def tiny(vocabulary: int, p: dict, seed: int):   # p: parameters of the study
     "A random llama"
@@ -424,7 +429,7 @@ def plot_final(pairs: pd.DataFrame, against: str):
             ax.plot([low, high], [order.index(rule)] * 2, color=grey(rule))
             ax.plot(sign * r.difference, order.index(rule), 'o', ms=5, color=grey(rule))
         ax.axvline(0, color='0.6', lw=1)
-        ax.set_title(f'{name} ({g.seeds.max()} seeds, {g.sequences.max()} sequences an arm)', fontsize=9)
+        ax.set_title(f'{name}: {g.seeds.max()} seeds,\n{g.sequences.max()} sequences an arm', fontsize=9)
         ax.set(xlabel=f'nats a token above {against}')
     axes[0].set_yticks(range(len(order)), order)
     axes[0].invert_yaxis()
@@ -445,11 +450,10 @@ def plot_speeds(table: pd.DataFrame, against: str):
         ax.minorticks_off()
     return fig
 
-def plot_weights(rows: pd.DataFrame, name: str):
+def plot_weights(rows: pd.DataFrame):   # Of one corpus
     "Mean probability of each arm by step, a panel for each rule"
     import matplotlib.pyplot as plt
-    here = rows[(rows.corpus == name) & rows.weight.notna()]
-    mean = here.groupby(['rule', 'arm', 'step'], sort=False).weight.mean()
+    mean = rows[rows.weight.notna()].groupby(['rule', 'arm', 'step'], sort=False).weight.mean()
     fig, axes = plt.subplots(1, mean.index.get_level_values('rule').nunique(), figsize=(16, 2.2), sharey=True)
     for ax, (rule, g) in zip(axes, mean.groupby('rule', sort=False)):
         wide = g.unstack('arm').droplevel('rule')

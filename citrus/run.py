@@ -1678,6 +1678,8 @@ def drawn_with(
     "The value of an argument. Raises `UserError` if it is neither the table, nor written out, nor a parameter"
     if ast.unparse(node) == drawing.table: return table
     if isinstance(node, ast.Name) and node.id in params: return params[node.id]
+    element = isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
+    if element: return drawn_with(node.value, drawing, table, params)[node.slice.value]
     try: return ast.literal_eval(node)
     except ValueError:
         code = ast.unparse(node)
