@@ -1662,12 +1662,13 @@ def publish_manifests(run: str):
         if p.stem not in needed: p.unlink()
 
 # %% ../nbs/00_run.ipynb #5d1e0f11
-def old_drawing(csv: Path) -> bool:
+def old_drawing(
+    csv: Path,
+    today: dict,   # As `drawings_of` gives it for the stage
+) -> bool:
     "Whether a published figure was drawn by other code than today's"
-    made_by = maker(csv)
-    drawn = json.loads(published_manifest(made_by).read_text(encoding='utf-8')).get('drawings', {})
-    now = drawings_of(made_by.partition('-')[0]).get(csv.stem)
-    return csv.stem in drawn and (now is None or drawn[csv.stem] != now[2])
+    drawn = json.loads(published_manifest(maker(csv)).read_text(encoding='utf-8')).get('drawings', {})
+    return csv.stem in drawn and (csv.stem not in today or drawn[csv.stem] != today[csv.stem][2])
 
 def drawn_with(
     node,            # An argument of the function that draws, as code
@@ -1686,13 +1687,16 @@ def drawn_with(
         raise UserError(f'{drawing.name}: {code!r} stands in no file, so only its stage can draw it') from None
 
 # %% ../nbs/00_run.ipynb #5d1e0f12
-def redraw(csv: Path, folder: Path):   # folder: for the PNG
+def redraw(
+    csv: Path,
+    folder: Path,   # For the PNG
+) -> str:           # Hash of the code that drew it
     "Draw a published figure from its CSV. Raises `UserError` if it is drawn from more than that"
     made_by = maker(csv)
     m = json.loads(published_manifest(made_by).read_text(encoding='utf-8'))
     drawings = drawings_of(m['stage'])
     if csv.stem not in drawings: raise UserError(f'{csv.stem}: {m["stage"]} draws no such figure any more')
-    module, drawing, _ = drawings[csv.stem]
+    module, drawing, code = drawings[csv.stem]
     call = ast.parse(drawing.figure).body[0].value
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
         raise UserError(f'{csv.stem}: {drawing.figure} is no call of a function of a table')
@@ -1701,16 +1705,19 @@ def redraw(csv: Path, folder: Path):   # folder: for the PNG
     named = {k.arg: drawn_with(k.value, drawing, table, m['params']) for k in call.keywords}
     fig = getattr(importlib.import_module(module), call.func.id)(*values, **named)
     write_fig(fig, folder, csv.stem, f'run {m["run"]}, {made_by}, commit {m["commit"]}', ('png',))
+    return code
 
 def redraw_published() -> list:   # What could not be drawn, and why
     "Draw anew every published figure that its CSV suffices for, and note by which code"
     faults = []
     for csv in sorted((root() / 'figures').glob('*.csv')):
         path = published_manifest(maker(csv))
-        try: redraw(csv, csv.parent)
-        except UserError as e: faults.append(str(e)); continue
+        try: code = redraw(csv, csv.parent)
+        except UserError as e:
+            faults.append(str(e))
+            continue
         m = json.loads(path.read_text(encoding='utf-8'))
-        m.setdefault('drawings', {})[csv.stem] = drawings_of(m['stage'])[csv.stem][2]
+        m.setdefault('drawings', {})[csv.stem] = code
         with atomic(path) as f: f.write(json.dumps(m, indent=1) + '\n')
     return faults
 
@@ -1733,11 +1740,12 @@ def made_today(
 def stale() -> pd.DataFrame:   # columns output, made_by, commit, why
     "The published figures whose key is not today's"
     rows, today = [], {}
+    drawings = functools.cache(drawings_of)   # several figures are of one stage
     for csv in sorted((root() / 'figures').glob('*.csv')):
         made_by = maker(csv)
         now, m = made_today(made_by, today), manifest_of(made_by)
         reason = differences(m['made_of'], now) if digest(now) != m['key'] else ''
-        if not reason and old_drawing(csv): reason = 'it was drawn by older code'
+        if not reason and old_drawing(csv, drawings(m['stage'])): reason = 'it was drawn by older code'
         if reason: rows.append(dict(output=csv.stem, made_by=made_by, commit=m['commit'], why=reason))
     return pd.DataFrame(rows, columns=['output', 'made_by', 'commit', 'why'])
 
