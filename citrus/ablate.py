@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'UNTRAINED', 'PATIENTS', 'in_order', 'stage_table', 'trained', 'against_base', 'at', 'percent',
-           'best_trained', 'beats_base', 'verdict', 'reasoning', 'tables_line', 'chance_line', 'facts', 'summary',
-           'results', 'plot_stages', 'plot_differences', 'figures']
+           'best_trained', 'beats_base', 'verdict', 'reasoning', 'pairs_line', 'tables_line', 'chance_line', 'facts',
+           'summary', 'results', 'plot_stages', 'plot_differences', 'figures']
 
 # %% ../nbs/70_ablate.ipynb #cb418913
 import textwrap
@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 
 from .audit import RADAR, against_paper, claims_of_table4, paper, plot_radar, plot_table4, plot_table5, survivors, with_intervals
-from .evaluate import compare
+from .evaluate import CONTROLS, compare
 from .run import Stage, UserError, atomic, manifest, save_fig, stage, wilson
 
 # %% ../nbs/70_ablate.ipynb #8f5beceb
 STEPS = dict(base='base model', cpt='+ continued pre-training', sft1='+ SFT stage 1', sft2='+ SFT stage 2', sft3='+ SFT stage 3 (reasoning)', prefer='+ preference (CPO-SimPO)',
              answer_only='control: answers only', random='control: random answers',
              vote='control: a vote of findings', neighbour='control: the nearest patient')
-UNTRAINED = 'base', 'random', 'vote', 'neighbour'
+UNTRAINED = 'base', *CONTROLS
 
 def in_order(models) -> list:
     "Models in the order of training, controls last"
@@ -101,6 +101,12 @@ def reasoning(
     return (f'Reasoning against bare answers: {won}; {first} {percent(at(scores, "sft3"))}, {second} {percent(at(scores, "answer_only"))}, '
             f'paired difference {100 * d.difference:+.0f} points [{100 * d.low:+.0f}, {100 * d.high:+.0f}], p = {d.p:.2g}.')
 
+# %% ../nbs/70_ablate.ipynb #e91b2c75
+def pairs_line(pairs: int) -> str:
+    "Whether preference training had anything to learn from"
+    if pairs: return f'Preference training read {pairs} pairs.'
+    return 'Preference training had no pair to learn from: its row is the model of stage 3 and says nothing about the method.'
+
 # %% ../nbs/70_ablate.ipynb #3b96d0aa
 def tables_line(scores: pd.DataFrame) -> str:
     "What the tables of training patients answer, and what that says of the scores"
@@ -114,7 +120,7 @@ def tables_line(scores: pd.DataFrame) -> str:
 # %% ../nbs/70_ablate.ipynb #b88019c1
 def chance_line(scores: pd.DataFrame, benchmark: str) -> str:
     "Who is above, at and below chance on a benchmark"
-    t = scores[(scores.benchmark == benchmark) & ~scores.model.isin(UNTRAINED[1:])]
+    t = scores[(scores.benchmark == benchmark) & ~scores.model.isin(CONTROLS)]
     above, below = t[t.low > t.chance], t[t.high < t.chance]
     said = f'{benchmark} (n = {t.n.iloc[0]}, chance {100 * t.chance.iloc[0]:.0f} %): '
     said += f'above chance by its own interval {", ".join(above.model)}' if len(above) else 'no model is above chance'
@@ -125,12 +131,14 @@ def chance_line(scores: pd.DataFrame, benchmark: str) -> str:
 def facts(
     scores: pd.DataFrame,
     rows: list,              # Scored `answer` records
+    pairs: int,              # That preference training read
     shuffled: bool = False,  # Whether training material had the findings of the diseases exchanged
 ) -> list:
     "What a run shows, a sentence or two for each point"
     names = list(dict.fromkeys(scores.benchmark))
     control = ['This is the control run: its training material has the findings of the diseases exchanged, so no model should beat base on real patients.'] if shuffled else []
-    return control + [verdict(scores, against_base(rows)), reasoning(scores, rows), tables_line(scores)] + [chance_line(scores, b) for b in names if b != PATIENTS]
+    patients = [verdict(scores, against_base(rows)), reasoning(scores, rows), pairs_line(pairs), tables_line(scores)]
+    return control + patients + [chance_line(scores, b) for b in names if b != PATIENTS]
 
 def summary(scores: pd.DataFrame, said: list) -> str:
     "A small table and the facts, for a terminal"

@@ -349,6 +349,10 @@ def unchanged(base: str, out: str):
 def plot_curves(table: pd.DataFrame):
     "Rewards and their margin by step (paper, Figure 7 d)"
     import matplotlib.pyplot as plt
+    if table.empty:
+        fig = plt.figure(figsize=(5, 1))
+        fig.text(0.5, 0.5, 'no step: sampling gave no pair to learn from', ha='center')
+        return fig
     fig, ax = plt.subplots(1, 2, figsize=(8, 3))
     by_step = table.set_index(table.index + 1)
     for i, k in enumerate(('reward_chosen', 'reward_rejected')): draw_course(ax[0], by_step[k], 3, f'C{i}', k.replace('_', ' '))
