@@ -1707,6 +1707,7 @@ def redraw(
     write_fig(fig, folder, csv.stem, f'run {m["run"]}, {made_by}, commit {m["commit"]}', ('png',))
     return code
 
+# %% ../nbs/00_run.ipynb #5d1e0f13
 def redraw_published() -> list:   # What could not be drawn, and why
     "Draw anew every published figure that its CSV suffices for, and note by which code"
     faults = []
