@@ -108,9 +108,13 @@ def symbols_of(code: str) -> symtable.SymbolTable:
     "What Python knows of the names in some code"
     return symtable.symtable(code, 'statement', 'exec')
 
-def mentioned(node, table: symtable.SymbolTable) -> frozenset:   # {'np.mean', 'helper'}
+def mentioned(
+    node,             # A statement
+    table: symtable.SymbolTable,
+    imports: tuple,   # As `imports_of` gives them
+) -> frozenset:       # {'np.mean', 'helper'}
     "The attribute chains of a statement that start at a global name, or at one that it imports"
-    names = global_names(table) | {name for name, _, _ in imports_of(node, 'citrus')}
+    names = global_names(table) | {name for name, _, _ in imports}
     visitor = Chains()
     visitor.visit(node)
     return frozenset(c for c in visitor.chains if c.partition('.')[0] in names)
@@ -155,7 +159,8 @@ def definition(
     owners = classes or changed(node)
     label = '|'.join(sorted(classes)) + f'.{node.name}' if classes else ', '.join(sorted(bound or owners))
     texts = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-    return Definition(label, code, frozenset(bound), mentioned(node, table), imports_of(node, package),
+    imports = imports_of(node, package)
+    return Definition(label, code, frozenset(bound), mentioned(node, table, imports), imports,
                       frozenset(owners), frozenset(texts), tuple(figures.drawings))
 
 # %% ../nbs/00_keys.ipynb #4b43b37c

@@ -6,36 +6,36 @@ import sys
 import threading
 
 BOOKS = {'stage', 'finish', 'save_fig', 'notebook_path', 'unrepeatable', 'code_behind', 'show_life'}   # see `run.BOOKKEEPING`
-seen, stage_name = {}, 'launched' if sys.argv[0].endswith('citrus_train') else ''
+LAUNCHED = sys.argv[0].endswith('citrus_train')
+RUNNER = any(a.endswith('citrus_run') for a in sys.orig_argv[:2])   # runs no stage itself, and reads the whole library
+seen, stage_name = {}, 'launched' if LAUNCHED else ''
+busy = set()   # threads that are in the bookkeeping, or load a module: what they call is not of the stage
 
 
-def ours(code): return '/citrus/' in code.co_filename or '/ipykernel_' in code.co_filename
-
-
-def ignored(frame):
-    "Whether a call was made by the bookkeeping, or while a module is loaded"
-    while frame:
-        code = frame.f_code
-        if '/citrus/' in code.co_filename and (code.co_name in BOOKS or code.co_name == '<module>'): return True
-        frame = frame.f_back
-    return False
+def resumed(frame, event, arg):
+    "Note when the bookkeeping is left"
+    if event == 'return': busy.discard(threading.get_ident())
+    return resumed
 
 
 def called(frame, event, arg):
     global stage_name
     code = frame.f_code
-    if id(code) in seen: return   # the hash of a code object is its content's: its id is found at once, while `seen` holds it
-    if not ours(code) or code.co_name.startswith('<'):
+    if id(code) in seen or threading.get_ident() in busy: return   # `seen` holds the code: its id is not given again
+    ours = '/citrus/' in code.co_filename
+    if ours and (code.co_name in BOOKS or code.co_name == '<module>'):
+        if code.co_name == 'stage' and code.co_filename.endswith('/run.py'): stage_name = frame.f_locals['name']
+        busy.add(threading.get_ident())
+        return resumed
+    if not ours and '/ipykernel_' not in code.co_filename or code.co_name.startswith('<'):
         seen[id(code)] = code
         return
-    if code.co_name == 'stage' and code.co_filename.endswith('/citrus/run.py'): stage_name = frame.f_locals['name']
-    if not stage_name or ignored(frame): return
+    if not stage_name: return
     seen[id(code)] = code
-    module = os.path.basename(code.co_filename)[:-3] if '/citrus/' in code.co_filename else 'notebook'
+    module = os.path.basename(code.co_filename)[:-3] if ours else 'notebook'
     with open(os.environ['CITRUS_TRACE'], 'a') as f: f.write(f'{stage_name} {module} {code.co_qualname}\n')
 
 
-RUNNER = any(a.endswith('citrus_run') for a in sys.orig_argv[:2])   # runs no stage itself, and reads the whole library: not worth the wait
 if os.environ.get('CITRUS_TRACE') and not RUNNER:
     threading.settrace(called)
     sys.settrace(called)
