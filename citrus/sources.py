@@ -277,7 +277,8 @@ def begins_array(head: bytes) -> bool:
     line, _, more = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b'\n')
     if not line.startswith(b'['): return False
     try: json.loads(line)
-    except (ValueError, RecursionError): return True
+    except RecursionError: return False   # no array that could be read: what follows may be
+    except ValueError: return True
     return not more.strip()
 
 def filled(stream: Bounded, size: int) -> bytes:

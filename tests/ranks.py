@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from accelerate.state import AcceleratorState
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 import citrus.mix
 from citrus.run import call, die_with_parent, leave
@@ -25,4 +26,5 @@ if __name__ == '__main__':
     for function, arguments in json.loads(Path(sys.argv[1]).read_text()):
         call(function, arguments)
         AcceleratorState._reset_state(True)
+        unset_hf_deepspeed_config()   # or the probes of the next training would be sharded
     leave()

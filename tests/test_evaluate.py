@@ -23,18 +23,15 @@ def rows(n, raw): return [dict(id=f'm/b/q{i}', model='m', benchmark='b', questio
 EIGHT = dict(medqa=(1273, 4), medmcqa=(4183, 4), pubmedqa=(1000, 3), medbullets=(308, 5), mmlu=(1871, 4), mmlu_pro=(1535, 10), careqa=(5621, 4), jmed=(1000, 21))
 
 
-def test_all_benchmarks_are_scored_again_in_seconds():
+def test_all_benchmarks_are_scored_again_from_kept_replies():
     "16,791 kept replies, real ones made longer by a thought of 2,000 characters: no token is generated"
     kept = [r['raw'] for r in read_jsonl(root() / 'tests' / 'extraction.jsonl')]
     sets, said = [], []
     for name, (n, k) in EIGHT.items():
         sets.append(Benchmark(name, 'options', [question(f'{name}-{i}', name, 'test', 'Which?', [f'{name} {i} number {j} of {k}' for j in range(k)], i % k) for i in range(n)], 9))
         said += [r | dict(benchmark=name, question_id=f'{name}-{i}', raw=f'<think>{"Blue nails speak for it. " * 80}</think>\n' * (i % 2) + kept[i % len(kept)]) for i, r in enumerate(rows(n, lambda i: ''))]
-    began = time.time()
     scores = table(score(said, sets), sets, [])
-    took = time.time() - began
-    print(f'{len(said)} replies in {took:.1f} s')
-    assert len(said) == 16791 and scores.n.sum() == 16791 and took < 10, took
+    assert len(said) == 16791 and scores.n.sum() == 16791
 
 
 KILLED = """

@@ -165,7 +165,7 @@ def test_a_text_that_is_right_and_wrong_is_refused():
 
 
 TWO = [dict(label='A', text='Cow'), dict(label='B', text='Goat')]
-OWN = [(dict(answer_text='Cow'), "answer_text 'Cow' is not the text of B, 'Goat'"), (dict(options=TWO[1:]), 'one option'), (dict(answer='C'), "answer"),
+OWN = [(dict(answer_text='Cow'), "is 'Cow', and option B is 'Goat'"), (dict(options=TWO[1:]), 'one option'), (dict(answer='C'), "answer"),
        (dict(meta=dict(answers=['Goat', 'Hen'])), "'Hen' is the text of no option"), (dict(meta=dict(answers=['Cow'])), "meta.answers lacks the text of B"),
        (dict(meta=dict(answers='Goat')), 'meta.answers needs a list'), (dict(options=[*TWO, dict(label='C', text='Goat')]), "'Goat' is right and stands twice"),
        (dict(options=[*TWO, dict(label='A', text='Hen')]), 'has a label twice')]

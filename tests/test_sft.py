@@ -99,7 +99,7 @@ def trained(folder, student, **settings):
     from citrus.sft import train
     folder.mkdir(exist_ok=True)
     rows = [dict(id=str(i), stage=1, source='coqa', messages=[say('user', f'Question {i}?'), say('assistant', f'Answer {i * i}.')]) for i in range(12)]
-    rows += [dict(id='long', stage=1, source='coqa', messages=[say('user', 'very ' * 99), say('assistant', 'Long.')]), dict(id='silent', stage=1, source='mbpp', messages=[say('user', 'Hello?')])]
+    rows += [dict(id='long', stage=1, source='coqa', messages=[say('user', 'very ' * 99), say('assistant', 'Long.')]), dict(id='silent', stage=1, source='mbpp', messages=[say('user', 'Hello?'), say('assistant', ' ')])]
     write_jsonl(folder / 'rows.jsonl', rows, 'sft')
     arguments = SETTINGS | dict(out=str(folder / 'model'), base=str(student), rows=str(folder / 'rows.jsonl')) | settings
     train(**arguments)
@@ -124,7 +124,7 @@ def lora(student, tmp_path_factory):
 def test_a_model_lies_with_its_record_and_card(alone):
     folder, losses = alone
     record, card = json.loads((folder / 'training.json').read_text()), (folder / 'README.md').read_text()
-    assert (record['rows'], record['refused'], record['sources']) == (14, {'too long': 1, 'no reply': 1}, dict(coqa=13, mbpp=1)) and record['packed'] and record['steps'] == len(losses) == 6 and 0 < record['tokens'] < 12 * 64
+    assert (record['rows'], record['refused'], record['sources']) == (14, {'too long': 1, 'empty reply': 1}, dict(coqa=13, mbpp=1)) and record['packed'] and record['steps'] == len(losses) == 6 and 0 < record['tokens'] < 12 * 64
     assert 'research only' in card.lower() and '| mbpp | 1 | CC BY 4.0 |' in card and 'learning_rate 0.001' in card and str(folder.parent) not in card + str(record)
 
 
@@ -153,7 +153,7 @@ def test_a_course_is_drawn_only_where_windows_lie_side_by_side():
     for steps in (0, 2, 5, 6, 40):
         curves = pd.DataFrame(dict(reward_chosen=range(steps), reward_rejected=range(steps), margin=range(steps)), dtype=float)
         fig = plot_curves(curves)
-        assert [len(ax.lines) for ax in fig.axes] == ([4, 2] if steps >= 6 else [2, 1])
+        assert [len(ax.lines) for ax in fig.axes] == ([4, 2] if steps >= 6 else [2, 1] if steps else [])
         assert all(l.get_ydata().tolist()[:2] == [0, 1] for l in fig.axes[0].lines[:1] if steps)
         assert margins(curves) == (dict(margin_first=1.0, margin_last=steps - 2.0) if steps >= 6 else {})
         plt.close(fig)
