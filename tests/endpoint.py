@@ -19,8 +19,9 @@ def echo(body): return body['messages'][-1]['content']
 
 def expert(path):
     "Answers of the knowledge expert, as the back-end gives them"
-    from citrus.cases import expert_model
-    from citrus.chat import BACKENDS, Sampling
+    from citrus.world.expert import expert_model
+    from citrus.llm.door import BACKENDS
+    from citrus.llm.models import Sampling
     model = expert_model(path)
 
     def answer(body):

@@ -35,15 +35,18 @@ def stats(url):
 
 
 def endpoint_model(url, connections):
-    from citrus.chat import Model
+    from citrus.llm.models import Model
     return Model('endpoint', 'openai', url, 'expert', dict(connections=connections, timeout=3, pause=0.05, tries=12))
 
 
 def work(questions, knowledge, url, connections, out):
     "What the stage does with its questions: open, grade, select, reason, retell, verify; the traces in a file"
-    from citrus.chat import converse
-    from citrus.run import read_jsonl, write_jsonl
-    from citrus.synth import Cast, grade, graded, kept_easy, library, open_up, synthesise
+    from citrus.llm.door import converse
+    from citrus.core.records import read_jsonl, write_jsonl
+    from citrus.llm.roles import Cast
+    from citrus.llm.opening import grade, graded, kept_easy, open_up
+    from citrus.llm.look_up import library
+    from citrus.synth import synthesise
     model = endpoint_model(url, connections)
     cast = Cast(model, model, model, library(knowledge, lambda: []))
     pool = [q | dict(open_stem=None) for q in read_jsonl(questions, 'question')]   # so that the rewriter has something to do
@@ -122,8 +125,11 @@ if __name__ == '__main__':
     args = p.parse_args()
     if args.work: print(json.dumps(work(**json.loads(args.work))))
     else:
-        from citrus.cases import choose_families, knowledge_of, load_world, questions, save_knowledge
-        from citrus.run import write_jsonl
+        from citrus.cases import choose_families
+        from citrus.world.expert import knowledge_of, save_knowledge
+        from citrus.world.families import load_world
+        from citrus.world.questions import questions
+        from citrus.core.records import write_jsonl
         with tempfile.TemporaryDirectory() as tmp:
             world = load_world('ORPHA')
             known, _ = choose_families(world, 16, 1, 0, 5, 8)

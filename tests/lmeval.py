@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from citrus.assets import BENCHMARKS
-from citrus.likelihood import STYLES, candidates, choice, likelihoods, prompt
+from citrus.data.questions import BENCHMARKS
+from citrus.eval.likelihood import STYLES, candidates, choice, likelihoods, prompt
 
 SUBJECTS = [k for k in BENCHMARKS if k.startswith('mmlu_')]
 TASKS = dict(medqa=('medqa', ['medqa']), medmcqa=('medmcqa', ['medmcqa']), mmlu=('mmlu', SUBJECTS))

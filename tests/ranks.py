@@ -8,7 +8,8 @@ from accelerate.state import AcceleratorState
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 import citrus.mix
-from citrus.run import call, die_with_parent, leave
+from citrus.core.launch import call, leave
+from citrus.core.store import die_with_parent
 
 
 def copying(keep):

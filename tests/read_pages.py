@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from citrus.assets import abstracts_2021
-from citrus.pages import edits, page_text, read_pages, scanned, typeset
+from citrus.data.abstracts import abstracts_2021
+from citrus.data.page_errors import edits, scanned, typeset
+from citrus.data.pages import page_text, read_pages
 
 HEAD, TABLE = 'Annals of known texts, volume 12', [['drug', 'dose', 'route'], ['amoxicillin', '500 mg', 'oral'], ['ceftriaxone', '1 g', 'i.v.']]
 KINDS = {f'{way}, {words}': (way == 'scan', columns) for way in ('text layer', 'scan') for columns, words in ((1, 'one column'), (2, 'two columns'))}

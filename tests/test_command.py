@@ -9,7 +9,9 @@ import pytest
 from conftest import BIN
 
 from citrus import run
-from citrus.run import UserError, load_recipe, root, run_folder, settings
+from citrus.core.files import UserError, root
+from citrus.core.recipes import load_recipe, settings
+from citrus.core.store import run_folder
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_train_alone_is_one_line(command, capsys):
 
 
 def test_train_tells_its_error_in_one_line(tmp_path):
-    (tmp_path / 'job.json').write_text(json.dumps(dict(function='run.load_recipe', arguments=dict(name='nowhere.yml'))))
+    (tmp_path / 'job.json').write_text(json.dumps(dict(function='core.recipes.load_recipe', arguments=dict(name='nowhere.yml'))))
     done = subprocess.run([str(BIN / 'citrus_train'), str(tmp_path / 'job.json')], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr == 'citrus_train: --recipe nowhere.yml: there is no such file\n'
 

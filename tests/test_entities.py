@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 from conftest import MICRO, citrus_run
 
-from citrus.cases import Reader
-from citrus.entities import KINDS, Mention, Recogniser, abstracts, claims, mentions, parse_indexing, precision, read_labels, recogniser, refused, relations, spellings, tags
+from citrus.world.reader import Reader
+from citrus.data.entities import KINDS, Mention, Recogniser, abstracts, mentions, parse_indexing, recogniser, refused, relations, spellings, tags
+from citrus.studies.entities import claims, precision, read_labels
 
 NAMES = {('disease', 'd1'): ['Alder fever', 'ALDF'], ('finding', 'f1'): ['Rash', 'Skin eruption'], ('finding', 'f2'): ['Night cough'], ('drug', 'r1'): ['Barkine']}
 TOY = Recogniser(NAMES)

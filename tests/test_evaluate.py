@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from citrus.assets import question
+from citrus.data.questions import question
 from citrus.evaluate import Benchmark, answer, likely, order_table, reorder, score, table, validate, vote
-from citrus.run import UserError, read_jsonl, root
+from citrus.core.files import UserError, root
+from citrus.core.records import read_jsonl
 
 TREES = ['Alder disease', 'Birch syndrome', 'Cedar fever', 'Dogwood palsy']
 QUESTIONS = [question(f'q{i}', 'own', 'test', f'Patient {i} has blue nails. Which diagnosis?', TREES, i % 4) for i in range(40)]
@@ -36,7 +37,7 @@ def test_all_benchmarks_are_scored_again_from_kept_replies():
 
 KILLED = """
 import json, sys
-from citrus.chat import local_model
+from citrus.llm.models import local_model
 from citrus.evaluate import Benchmark, answer, score, table
 qs = json.load(open(sys.argv[2]))
 b = [Benchmark('toys', 'options', qs, 12)]
@@ -46,7 +47,7 @@ table(score(answer(m, b, 1.0, 0, 2), b), b, []).to_csv(sys.argv[3], index=False)
 
 
 def test_five_kills_leave_the_same_table(store, tmp_path):
-    from citrus.assets import make_student
+    from citrus.llm.student import make_student
     student = make_student('micro', '', 0, tmp_path / 'student')
     (tmp_path / 'qs.json').write_text(json.dumps(QUESTIONS))
     def run(home, out, kill_at=None):
@@ -67,7 +68,7 @@ def test_five_kills_leave_the_same_table(store, tmp_path):
 @pytest.mark.parametrize('raw', ['', ' ', '\0', 'x' * 100_000, '<think>' * 20_000, '答' * 50_000, '<answer></answer>', '\ud83d', '{}', 'NaN'])
 def test_any_reply_is_a_counted_row(raw):
     b = [validate(Benchmark('b', 'options', QUESTIONS, 9))]
-    from citrus.chat import Reply
+    from citrus.llm.models import Reply
     from citrus.evaluate import record
     t = table(score([record('m', b[0], q, Reply(raw, 9, 'stop', 0.1)) for q in QUESTIONS], b), b, [])
     assert t.n[0] == 40 and t.abstained[0] == 40 and t.correct[0] == 0
@@ -99,8 +100,8 @@ def test_orders_keep_the_key_and_reach_every_place():
 
 def test_likelihood_mode(store, tmp_path, monkeypatch):
     "Letters that carry no meaning for a random model: its accuracy follows the keys, not the texts"
-    from citrus.assets import make_student
-    from citrus.chat import local_model
+    from citrus.llm.student import make_student
+    from citrus.llm.models import local_model
     monkeypatch.setenv('CITRUS_HOME', str(tmp_path))
     m = local_model('micro', make_student('micro', '', 0, tmp_path / 'student'))
     b = [Benchmark('b', 'options', QUESTIONS, 9)]

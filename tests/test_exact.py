@@ -5,9 +5,9 @@ import pytest
 import torch
 import transformers as t
 
-from citrus.likelihood import encode_items, likelihoods
-from citrus.prefer import answer_logp, collate, collate_alone, reached, shared_gap, shares_prompt
-from citrus.sft import ROUNDING, next_logps, packed_gap
+from citrus.eval.likelihood import encode_items, likelihoods
+from citrus.train.preference import answer_logp, collate, collate_alone, reached, shared_gap, shares_prompt
+from citrus.train.packing import ROUNDING, next_logps, packed_gap
 
 SIZE = dict(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
             pad_token_id=0, bos_token_id=1, eos_token_id=2)

@@ -5,10 +5,13 @@ import re
 
 import pytest
 
-from citrus.assets import HUB, LETTERS, hub_records, question, right_labels
+from citrus.data.hub import HUB, hub_records
+from citrus.data.questions import LETTERS, question, right_labels
 from citrus.evaluate import reorder, score_one
-from citrus.exams import EXAMS, content, file_records, headless_csv, json_columns, json_lines, labelled_abstracts, load_exam, medbullets, own_exam, shuffled_keys
-from citrus.run import UserError, write_jsonl
+from citrus.eval.exams import (EXAMS, content, file_records, headless_csv, json_columns, json_lines, labelled_abstracts, load_exam, medbullets,
+                               own_exam, shuffled_keys)
+from citrus.core.files import UserError
+from citrus.core.records import write_jsonl
 
 FOUR = dict(opa='Goat', opb='Cow', opc='Ant', opd='Owl')
 ROWS = {

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from citrus.exams import CONTENT, EXAMS, card, content, file_records, json_lines, labelled_abstracts, load_exam, shuffled_keys, sources
-from citrus.run import UserError, root
+from citrus.eval.exams import CONTENT, EXAMS, card, content, file_records, json_lines, labelled_abstracts, load_exam, shuffled_keys, sources
+from citrus.core.files import UserError, root
 
 FILES = root().parent / 'shared' / 'data'
 shared = pytest.mark.skipif(not (FILES / 'benchmarks').is_dir(), reason='the authors\' files are not here: ../shared/data')
@@ -38,7 +38,7 @@ def test_a_data_set_of_the_hubs_form_agrees(name, monkeypatch):
     "The hub itself was not reached: a `datasets` data set with its documented fields, typed and nullable as there, stands for it"
     import datasets
     import citrus.exams as exams
-    from citrus.assets import hub_records
+    from citrus.data.hub import hub_records
     e = EXAMS[name]
     path = lambda file: next(iter(sorted(FILES.rglob(file))))
     def hub(kind, id, split, config, revision):
@@ -51,7 +51,8 @@ def test_a_data_set_of_the_hubs_form_agrees(name, monkeypatch):
 def test_jmed_of_our_own_making(monkeypatch):
     import datasets
     import citrus.exams as exams
-    from citrus.assets import LETTERS, hub_records
+    from citrus.data.questions import LETTERS
+    from citrus.data.hub import hub_records
     rows = [dict(question=f'Patient {i} has blue nails.', options={l: f'Disease {l}' for l in LETTERS[:21]}, answer=[LETTERS[i % 21]]) for i in range(1000)]
     monkeypatch.setattr(exams, 'hub', lambda kind, id, split, config, revision: hub_records(datasets.Dataset.from_list(rows), id, split))
     found = load_exam('jmed')

@@ -4,15 +4,16 @@ from collections import Counter
 
 import pytest
 
-from citrus.extract import extract_letter, extract_name, mark
-from citrus.run import read_jsonl, root
+from citrus.eval.extract import extract_letter, extract_name, mark
+from citrus.core.records import read_jsonl
+from citrus.core.files import root
 
 LETTERS = 'ABCDEFGHIJKLMNOPQRSTU'
 
 
 def with_options(name):
     "Each reply of a file with its options; those of questions of the embedded benchmarks are looked up there"
-    from citrus.assets import BENCHMARKS
+    from citrus.data.questions import BENCHMARKS
     rows = read_jsonl(root() / 'tests' / name)
     need = {r['question'] for r in rows if 'question' in r}
     options = {q['id']: q['options'] for load in BENCHMARKS.values() for q in load() if q['id'] in need}
@@ -64,7 +65,7 @@ MARFAN = dict(answer_text='Marfan syndrome', aliases=[], options=[dict(label='A'
 @pytest.mark.parametrize('answer, right', [('The diagnosis is Marfan syndrome', True), ('Marfan', True), ('not Marfan syndrome', False), ('Marfan syndrome (excluded)', False), ('**Marfan syndrome**', True), ('Diagnóstico: síndrome de Marfan', True)])
 def test_training_and_evaluation_judge_alike(answer, right):
     from citrus.evaluate import score_one
-    from citrus.sample import Limits, judged
+    from citrus.train.samples import Limits, judged
     reply, q = f'<think>He is tall.</think>\n<answer>{answer}</answer>', MARFAN | dict(open_stem='Who is tall?', stem='', context=None)
     assert mark(reply, q)[2] == judged(q, reply, Limits())['correct'] == score_one(dict(raw=reply, finish='stop'), q, 'open')['correct'] == right
 

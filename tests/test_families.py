@@ -4,9 +4,12 @@ import itertools
 import numpy as np
 import pytest
 
-from citrus.assets import hpo_files
-from citrus.cases import ALIKE, alike, choose_families, families, likeness, load_world, named_parts, naming, parse_diseases, same_named
-from citrus.judge import family_name
+from citrus.data.abstracts import hpo_files
+from citrus.world.families import ALIKE, alike, families, likeness, load_world, named_parts, same_named
+from citrus.cases import choose_families
+from citrus.world.patients import naming
+from citrus.world.ontology import parse_diseases
+from citrus.eval.judge import family_name
 
 
 @pytest.fixture(scope='module', params=['ORPHA', 'OMIM'])
@@ -48,7 +51,8 @@ def test_a_run_holds_no_two_families_of_one_name(world):
 
 def test_the_short_name_gives_a_part_away():
     toy = {'a': ('Cedar disease type 1', {'HP:1': 1}), 'b': ('Cedar disease type 2', {'HP:2': 1})}
-    from citrus.cases import Term, World
+    from citrus.world.ontology import Term
+    from citrus.world.families import World
     terms = {'HP:1': Term('HP:1', 'Rash of Cedar disease', ['Rash of Cedar disease']), 'HP:2': Term('HP:2', 'Cough', ['Cough'])}
     made = World(terms, families(toy), 'x')
     assert list(made.families) == ['Cedar disease type 1', 'Cedar disease type 2'] and naming(made, 'Cedar disease type 2') == {'HP:1'}

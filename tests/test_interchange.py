@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from citrus.assets import question
-from citrus.interchange import write_inspect, write_lm_eval
+from citrus.data.questions import question
+from citrus.eval.interchange import write_inspect, write_lm_eval
 
 QUESTIONS = [question(f'q{i}', 'own', 'test', f'Who climbs {i}?', ['Goat', 'Cow', 'Hen', 'Owl'], i % 4) for i in range(9)]
 BENCH = [SimpleNamespace(name='animals', form='options', questions=QUESTIONS)]

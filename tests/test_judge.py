@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from citrus.extract import mark
-from citrus.judge import EVERYDAY, canonical, family_name, is_right, matches, name_groups, number, reveals, same_name
-from citrus.run import root
+from citrus.eval.extract import mark
+from citrus.eval.judge import EVERYDAY, canonical, family_name, is_right, matches, name_groups, number, reveals, same_name
+from citrus.core.files import root
 
 SHARED = root().parent / 'shared' / 'data' / 'replies'
 

@@ -10,8 +10,12 @@ import pytest
 
 from traced import uncovered
 
-from citrus.keys import definition
-from citrus.run import STAGES, cells, chosen, hashed_files, ingredients, library_notebooks, library_of, root, settings
+from citrus.core.keys import definition
+from citrus.core.parameters import STAGES, cells
+from citrus.core.runner import chosen, library_notebooks
+from citrus.core.ingredients import hashed_files, ingredients, library_of
+from citrus.core.files import root
+from citrus.core.recipes import settings
 
 VALUES = settings({})
 
@@ -23,7 +27,7 @@ def code_of(stage):
 
 def made_of(folder):
     "stage -> ingredients, by the code of a folder"
-    script = 'import json; from citrus.run import STAGES, ingredients, settings; v = settings({}); print(json.dumps({s: ingredients(s, v[s], {}) for s in STAGES}))'
+    script = 'import json; from citrus.core.parameters import STAGES; from citrus.core.ingredients import ingredients; from citrus.core.recipes import settings; v = settings({}); print(json.dumps({s: ingredients(s, v[s], {}) for s in STAGES}))'
     env = os.environ | dict(PYTHONPATH=str(folder))
     return json.loads(subprocess.run([sys.executable, '-c', script], env=env, cwd=folder, capture_output=True, text=True, check=True).stdout)
 
@@ -64,28 +68,28 @@ def add_cell(copy, notebook, source, at=-1):
 def test_what_is_foreign_is_left_out():
     mix, ablate = code_of('mix'), code_of('ablate')
     assert not [name for name in mix | ablate if name.startswith(('citrus.synth.', 'citrus.pages.', 'citrus.textbook.'))]
-    assert 'citrus.mix.train' in mix and 'citrus.bandit.Bandit.update' in mix and 'citrus.size.forecast' in mix
+    assert 'citrus.mix.train' in mix and 'citrus.train.bandit.Bandit.update' in mix and 'citrus.train.memory.forecast' in mix
     assert len(mix) < 250 and len(ablate) < 150, 'by names alone they had 697 and 1,017'
 
 
 def test_a_class_has_the_methods_that_are_patched_into_it():
-    assert {'citrus.run.Stage', 'citrus.run.Stage.read', 'citrus.run.Stage.write'} <= code_of('ablate')
+    assert {'citrus.core.store.Stage', 'citrus.core.store.Stage.read', 'citrus.core.store.Stage.write'} <= code_of('ablate')
 
 
 @pytest.mark.parametrize('stage, names', [
     ('sft', ['citrus.sft.train']), ('prefer', ['citrus.prefer.train']), ('preferences', ['citrus.prefer.train', 'citrus.sft.train']),
-    ('curriculum', ['citrus.sft.train']), ('traces', ['citrus.sft.train']), ('knowledge', ['citrus.mix.train']), ('cost', ['citrus.cost.measure'])])
+    ('curriculum', ['citrus.sft.train']), ('traces', ['citrus.sft.train']), ('knowledge', ['citrus.mix.train']), ('cost', ['citrus.studies.cost.measure'])])
 def test_what_is_launched_by_name_is_followed(stage, names):
     assert set(names) <= code_of(stage)
 
 
 def test_lazy_imports_are_followed():
-    assert 'citrus.pages.read_pages' in code_of('clean') and 'citrus.entities.tags' in code_of('clean')
+    assert 'citrus.data.pages.read_pages' in code_of('clean') and 'citrus.data.entities.tags' in code_of('clean')
 
 
 def test_a_table_brings_what_other_modules_put_into_it():
     "The expert's skills of a dialogue are put into `cases.SKILLS` by `synth`"
-    assert 'citrus.synth.reason_skill' in code_of('synth') and 'citrus.synth.reason_skill' not in code_of('cases')
+    assert 'citrus.world.expert_parts.reason_skill' in code_of('synth') and 'citrus.world.expert_parts.reason_skill' not in code_of('cases')
 
 
 def test_files_that_a_stage_reads_are_ingredients():

@@ -3,9 +3,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from citrus.knowledge import ASKED, KINDS, TELLINGS, change, check_apart, cloze, curricula, results, tell, without
-from citrus.run import UserError, read_jsonl
-from citrus.throughput import pieces, summary
+from citrus.studies.knowledge import ASKED, KINDS, TELLINGS, change, check_apart, cloze, curricula, results, tell, without
+from citrus.core.files import UserError
+from citrus.core.records import read_jsonl
+from citrus.studies.throughput import pieces, summary
 
 from conftest import MICRO, citrus_run
 

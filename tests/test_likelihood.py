@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from citrus.likelihood import candidates, choice, likelihoods, prompt
-from citrus.run import UserError
+from citrus.eval.likelihood import candidates, choice, likelihoods, prompt
+from citrus.core.files import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
 TINY = dict(vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048)
@@ -14,7 +14,7 @@ TINY = dict(vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_l
 
 @pytest.fixture(scope='module')
 def micro_folder(store):
-    from citrus.assets import make_student
+    from citrus.llm.student import make_student
     return make_student('micro', '', 0, store / 'likelihood-student')
 
 

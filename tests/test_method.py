@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from citrus.run import read_jsonl
+from citrus.core.records import read_jsonl
 
 
 def rows(store, name, stage, file, record):
@@ -14,7 +14,7 @@ def rows(store, name, stage, file, record):
 
 @pytest.fixture(scope='module')
 def world(store):
-    from citrus.cases import load_world
+    from citrus.world.families import load_world
     return load_world('ORPHA')
 
 
@@ -30,7 +30,8 @@ def test_answers_are_unique_by_brute_force(micro, store, world):
 
 
 def test_key_position_is_uniform(world):
-    from citrus.cases import choose_families, questions
+    from citrus.cases import choose_families
+    from citrus.world.questions import questions
     known, _ = choose_families(world, 8, 1, 0, 5, 8)
     made, _ = questions(world, 'train', known, 800, 1, 5, 8, 4)
     counts = [sum(q['answer'] == letter for q in made) for letter in 'ABCD']
@@ -38,7 +39,8 @@ def test_key_position_is_uniform(world):
 
 
 def test_twenty_one_options(world):
-    from citrus.cases import NONE, choose_families, questions
+    from citrus.world.questions import NONE, questions
+    from citrus.cases import choose_families
     known, _ = choose_families(world, 24, 1, 0, 5, 8)
     made, _ = questions(world, 'train', known, 420, 2, 5, 8, 21)
     assert all(len(q['options']) == 21 and q['options'][-1]['text'] == NONE and len({o['text'] for o in q['options']}) == 21 for q in made)
@@ -50,7 +52,8 @@ def test_twenty_one_options(world):
 
 
 def test_questions_do_not_depend_on_their_number(world):
-    from citrus.cases import choose_families, questions
+    from citrus.cases import choose_families
+    from citrus.world.questions import questions
     known, _ = choose_families(world, 8, 1, 0, 5, 8)
     few, many = (questions(world, 'train', known, n, 3, 5, 8, 4)[0] for n in (10, 40))
     assert few == many[:10]
@@ -76,8 +79,8 @@ def test_no_held_out_case_in_training(micro, store):
 
 
 def test_no_benchmark_question_in_training(micro, store):
-    from citrus.assets import BENCHMARKS
-    from citrus.clean import build_index, overlaps, record_text
+    from citrus.data.questions import BENCHMARKS
+    from citrus.data.contamination import build_index, overlaps, record_text
     index = build_index({name: load() for name, load in BENCHMARKS.items()})
     texts = [record_text(r) for stage, file, kind in TRAINING for r in rows(store, 'micro', stage, file, kind)]
     texts += [d['text'] for p in (store / 'runs' / 'micro' / 'clean' / 'arms').glob('*.jsonl') for d in read_jsonl(p, 'document')]
@@ -91,8 +94,8 @@ def test_no_benchmark_question_in_training(micro, store):
 def test_training_prompt_is_sampling_prompt(micro, store):
     "Tokens before the answer in training are the tokens that sampling starts from"
     from transformers import AutoTokenizer
-    from citrus.chat import ask, target
-    from citrus.sft import encode
+    from citrus.llm.prompt import ask, target
+    from citrus.train.encoding import encode
     tokenizer = AutoTokenizer.from_pretrained(store / 'runs' / 'micro' / 'assets' / 'student')
     for q in rows(store, 'micro', 'cases', 'patients.jsonl', 'question')[:4]:
         for form in ('open', 'options'):

@@ -9,9 +9,13 @@ import torch
 from conftest import MICRO, citrus_run
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from citrus.bandit import Bandit, Stream
-from citrus.mix import Progress, advance, devices, divide, fit, last_checkpoint, sequence_losses, train
-from citrus.run import UserError, read_jsonl, write_jsonl
+from citrus.train.bandit import Bandit
+from citrus.train.sampler import Stream
+from citrus.train.checkpoints import Progress, last_checkpoint
+from citrus.mix import advance, fit, train
+from citrus.train.steps import devices, divide, sequence_losses
+from citrus.core.files import UserError
+from citrus.core.records import read_jsonl, write_jsonl
 
 SETTINGS = dict(rule='odm', smoothing=0.5, steps=4, global_batch=4, length=32, learning_rate=1e-3, weight_decay=1e-4,
                 checkpoint_seconds=9999.0, seed=0, micro_batch=1, epochs=0.0, lost_steps=10)
@@ -19,7 +23,7 @@ SETTINGS = dict(rule='odm', smoothing=0.5, steps=4, global_batch=4, length=32, l
 
 @pytest.fixture(scope='module')
 def student(store):
-    from citrus.assets import micro
+    from citrus.llm.student import micro
     if not (store / 'micro-student').exists(): micro(store / 'micro-student', 0)
     return store / 'micro-student'
 

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from citrus.cases import Reader
-from citrus.entities import Recogniser, mentions
-from citrus.negation import outline, sign_table, signs, statements
-from citrus.run import root
+from citrus.world.reader import Reader
+from citrus.data.entities import Recogniser, mentions
+from citrus.world.negation import outline, sign_table, signs, statements
+from citrus.core.files import root
 
 SENTENCES = [json.loads(line) for line in open(root() / 'tests' / 'data' / 'negation.jsonl', encoding='utf-8')]
 NAMES = {n: [n] for n in 'fever cough vomiting headache rash nausea diabetes asthma seizure dyspnea'.split()} | {'weight loss': ['Weight loss'], 'chest pain': ['Chest pain'], 'absent thumb': ['Absent thumb']}

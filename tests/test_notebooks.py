@@ -6,7 +6,9 @@ import shutil
 import pytest
 
 from citrus import run
-from citrus.run import UserError, parameters, root, settings
+from citrus.core.files import UserError, root
+from citrus.core.parameters import parameters
+from citrus.core.recipes import settings
 
 CASES = '06_cases'
 

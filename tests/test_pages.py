@@ -8,10 +8,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from citrus.assets import wheel
-from citrus.pages import Line, Page, continued, numbers_pages, paragraphs, running, without_references, words_in, document_text, edits, error_rate, page_text, placed, read_pages, reading_order, recognise, regions, scanned, typeset
-from citrus.run import home
-from citrus.sources import Reader, Refused, declare
+from citrus.data.wheels import wheel
+from citrus.data.page_lines import Line, Page, continued, paragraphs, words_in, reading_order
+from citrus.data.pages import numbers_pages, running, without_references, document_text, page_text, read_pages
+from citrus.data.page_errors import edits, error_rate, scanned, typeset
+from citrus.data.page_pictures import placed, recognise, regions
+from citrus.core.files import home
+from citrus.data.reading import Reader
+from citrus.data.source import Refused, declare
 
 PACKAGES = {'metafor': 'r-cran-metafor', 'survival': 'r-cran-survival', 'Rcpp-introduction': 'r-cran-rcpp'}   # the last one has two columns
 
@@ -125,7 +129,7 @@ def test_regions_are_those_of_the_package(tmp_path):
     theirs = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(theirs)
     from PIL import Image
-    from citrus.pages import session
+    from citrus.data.page_pictures import session
     typeset([['The goats of the valley climb. ' * 30] * 4], tmp_path / 'x.pdf', columns=2, head='Journal', table=[['a', 'b', 'c']] * 4)
     import pypdfium2 as pdfium
     with pdfium.PdfDocument(str(tmp_path / 'x.pdf')) as pdf: image = np.asarray(pdf[0].render(scale=2).to_pil().convert('RGB'))

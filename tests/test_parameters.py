@@ -6,7 +6,10 @@ import json
 
 import pytest
 
-from citrus.run import OWN_ARMS, STAGES, UserError, allowed, cells, chosen, consistent, load_recipe, notebook_path, parameters, settings
+from citrus.core.recipes import OWN_ARMS, consistent, load_recipe, settings
+from citrus.core.parameters import STAGES, allowed, cells, notebook_path, parameters
+from citrus.core.files import UserError
+from citrus.core.runner import chosen
 
 PARAMS = {'p', 'params'}   # names under which functions of a notebook get the parameters of their stage
 
@@ -110,14 +113,15 @@ def named(stage, parameter): return allowed(parameters(notebook_path(stage))[par
 
 
 def test_the_names_that_are_declared_are_those_of_the_code():
-    from citrus.assets import ARMS, HUB
-    from citrus.bandit import REWARDS, RULES
-    from citrus.chat import BACKENDS
-    from citrus.clean import EXECUTORS
+    from citrus.data.arms import ARMS
+    from citrus.data.hub import HUB
+    from citrus.train.bandit import REWARDS, RULES
+    from citrus.llm.door import BACKENDS
+    from citrus.data.corpus import EXECUTORS
     from citrus.evaluate import FOLDERS
-    from citrus.exams import EXAMS
-    from citrus.synth import DESIGNS
-    from citrus.synth import RULES as DIFFICULTY
+    from citrus.eval.exams import EXAMS
+    from citrus.world.expert_parts import DESIGNS
+    from citrus.llm.opening import RULES as DIFFICULTY
     assert named('mix', 'rule') == named('rules', 'rules') == list(RULES) and named('mix', 'reward') == ['', *REWARDS]
     assert named('evaluate', 'models') == named('evaluate', 'likely_models') == list(FOLDERS)
     assert named('evaluate', 'exams') == [*EXAMS, '*.jsonl'] and named('clean', 'executor') == ['', *EXECUTORS]
@@ -176,8 +180,9 @@ def test_a_mapping_or_a_student_that_is_none_is_refused(stage, text, words):
 
 
 def test_the_limits_that_are_declared_are_all_rules():
-    from citrus.clean import GATES, RULES
-    from citrus.run import UNUSED_RULES
+    from citrus.data.quality import GATES
+    from citrus.data.signals import RULES
+    from citrus.core.recipes import UNUSED_RULES
     assert {*parameters(notebook_path('clean'))['limits'].default, *UNUSED_RULES} == {*GATES, *RULES}
     consistent(settings({}, ['clean.limits={braces: [0, 1]}', 'assets.student=owner/name']), ['clean', 'assets'])
 

@@ -5,9 +5,11 @@ from collections import Counter
 
 import pytest
 
-from citrus.assets import hpo_files, quoted
-from citrus.cases import FINDING, World, annotations, diagnosis, families, findings_of, frequency, parse_replaced, parse_terms, pooled, published_patients, read_phenopacket, seen_findings
-from citrus.run import UserError, root
+from citrus.data.abstracts import hpo_files, quoted
+from citrus.world.ontology import FINDING, annotations, findings_of, frequency, parse_replaced, parse_terms, pooled
+from citrus.world.families import World, families
+from citrus.world.phenopackets import diagnosis, published_patients, read_phenopacket, seen_findings
+from citrus.core.files import UserError, root
 
 PACKETS = root().parent / 'shared' / 'data' / 'phenopackets' / 'phenopackets_300.jsonl'
 OBO = '\n[Term]\n'.join(['', f'id: {FINDING}\nname: Phenotypic abnormality\n', *(f'id: HP:{i}\nname: Sign {"abcde"[i]}\nis_a: {FINDING} ! x\n' for i in range(5)),
@@ -139,7 +141,7 @@ def test_mutated_phenopackets_are_read_or_counted(tmp_path):
 @pytest.mark.skipif(not PACKETS.exists(), reason='../shared/data is not there')
 def test_real_packets_are_read_as_before():
     terms = parse_terms(hpo_files()[0])
-    from citrus.cases import load_world
+    from citrus.world.families import load_world
     world = load_world('OMIM')
     kept, rejected = published_patients(world, PACKETS.parent)
     assert len(kept) == 210 and {r['reason'] for r in rejected} == {'the diagnosis has no findings in the namespace'} and len(terms) > 19000

@@ -5,7 +5,8 @@ import pytest
 import torch
 from conftest import MICRO, citrus_run
 
-from citrus.run import UserError, read_jsonl, write_jsonl
+from citrus.core.files import UserError
+from citrus.core.records import read_jsonl, write_jsonl
 
 TERMS = 10.0, 5.4, 0.05
 
@@ -13,7 +14,7 @@ TERMS = 10.0, 5.4, 0.05
 @pytest.fixture(scope='module')
 def student(store):
     "A random two-layer model with the student's tokenizer and template"
-    from citrus.assets import micro
+    from citrus.llm.student import micro
     folder = store / 'prefer-student'
     micro(folder, 0)
     return folder
@@ -43,7 +44,7 @@ def load(folder, dtype=torch.float32):
 
 def ours(model, pairs, tokenizer, split=None, part=1024):
     "Loss and gradients of a batch, read in parts of `split` pairs"
-    from citrus.prefer import answer_logp, collate, cpo_simpo, encode_pair
+    from citrus.train.preference import answer_logp, collate, cpo_simpo, encode_pair
     encoded = [encode_pair(p, tokenizer) for p in pairs]
     split, tokens, loss = split or len(pairs), sum(len(e['chosen']) for e in encoded), 0.0
     for i in range(0, len(pairs), split):
@@ -98,8 +99,8 @@ def test_bfloat16_is_near(student, tokenizer):
 
 
 def test_prompt_is_what_sampling_sends(tokenizer):
-    from citrus.chat import render
-    from citrus.prefer import encode_pair
+    from citrus.llm.local import render
+    from citrus.train.preference import encode_pair
     for p in PAIRS:
         e = encode_pair(p, tokenizer)
         assert e['prompt'] == render(tokenizer, p['prompt']) and e['chosen'][-1] == tokenizer.eos_token_id
@@ -112,9 +113,9 @@ def test_prompt_is_what_sampling_sends(tokenizer):
     ("{% for m in messages if m['role'] != 'system' %}[{{ m['content'] }}{% endfor %}", 'what the system says'), ("{{ 1 + 'a' }}", 'system, user.*unsupported operand'),
     ("{{ raise_exception('System role not supported') }}", 'system, user.*System role not supported'), (None, 'chat_template is not set')])
 def test_templates_that_do_not_fit_are_one_line(template, message, tokenizer, monkeypatch):
-    from citrus.chat import render
-    from citrus.prefer import encode_pair
-    from citrus.sft import encode
+    from citrus.llm.local import render
+    from citrus.train.preference import encode_pair
+    from citrus.train.encoding import encode
     monkeypatch.setattr(tokenizer, 'chat_template', template)
     with pytest.raises(UserError, match=message): encode_pair(pair(0, 'Why?', '<think>It hurts.</think>Yes', 'No'), tokenizer)
     if 'rewrites' in message: return
@@ -128,9 +129,9 @@ OPENS = ("{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{{ eos_token
 
 @pytest.mark.parametrize('said', ['It hurts.</think>Yes', '<think>It hurts.</think>Yes', '<think>\nIt hurts.</think>Yes'])
 def test_a_thought_that_the_prompt_opens_is_not_opened_again(said, tokenizer, monkeypatch):
-    from citrus.chat import render
-    from citrus.prefer import encode_pair
-    from citrus.sft import encode
+    from citrus.llm.local import render
+    from citrus.train.preference import encode_pair
+    from citrus.train.encoding import encode
     monkeypatch.setattr(tokenizer, 'chat_template', OPENS)
     asked, prompt = pair(0, 'Why?', said, 'No</think>No'), render(tokenizer, says('user', 'Why?'))
     encoded = encode_pair(asked, tokenizer)
@@ -143,13 +144,13 @@ def test_a_thought_that_the_prompt_opens_is_not_opened_again(said, tokenizer, mo
 
 
 def test_pairs_without_a_difference_are_refused_and_counted(tokenizer):
-    from citrus.prefer import encode_pairs
+    from citrus.train.preference import encode_pairs
     kept, refused = encode_pairs([PAIRS[0], pair(8, 'Who?', 'He', 'He'), pair(9, 'Who?', ' ', 'She'), pair(10, 'Who?', 'He', 'He ')], tokenizer, 100)
     assert len(kept) == 2 and refused == {'same answer': 1, 'empty answer': 1}, 'a blank at the end is another token'
 
 
 def test_empty_replies_are_refused_and_counted(tokenizer):
-    from citrus.sft import encode_rows
+    from citrus.train.encoding import encode_rows
     rows = [dict(messages=says('user', 'Hi') + says('assistant', text)) for text in ('Hello', '', ' \n', 'word ' * 99)] + [dict(messages=says('user', 'Hi'))]
     rows.append(dict(messages=says('user', 'Hi') + says('assistant', '') + says('user', 'Hi?') + says('assistant', 'Hello')))
     kept, refused = encode_rows(rows, tokenizer, 64)
@@ -242,7 +243,7 @@ def test_rows_of_a_model_with_a_state_are_not_packed(packed, student, tmp_path):
 
 def test_a_student_of_the_study_is_trained_examined_and_thrown_away(student, tmp_path, monkeypatch):
     from types import SimpleNamespace
-    from citrus.preferences import CPO, MEASURES, START, SWAPPED, compared, teach
+    from citrus.studies.preferences import CPO, MEASURES, START, SWAPPED, compared, teach
     import pandas as pd
     monkeypatch.setenv('CITRUS_HOME', str(tmp_path))
     s = SimpleNamespace(dir=tmp_path, params=dict(pairs=4, global_batch=2, beta=10.0, gamma=5.4, alpha=0.05, max_tokens=4), write=lambda file, rows, record=None: write_jsonl(tmp_path / file, rows, record))

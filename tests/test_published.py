@@ -10,7 +10,12 @@ import pandas as pd
 import pytest
 
 from citrus import run
-from citrus.run import STAGES, UserError, cells, drawings_of, drawn_with, maker, notebook_path, parameters, read_number, redraw, root, stale, stale_list, stale_sentence, with_numbers
+from citrus.core.parameters import STAGES, cells, notebook_path, parameters
+from citrus.core.files import UserError, root
+from citrus.core.ingredients import drawings_of
+from citrus.core.stale import drawn_with, redraw, stale, stale_list, stale_sentence
+from citrus.core.lineage import maker
+from citrus.core.prose import read_number, with_numbers
 
 FIGURES = root() / 'figures'
 INDEX = cells(root() / 'nbs' / 'index.ipynb')
@@ -66,7 +71,7 @@ def test_a_reference_that_means_nothing_is_named(folder, reference, words):
 
 
 def test_the_command_says_what_it_takes():
-    done = subprocess.run([sys.executable, '-c', 'import sys; from citrus.run import publish_main; sys.argv = ["citrus_publish", "default", "--stale"]; publish_main()'], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', 'import sys; from citrus.core.publish import publish_main; sys.argv = ["citrus_publish", "default", "--stale"]; publish_main()'], capture_output=True, text=True)
     assert done.returncode == 1 and '--stale and --redraw take no run' in done.stderr and 'Traceback' not in done.stderr
 
 

@@ -15,8 +15,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from citrus.mix import beside
-from citrus.run import UserError, call, divided, free_port, launch, nodes, read_jsonl, root, write_jsonl
+from citrus.train.checkpoints import beside
+from citrus.core.files import UserError, root
+from citrus.core.launch import call, divided, free_port, launch, nodes
+from citrus.core.records import read_jsonl, write_jsonl
 
 ZERO3 = yaml.safe_load((root() / 'nbs' / 'recipes' / 'zero3.yaml').read_text()) | dict(use_cpu=True, mixed_precision='no')
 GLOO = dict(compute_environment='LOCAL_MACHINE', distributed_type='MULTI_CPU', mixed_precision='no', num_machines=1, machine_rank=0, use_cpu=True)
@@ -38,7 +40,7 @@ def launched(config, jobs, folder):
 
 @pytest.fixture(scope='module')
 def student(store):
-    from citrus.assets import micro
+    from citrus.llm.student import micro
     return micro(store / 'ranks-student', 0) or store / 'ranks-student'
 
 
@@ -130,7 +132,7 @@ def reach(tmp_path):
 def start(out, jobs, env):
     "Launch the training of `jobs` as a notebook would"
     function, arguments = jobs['mix']
-    code = f'from citrus.run import launch; launch({function!r}, 2, **{arguments | dict(out=str(out))!r})'
+    code = f'from citrus.core.launch import launch; launch({function!r}, 2, **{arguments | dict(out=str(out))!r})'
     return subprocess.Popen([sys.executable, '-c', code], env=os.environ | ENV | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -177,7 +179,7 @@ def test_nodes_that_do_not_add_up_are_refused(tmp_path, monkeypatch):
 UNAWAITED = '''
 import sys
 import torch, torch.distributed as dist
-from citrus.run import leave
+from citrus.core.launch import leave
 dist.init_process_group('gloo', init_method=sys.argv[1], rank=int(sys.argv[2]), world_size=2)
 for _ in range(2000): dist.all_reduce(torch.ones(1000), async_op=True)
 leave()

@@ -2,7 +2,9 @@
 import pytest
 import yaml
 
-from citrus.run import UserError, chosen, consistent, load_recipe, root, settings
+from citrus.core.files import UserError, root
+from citrus.core.runner import chosen
+from citrus.core.recipes import consistent, load_recipe, settings
 
 FOLDER = root() / 'nbs' / 'recipes'
 RECIPES = sorted(p.stem for p in FOLDER.glob('*.yml'))

@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from citrus.run import UserError, check, read_jsonl
+from citrus.core.files import UserError
+from citrus.core.records import check, read_jsonl
 
 TALK = [dict(role='user', content='Why?'), dict(role='assistant', content='So.')]
 GOOD = dict(

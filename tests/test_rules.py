@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from citrus.rules import (CORPORA, Shuffled, best_of, controller, file_of, final_losses, interval, job_of, lattice, main_jobs, moves, pairs_of,
-                          reach, speed, speeds, spread, table_of, together, training, verdict)
+from citrus.studies.rules import (CORPORA, Shuffled, best_of, controller, file_of, final_losses, interval, job_of, lattice, main_jobs, moves,
+                                  pairs_of, reach, speed, speeds, spread, table_of, together, training, verdict)
 
 SMALL = dict(steps=6, batch=2, length=16, width=16, layers=1, learning_rate=1e-2, average=7, held_out=8, checks=3, probe=2)
 

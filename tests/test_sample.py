@@ -6,9 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from citrus.chat import BACKENDS, Model, Reply, Sampling, target
-from citrus.run import UserError, read_jsonl
-from citrus.sample import FILTERS, Limits, Stop, funnel, judged, make_pairs, matched, outcome, pass_at, replayed, right_counts, sample_answers, savings
+from citrus.llm.door import BACKENDS
+from citrus.llm.models import Model, Reply, Sampling
+from citrus.llm.prompt import target
+from citrus.core.files import UserError
+from citrus.core.records import read_jsonl
+from citrus.train.samples import (FILTERS, Limits, Stop, funnel, judged, make_pairs, matched, outcome, pass_at, replayed, right_counts,
+                                  sample_answers, savings)
 
 QUESTIONS = [dict(id=f'q{i}', stem='', open_stem=f'Who is number {i}?', options=[], context=None, answer_text=f'Disease {i}', aliases=[]) for i in range(12)]
 
@@ -156,7 +160,7 @@ def test_preference_asks_nothing_that_its_student_was_trained_on(micro, store):
 
 
 def test_a_prompt_that_the_model_refuses_is_counted_with_its_reason(coin, monkeypatch):
-    from citrus.chat import set_aside
+    from citrus.llm.door import set_aside
     model, _ = coin
     real = BACKENDS['coin']
     def picky(model, sampling, prompts):

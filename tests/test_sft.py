@@ -4,7 +4,8 @@ import json
 import pytest
 import torch
 
-from citrus.run import UserError, read_jsonl, write_jsonl
+from citrus.core.files import UserError
+from citrus.core.records import read_jsonl, write_jsonl
 
 CHATML = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 LLAMA3 = ("{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
@@ -37,8 +38,8 @@ def tokenizer(student):
 @pytest.mark.parametrize('name', TEMPLATES)
 def test_training_prompt_is_sampling_prompt(name, tokenizer):
     "Tokens before every reply in training are those that sampling starts from, and the reply is the plain text and the end of the turn"
-    from citrus.chat import ask, target
-    from citrus.sft import encode
+    from citrus.llm.prompt import ask, target
+    from citrus.train.encoding import encode
     tokenizer.chat_template = TEMPLATES[name]
     question = dict(id='q', context=None, stem='A child has a fever. Which is it?', open_stem='A child has a fever. What is it?', options=[dict(label='A', text='Gout'), dict(label='B', text='Mumps')])
     reply = target('Fever and swelling.\n\nSo mumps.', 'Mumps')
@@ -53,7 +54,7 @@ def test_training_prompt_is_sampling_prompt(name, tokenizer):
 
 @pytest.mark.parametrize('name', TEMPLATES)
 def test_every_turn_is_learned_and_its_prompt_is_the_same_text(name, tokenizer):
-    from citrus.sft import encode
+    from citrus.train.encoding import encode
     tokenizer.chat_template = TEMPLATES[name]
     talk = [say('system', 'Ask first.'), say('user', 'I have a fever.'), say('assistant', 'Where does it hurt?'), say('user', 'At the jaw.'), say('assistant', 'Mumps.')]
     row = encode(talk, tokenizer)
@@ -70,7 +71,7 @@ def test_every_turn_is_learned_and_its_prompt_is_the_same_text(name, tokenizer):
     ("{{ raise_exception('no system') }}", 'cannot write a conversation of user.*no system'),
     (None, 'chat_template is not set')])
 def test_templates_that_change_the_text_are_refused(template, message, tokenizer):
-    from citrus.sft import encode
+    from citrus.train.encoding import encode
     tokenizer.chat_template = template
     talk = [say('user', 'a'), say('assistant', '<think>b</think>c'), say('user', 'd'), say('assistant', '<think>e</think>f')]
     with pytest.raises(UserError, match=message): encode(talk, tokenizer)
@@ -78,14 +79,14 @@ def test_templates_that_change_the_text_are_refused(template, message, tokenizer
 
 @pytest.mark.parametrize('name', ['8b', '70b', '72b'])
 def test_full_size_data_is_known(name):
-    from citrus.assets import HUB
-    from citrus.run import load_recipe
+    from citrus.data.hub import HUB
+    from citrus.core.recipes import load_recipe
     ids = [load_recipe(name)['sft'][f'stage{i}_hub'].partition(':')[0] for i in (1, 2, 3)]
     assert ids == ['BAAI/Infinity-Instruct'] * 2 + ['jdh-algo/Citrus_S3'] and all(HUB[i].record == 'sft' for i in ids)
 
 
 def test_released_traces_are_read_in_both_usual_forms_and_refused_otherwise():
-    from citrus.assets import hub_records
+    from citrus.data.hub import hub_records
     forms = [dict(messages=[say('user', 'a'), say('assistant', 'b')]), dict(conversations=[{'from': 'human', 'value': 'a'}, {'from': 'gpt', 'value': 'b'}])]
     one, two = hub_records(forms, 'jdh-algo/Citrus_S3', 'train')
     assert one['messages'] == two['messages'] == forms[0]['messages'] and one['stage'] == 3

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import xxhash
 
-from citrus.assets import python_docs
-from citrus.scale import Peer, agreement, has_peer, side_by_side
-from citrus.signals import PRIME, RULES, Batch, Lexicon, band_file, band_type, measure, permutations, shingles, signatures, tokenise, verdicts, write_signatures
+from citrus.data.general import python_docs
+from citrus.studies.scale import Peer, agreement, has_peer, side_by_side
+from citrus.data.signatures import PRIME, band_file, band_type, permutations, shingles, signatures, write_signatures
+from citrus.data.signals import RULES, Batch, measure, verdicts
+from citrus.data.tokens import Lexicon, tokenise
 
 peer = pytest.mark.skipif(not has_peer(), reason='datatrove and spacy are not installed')
 
@@ -114,7 +116,7 @@ def test_datatroves_next_steps_read_our_files(tmp_path):
 @peer
 def test_as_a_step_in_a_pipeline_of_datatrove(tmp_path, texts):
     from datatrove.data import Document
-    from citrus.signals import tagging_step
+    from citrus.data.signatures import tagging_step
     docs = list(tagging_step(tmp_path).run((Document(text=t, id=str(i)) for i, t in enumerate(texts)), rank=2))
     assert len(docs) == len(texts) and set(docs[0].metadata['signals']) == set(RULES)
     assert band_file(tmp_path, 13, 2).stat().st_size % 68 == 0

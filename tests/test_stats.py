@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from citrus.run import UserError
-from citrus.stats import (crossed, difference, equivalence, exact_p, fisher, mcnemar, score_interval, shares_interval, t_outside, t_quantile,
-                          two_shares)
+from citrus.core.files import UserError
+from citrus.core.stats import (crossed, difference, equivalence, exact_p, fisher, mcnemar, score_interval, shares_interval, t_outside, t_quantile,
+                               two_shares)
 
 
 def answers(b, c, n): return [1] * b + [0] * (n - b), [0] * b + [1] * c + [0] * (n - b - c)
@@ -160,8 +160,8 @@ def test_two_students_who_disagree_tell_little():
 # --- other samples ---------------------------------------------------------------------------------------------------
 
 def test_rankers_that_agree_and_pages_without_an_error_are_not_known_exactly():
-    from citrus.cases import paired, top_k
-    from citrus.pages import pages_interval
+    from citrus.studies.published import paired, top_k
+    from citrus.data.page_errors import pages_interval
     ranks = np.array([1.0, 3.0, np.inf, 1.0] * 5)
     same, row = paired(ranks, ranks), top_k(np.ones(20), {})
     assert same['top1_low'] < -0.05 and same['mrr_high'] > 0.05 and row['mrr_low'] < 0.95 and row['mrr_high'] == 1

@@ -10,7 +10,11 @@ import pytest
 from pyflakes.checker import Checker
 from pyflakes.messages import UndefinedName
 
-from citrus.run import STAGES, cells, lineage, maker, notebook_path, parameters, readme_text, root, published, takes, with_takes
+from citrus.core.parameters import STAGES, cells, notebook_path, parameters
+from citrus.core.lineage import lineage, maker
+from citrus.core.prose import readme_text
+from citrus.core.files import root
+from citrus.core.publish import published, takes, with_takes
 
 NOTEBOOKS = sorted((root() / 'nbs').glob('[0-9]*.ipynb'))
 ids = [p.stem for p in NOTEBOOKS]

@@ -6,13 +6,19 @@ from dataclasses import replace
 import pytest
 from kill_synth import compare
 
-from citrus.cases import Knowledge
-from citrus.chat import Model, Reply
-from citrus.extract import extract_letter
-from citrus.judge import reveals
-from citrus.run import UserError, read_jsonl
-from citrus.synth import (DESIGNS, REASON, REFLECT, STOP, WRITE, Cast, Thread, accepted, asking, chart, concludes, design_rows, knowledge_base, leaked, library, monologue, openable, reason_skill,
-                          reflect_skill, rewrite_fault, sections, stop_skill, synthesise, tag, think, unfit, verify, verify_skill, write_skill)
+from citrus.world.expert import Knowledge
+from citrus.llm.models import Model, Reply
+from citrus.eval.extract import extract_letter
+from citrus.eval.judge import reveals
+from citrus.core.files import UserError
+from citrus.core.records import read_jsonl
+from citrus.world.expert_parts import DESIGNS, monologue, reason_skill, reflect_skill, stop_skill, verify_skill, write_skill
+from citrus.llm.roles import REASON, REFLECT, STOP, WRITE, Cast, accepted, sections, tag
+from citrus.llm.threads import Thread
+from citrus.llm.opening import asking, openable, rewrite_fault, unfit
+from citrus.world.chart import chart
+from citrus.synth import concludes, design_rows, leaked, synthesise, think, verify
+from citrus.llm.look_up import knowledge_base, library
 
 TOY = Knowledge(dict(f1={'Alder': .9, 'Birch': .9}, f2={'Alder': .9}, f3={'Birch': .9}), dict(f1=['Fever'], f2=['Rash'], f3=['Cough']), 'test')
 CASE = dict(id='q', source='test', split='train', stem='', open_stem='A patient has fever and rash. There is no cough.', options=[dict(label='A', text='Alder'), dict(label='B', text='Birch')], answer='A',
@@ -212,7 +218,7 @@ def test_no_reasons_no_trace():
 
 
 def test_a_prompt_that_a_model_refuses_is_the_outcome_of_its_question():
-    from citrus.chat import set_aside
+    from citrus.llm.door import set_aside
     class Refuses:
         async def ask(self, messages, model, sampling, role=''): return [set_aside('400 content_filter')] * sampling.n
     t, trace = run(synthesise(Refuses(), CASE, TOY_CAST))
@@ -228,7 +234,8 @@ def test_the_writer_is_asked_again_with_the_reason_and_then_given_up():
 
 @pytest.mark.parametrize('answer, right, by', [('Alder', True, 'rule'), ('ALDER TYPE 1.', True, 'rule'), ('Birch', False, 'rule'), ('', False, 'rule'), ('Alder, I think', True, 'judge'), ('Alder or Birch', False, 'rule')])
 def test_answers_are_verified_by_rule_then_by_a_judge(answer, right, by):
-    from citrus.synth import VERIFY, verify_skill
+    from citrus.llm.roles import VERIFY
+    from citrus.world.expert_parts import verify_skill
     SKILLS[VERIFY] = verify_skill
     door = Door()
     verdict = run(verify(door, Thread(CASE), answer, TOY_CAST))
@@ -243,7 +250,7 @@ def test_empty_and_tiny_questions_do_not_break_the_expert():
 
 def test_the_knowledge_base_answers_whatever_it_is_asked(micro, store):
     "Every family, every finding, nonsense; on the real ontology, whose root has no name"
-    from citrus.cases import load_knowledge
+    from citrus.world.expert import load_knowledge
     k = load_knowledge(store / 'runs' / 'micro' / 'cases' / 'knowledge.json')
     assert all(knowledge_base(k, f'What does {f} look like?') for f in k.families)
     assert knowledge_base(k, 'Zzz?') == '' and knowledge_base(k, '') == ''
@@ -275,14 +282,14 @@ def test_a_rewriter_may_change_the_asking_only(text):
 
 
 def test_opening_is_made_for_cases_as_they_were_built(micro, store):
-    from citrus.synth import open_ask
+    from citrus.llm.opening import open_ask
     for q in rows(store, 'cases', 'train.jsonl', 'question'):
         before, ask, after = asking(q['stem'])
         assert ' '.join(p for p in (before, open_ask(ask), after) if p) == q['open_stem'] and rewrite_fault(q, q['open_stem']) == ''
 
 
 def test_most_exam_questions_of_a_benchmark_can_be_opened():
-    from citrus.assets import BENCHMARKS
+    from citrus.data.questions import BENCHMARKS
     t = openable(dict(medqa=BENCHMARKS['medqa']()[:300]))
     assert t.questions.sum() == 300 and t[t.outcome == 'open'].questions.item() > 200
 
@@ -290,7 +297,7 @@ def test_most_exam_questions_of_a_benchmark_can_be_opened():
 def test_foreign_questions_that_are_in_a_benchmark_do_not_enter(monkeypatch):
     "The test questions of MedQA, as if they came from the hub, and one that nobody asked before"
     from citrus import synth
-    from citrus.assets import BENCHMARKS
+    from citrus.data.questions import BENCHMARKS
     new = CASE | dict(stem='Zubrowka of the left mandible came and went with the tides of the moon for a man who sold bells. What is it?')
     monkeypatch.setattr(synth, 'hub', lambda kind, id: iter([new, *BENCHMARKS['medqa']()[:40]]))
     made = synth.entered([], dict(closed_hub='x', questions=41), dict(medqa=BENCHMARKS['medqa']()))
@@ -333,7 +340,7 @@ def test_nothing_is_dropped_without_a_reason(micro, store):
 
 def test_killed_three_times_gives_the_same_traces(micro, store, tmp_path):
     "Twenty questions behind a server that misbehaves; the whole of it, with 2,000 and ten kills, is `make kill-synth`"
-    from citrus.run import write_jsonl
+    from citrus.core.records import write_jsonl
     cases = store / 'runs' / 'micro' / 'cases'
     write_jsonl(tmp_path / 'questions.jsonl', rows(store, 'cases', 'train.jsonl', 'question')[:20], 'question')
     found = compare(tmp_path / 'questions.jsonl', cases / 'knowledge.json', 3, connections=4, latency=0.02)
@@ -343,8 +350,8 @@ def test_killed_three_times_gives_the_same_traces(micro, store, tmp_path):
 
 def test_a_language_model_can_take_every_part(micro, store):
     "The micro model talks nonsense: its steps are refused, nothing breaks, and the cap ends it"
-    from citrus.chat import converse
-    from citrus.synth import role_model
+    from citrus.llm.door import converse
+    from citrus.world.expert import role_model
     model = role_model(f'transformers:{(store / "runs" / "micro" / "assets" / "student").resolve()}', None)
     asked = rows(store, 'cases', 'train.jsonl', 'question')[:1]
     traces = [trace for _, trace in converse(lambda door, q: synthesise(door, q, Cast(model, model, model, rounds=1)), asked)]

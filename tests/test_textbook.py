@@ -3,10 +3,11 @@ import json
 
 import pytest
 
-from citrus.judge import names, spelling
-from citrus.chat import Model, Reply
-from citrus.entities import Recogniser
-from citrus.run import UserError, check, read_jsonl
+from citrus.eval.judge import names, spelling
+from citrus.llm.models import Model, Reply
+from citrus.data.entities import Recogniser
+from citrus.core.files import UserError
+from citrus.core.records import check, read_jsonl
 from citrus.textbook import Crew, choose, control, expand, funnel, gate, names_any, order, read_answer, read_question, repeats, row, unsupported
 
 LEAF = 'Blue nails\n\nNails of a blue colour that appear without fever in at least 3 fingers.\nAlso called: Sky nails.\nA kind of: Nail change.'
@@ -76,7 +77,7 @@ def test_held_out_names_keep_a_passage_out():
 
 def test_operators_alternate():
     import random
-    from citrus.textbook import OPERATORS
+    from citrus.llm.textbook_expert import OPERATORS
     assert [OPERATORS[o][0] for o in order(6, random.Random(0))] == ['depth', 'breadth'] * 3 and order(0, random.Random(0)) == []
 
 
@@ -108,7 +109,7 @@ def test_pairs_with_another_passage_are_refused(folder):
 
 
 def test_a_prompt_that_the_model_refuses_is_the_fault_of_the_pair():
-    from citrus.chat import set_aside
+    from citrus.llm.door import set_aside
     class Refuses(Says):
         async def ask(self, messages, model, sampling, role): return [set_aside('400 content_filter')] * sampling.n
     assert {m['fault'] for m in alone(expand(Refuses(''), DOC, CREW))} == {'set aside: 400 content_filter'}

@@ -11,7 +11,9 @@ import pytest
 
 pytest.importorskip('vllm', reason='vLLM is not in this environment: run `make test-vllm`')
 
-from citrus.chat import Budget, Model, Sampling, chat, converse, deterministic, local_model   # noqa: E402
+from citrus.llm.ledger import Budget, deterministic
+from citrus.llm.models import Model, Sampling, local_model
+from citrus.llm.door import chat, converse # noqa: E402
 
 MESSAGES = [[dict(role='user', content=f'Name {n} organs of the human body.')] for n in ('two', 'three', 'four', 'five')]
 DRAWN = Sampling(temperature=0.8, max_tokens=24, n=3, seed=1)
@@ -22,7 +24,7 @@ def student(store, tmp_path_factory):
     "The real student in bfloat16"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from citrus.assets import make_student
+    from citrus.llm.student import make_student
     here = tmp_path_factory.mktemp('models')
     full = make_student('smollm2', '', 0, here / 'full')
     AutoModelForCausalLM.from_pretrained(full, dtype=torch.bfloat16).save_pretrained(here / 'student')
@@ -84,7 +86,7 @@ def test_server(server):
 
 
 def test_server_refuses_what_is_wrong(server):
-    from citrus.run import UserError
+    from citrus.core.files import UserError
     with pytest.raises(UserError, match='404'): chat(MESSAGES, Model('x', 'openai', server, 'no-such-model'), Sampling())
 
 
@@ -110,7 +112,10 @@ STEPS = ['Known: butterfly rash, joint pain, protein in the urine.', 'Candidates
 
 def test_synthesis_through_the_server(server):
     "Question rewriting, the loop of two experts and the monologue, played by a real model that is too small for them: every reply is asked for, read and judged"
-    from citrus.synth import Cast, Thread, open_up, retell, synthesise
+    from citrus.llm.roles import Cast
+    from citrus.llm.threads import Thread
+    from citrus.llm.opening import open_up
+    from citrus.synth import retell, synthesise
     model, budget = Model('student', 'openai', server, 'student'), Budget()
     cast = Cast(model, model, model, temperature=0.8, others=0.7, rounds=2, retries=1)
 

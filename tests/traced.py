@@ -1,6 +1,7 @@
 "What ran while stages ran, as `tracing/sitecustomize.py` notes it, against what their keys hold."
-from citrus.keys import mention, reached_from
-from citrus.run import BOOKKEEPING, STAGES, followed, notebook_path
+from citrus.core.keys import mention, reached_from
+from citrus.core.ingredients import BOOKKEEPING, followed
+from citrus.core.parameters import STAGES, notebook_path
 
 
 def labels(stage):
