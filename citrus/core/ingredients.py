@@ -34,7 +34,8 @@ def library_of(folder: Path) -> dict:   # module name -> `Module`
     modules = {}
     for p in sorted(folder.rglob('*.py')):
         name = '.'.join(p.relative_to(folder.parent).with_suffix('').parts).removesuffix('.__init__')
-        if p.name != '_modidx.py': modules[name] = read_module(p.read_text(encoding='utf-8'), 'citrus')
+        package = name if p.name == '__init__.py' else name.rpartition('.')[0]
+        if p.name != '_modidx.py': modules[name] = read_module(p.read_text(encoding='utf-8'), package)
     return modules
 
 # %% ../../nbs/lib/core/ingredients.ipynb #3d3da091
