@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 # %% ../nbs/90_evaluate.ipynb #ceead9dd
 from .core.files import UserError
+from .core.keys import digest
 from .core.parameters import nearest
 from .core.records import read_jsonl
 from .core.stats import difference, holm, mcnemar, wilson
@@ -36,7 +37,6 @@ from .eval.likelihood import candidates, choice, likelihood, prompt
 from .llm.door import chat
 from .llm.models import local_model, Model, Sampling
 from .llm.prompt import ask, SYSTEM, target
-from .run import digest
 
 # %% ../nbs/90_evaluate.ipynb #3617fdf5
 @dataclass

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 # %% ../nbs/70_sft.ipynb #8ad77fb3
 from .core.files import atomic, UserError
+from .core.keys import digest
 from .core.launch import launch
 from .core.records import read_jsonl
 from .data.contamination import Index, overlaps, record_text
@@ -25,7 +26,6 @@ from .data.instructions import dialogues, EXERCISES, instructions
 from .llm.local import compute_dtype
 from .llm.prompt import ask, target
 from .llm.student import save_student, whole_model
-from .run import digest
 from .train.checkpoints import beside, forget, resumable
 from .train.encoding import count_tokens, encode, encode_rows
 from .train.memory import must_recompute

@@ -16,6 +16,7 @@ import pandas as pd
 
 # %% ../nbs/60_synth.ipynb #7ee9e551
 from .core.files import UserError
+from .core.keys import digest
 from .data.contamination import build_index, overlaps
 from .data.hub import hub
 from .data.instructions import reasoning
@@ -27,7 +28,6 @@ from .llm.prompt import ask, parse_reply, SYSTEM, target
 from .llm.roles import Cast, considered, REASON, REFLECT, role_prompt, STOP, tag, VERIFY
 from .llm.roles import with_temperature, WRITE
 from .llm.threads import Thread
-from .run import digest
 from .world.chart import chart
 from .world.expert import role_model
 from .world.expert_parts import DESIGNS, monologue

@@ -17,6 +17,7 @@ import pandas as pd
 
 # %% ../nbs/40_textbook.ipynb #b89b2948
 from .core.files import UserError
+from .core.keys import digest
 from .core.stats import wilson
 from .data.contamination import overlaps
 from .data.entities import mentions, Recogniser, tags
@@ -29,7 +30,6 @@ from .llm.door import ASIDE, converse
 from .llm.models import Model, Sampling
 from .llm.prompt import between, REFUSAL
 from .llm.textbook_expert import ANSWER, ASK, FORMS, JUDGE, OPERATORS, task
-from .run import digest
 from .world.reader import words
 
 # %% ../nbs/40_textbook.ipynb #f8e8f28d

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 # %% ../../nbs/lib/data/selection.ipynb #2d6cda4c
+from ..core.keys import digest
 from .corpus import task_file
 from .near_copies import clusters
 from .quality import GATES
 from .signals import RULES
 from .signatures import band_file, band_type
-from ..run import digest
 
 # %% ../../nbs/lib/data/selection.ipynb #c2a4cef8
 STEPS = [*GATES, *RULES, 'same id or address', 'exact duplicate', 'near-duplicate', 'benchmark question']

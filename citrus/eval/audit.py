@@ -14,8 +14,8 @@ import pandas as pd
 
 # %% ../../nbs/lib/eval/audit.ipynb #34ccc439
 from ..core.files import root, UserError
+from ..core.keys import digest
 from ..core.stats import equivalence, holm, two_shares, wilson
-from ..run import digest
 
 # %% ../../nbs/lib/eval/audit.ipynb #267f5f00
 PAPER = '9fa71a5eb5c3'   # Digest of paper.csv: a changed file is a changed stage

@@ -20,12 +20,12 @@ import pandas as pd
 
 # %% ../../nbs/lib/eval/exams.ipynb #2ad23b81
 from ..core.files import root, UserError
+from ..core.keys import digest
 from ..core.parameters import nearest
 from ..core.records import read_jsonl
 from ..data.hub import hub, hub_records
 from ..data.questions import BENCHMARKS, letter_position, LETTERS, question, right_labels
 from ..data.wheels import arrow_rows, counted
-from ..run import digest
 
 # %% ../../nbs/lib/eval/exams.ipynb #43bc0f60
 @dataclass(frozen=True)

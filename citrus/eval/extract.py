@@ -19,9 +19,9 @@ import functools, re, unicodedata
 
 # %% ../../nbs/lib/eval/extract.ipynb #56d4145c
 from ..core.files import root
+from ..core.keys import digest
 from ..data.questions import right_labels
 from .judge import bare_name, canonical, is_right, LATEX, replaced, spelling
-from ..run import digest
 
 # %% ../../nbs/lib/eval/extract.ipynb #c4964931
 CUT = ' §cut'

@@ -11,9 +11,9 @@ from pathlib import Path
 
 # %% ../../nbs/lib/eval/interchange.ipynb #9d3d82df
 from ..core.files import atomic
+from ..core.keys import digest
 from ..core.records import write_jsonl
 from ..llm.prompt import ask
-from ..run import digest
 
 # %% ../../nbs/lib/eval/interchange.ipynb #af81639a
 def stamp(seconds: float) -> str:

@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 # %% ../../nbs/lib/eval/likelihood.ipynb #b8d68f16
 from ..core.files import UserError
+from ..core.keys import digest
 from ..core.parameters import nearest
 from ..llm.door import ledger_path
 from ..llm.ledger import Ledger
 from ..llm.local import batches, load_local
 from ..llm.models import Model
-from ..run import digest
 from ..train.preference import shares_prompt, visible
 
 # %% ../../nbs/lib/eval/likelihood.ipynb #2082afc8

@@ -13,6 +13,7 @@ from collections import Counter
 import pandas as pd
 
 # %% ../../nbs/lib/llm/opening.ipynb #5f8f04ca
+from ..core.keys import digest
 from ..core.stats import wilson
 from ..eval.extract import mark
 from ..eval.judge import reveals, spelling
@@ -20,7 +21,6 @@ from .models import Sampling
 from .prompt import ask
 from .roles import Cast, REWRITE, role_prompt, sections, tag
 from .threads import Thread
-from ..run import digest
 from ..world.expert import Knowledge
 from ..world.questions import NONE
 from ..world.reader import words

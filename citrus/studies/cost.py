@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 # %% ../../nbs/studies/cost.ipynb #2c47be4f
 from ..core.files import atomic, UserError
+from ..core.keys import digest
 from ..core.store import process_memory
-from ..run import digest
 from ..train.preference import answer_logp, collate, cpo_simpo, SIDES
 from ..train.steps import load_student
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 # %% ../../nbs/studies/curriculum.ipynb #447d1695
 from ..core.files import UserError
+from ..core.keys import digest
 from ..core.launch import launch
 from ..core.records import read_jsonl
 from ..core.stats import crossed
@@ -25,7 +26,6 @@ from ..llm.door import chat
 from ..llm.local import conversation, load_local
 from ..llm.models import local_model, Sampling
 from ..llm.prompt import ask, parse_reply
-from ..run import digest
 from ..sft import bare_rows, fill, sample
 from .traces import exchanged, TRAINING
 from ..train.encoding import count_tokens, token_counts

@@ -17,6 +17,7 @@ import pandas as pd
 # %% ../../nbs/studies/knowledge.ipynb #e789968c
 from ..cases import choose_families, derange
 from ..core.files import UserError
+from ..core.keys import digest
 from ..core.launch import launch
 from ..core.records import read_jsonl
 from ..core.stats import crossed
@@ -27,7 +28,6 @@ from ..eval.likelihood import choice, likelihood
 from ..llm.local import compute_dtype
 from ..llm.models import local_model
 from ..mix import pack
-from ..run import digest
 from ..world.families import load_world
 from ..world.patients import naming
 from ..world.questions import listing, lower

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 # %% ../../nbs/studies/preferences.ipynb #5bd2f29d
 from ..core.files import UserError
+from ..core.keys import digest
 from ..core.launch import launch
 from ..core.records import read_jsonl
 from ..core.stats import crossed
@@ -25,7 +26,6 @@ from ..llm.local import load_local
 from ..llm.models import local_model, Sampling
 from ..llm.prompt import ask, target
 from ..llm.student import micro
-from ..run import digest
 from ..sft import bare_rows, fill
 from ..train.preference import answer_logp, collate, collate_alone, encode_pair, shares_prompt
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 # %% ../../nbs/studies/traces.ipynb #60ae8766
 from ..core.files import UserError
+from ..core.keys import digest
 from ..core.launch import launch
 from ..core.records import read_jsonl
 from ..core.stats import crossed
@@ -21,7 +22,6 @@ from ..eval.extract import mark
 from ..llm.door import chat
 from ..llm.models import local_model, Sampling
 from ..llm.prompt import ask, parse_reply
-from ..run import digest
 from ..sft import bare_rows, fill
 from ..synth import design_rows
 from ..train.encoding import count_tokens
