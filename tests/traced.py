@@ -1,6 +1,6 @@
 "What ran while stages ran, as `tracing/sitecustomize.py` notes it, against what their keys hold."
 from citrus.core.keys import mention, reached_from
-from citrus.core.ingredients import BOOKKEEPING, followed
+from citrus.core.ingredients import BOOKKEEPING, followed, own_module
 from citrus.core.parameters import STAGES, notebook_path
 
 
@@ -24,7 +24,7 @@ def uncovered(lines):
     held['launched'] = set().union(*held.values())
     left = []
     for stage, module, function in (line.split() for line in lines):
-        module = notebook_path(stage).stem[3:] if module == 'notebook' else module
+        module = own_module(notebook_path(stage)) if module == 'notebook' else module
         name = function.partition('.<locals>')[0]
         if not {(f'citrus.{module}', n) for n in (name, name.partition('.')[0])} & held[stage]: left.append((stage, module, function))
     return left

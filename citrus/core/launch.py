@@ -70,7 +70,7 @@ def on_nodes(
     processes: int,   # Over all nodes
 ) -> int:             # Exit status; the first that is not 0 ends all
     "Run an `accelerate launch` on several nodes, and wait for it"
-    start = f'cd {shlex.quote(str(root()))} && exec {shlex.quote(sys.executable)} -c "from citrus.run import node_main; node_main()"'
+    start = f'cd {shlex.quote(str(root()))} && exec {shlex.quote(sys.executable)} -c "from citrus.core.launch import node_main; node_main()"'
     ssh, told, started = shlex.split(os.environ.get('CITRUS_SSH', 'ssh -o BatchMode=yes -o ServerAliveInterval=30')), dict(folder=os.getcwd(), share=processes // len(names)), []
     told['environment'] = {k: v for k, v in os.environ.items() if re.fullmatch(TRAVELS, k)}
     group = ['--num_machines', str(len(names)), '--main_process_ip', names[0], '--main_process_port', str(free_port()), '--same_network', '--deepspeed_multinode_launcher', 'standard']

@@ -43,7 +43,7 @@ def misjudged(k: Knowledge, t: Thread) -> tuple:   # (false steps that were acce
 
 # %% ../../nbs/lib/eval/reflection.ipynb #e1b65c3b
 def paired(first, second) -> tuple:   # first, second: yes or no, question by question, of shape (n,)
-    "Difference of two shares, low, high, p: see `citrus.stats`"
+    "Difference of two shares, low, high, p: see `citrus.core.stats`"
     return *difference(first, second), mcnemar(first, second)
 
 # %% ../../nbs/lib/eval/reflection.ipynb #583eeb6d

@@ -5,7 +5,8 @@ import os
 import sys
 import threading
 
-BOOKS = {'stage', 'finish', 'save_fig', 'notebook_path', 'unrepeatable', 'code_behind', 'show_life'}   # see `run.BOOKKEEPING`
+BOOKS = {'stage', 'finish', 'save_fig', 'notebook_path', 'unrepeatable', 'code_behind', 'show_life'}   # see `core.ingredients.BOOKKEEPING`
+HOUSE = os.path.abspath(f'{__file__}/../../../citrus') + os.sep
 LAUNCHED = sys.argv[0].endswith('citrus_train')
 RUNNER = any(a.endswith('citrus_run') for a in sys.orig_argv[:2])   # runs no stage itself, and reads the whole library
 seen, stage_name = {}, 'launched' if LAUNCHED else ''
@@ -22,9 +23,9 @@ def called(frame, event, arg):
     global stage_name
     code = frame.f_code
     if id(code) in seen or threading.get_ident() in busy: return   # `seen` holds the code: its id is not given again
-    ours = '/citrus/' in code.co_filename
+    ours = code.co_filename.startswith(HOUSE)
     if ours and (code.co_name in BOOKS or code.co_name == '<module>'):
-        if code.co_name == 'stage' and code.co_filename.endswith('/run.py'): stage_name = frame.f_locals['name']
+        if code.co_name == 'stage' and code.co_filename == f'{HOUSE}core/store.py': stage_name = frame.f_locals['name']
         busy.add(threading.get_ident())
         return resumed
     if not ours and '/ipykernel_' not in code.co_filename or code.co_name.startswith('<'):
@@ -32,7 +33,7 @@ def called(frame, event, arg):
         return
     if not stage_name: return
     seen[id(code)] = code
-    module = os.path.basename(code.co_filename)[:-3] if ours else 'notebook'
+    module = code.co_filename.removeprefix(HOUSE)[:-3].replace(os.sep, '.') if ours else 'notebook'
     with open(os.environ['CITRUS_TRACE'], 'a') as f: f.write(f'{stage_name} {module} {code.co_qualname}\n')
 
 
