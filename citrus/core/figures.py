@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 # %% ../../nbs/lib/core/figures.ipynb #f29a9431
+from . import store
 from .files import atomic, UserError
-from .store import _open, commit
 
 # %% ../../nbs/lib/core/figures.ipynb #9c15e37a
 def write_fig(fig, folder: Path, name: str, stamp: str, formats: tuple = ('png', 'pdf')):
@@ -32,9 +32,10 @@ def save_fig(
     name: str,            # File name without suffix
 ):                        # The figure, for display
     "Save a figure of the open stage as PNG, PDF and CSV, stamped with what made it. Raises `UserError` if no stage is open"
-    if _open is None: raise UserError(f'figure {name!r}: open a stage first, with stage(name, globals())')
-    at, folder = commit()[0], _open.dir / 'figures'
-    made_by = f'{_open.name}-{_open.key}'
-    write_fig(fig, folder, name, f'run {_open.run}, {made_by}, commit {at}')
-    with atomic(folder / f'{name}.csv') as f: table.assign(run=_open.run, made_by=made_by, commit=at).to_csv(f, index=False)
+    s = store._open
+    if s is None: raise UserError(f'figure {name!r}: open a stage first, with stage(name, globals())')
+    at, folder = store.commit()[0], s.dir / 'figures'
+    made_by = f'{s.name}-{s.key}'
+    write_fig(fig, folder, name, f'run {s.run}, {made_by}, commit {at}')
+    with atomic(folder / f'{name}.csv') as f: table.assign(run=s.run, made_by=made_by, commit=at).to_csv(f, index=False)
     return fig

@@ -45,6 +45,7 @@ def own_module(path: Path) -> str:   # `core.keys` of `nbs/lib/core/keys.ipynb`,
     parts = place.parts[1:] if place.parts[0] == 'lib' else place.parts
     return '.'.join(parts) if len(parts) > 1 else re.sub(r'^\d\d_', '', parts[0])
 
+# %% ../../nbs/lib/core/ingredients.ipynb #f1f06f20
 def has_flag(cell: dict, flag: str) -> bool:
     "Whether a code cell is marked with `#| flag`"
     return re.search(rf'^#\| *{flag}\b', cell['source'], re.M) is not None

@@ -16,7 +16,7 @@ from .files import atomic, Parser, root, UserError
 from .lineage import lineage, maker
 from .parameters import notebook_path, STAGES, STUDIES
 from .prose import keep_outputs, publish_results, rewrite
-from .runner import advice, library_notebooks, papermill_run
+from .runner import advice, library_notebooks, papermill_run, place_of
 from .stale import publish_stale, redraw_published
 from .store import linked, manifest, run_folder
 
@@ -80,7 +80,7 @@ def publish(run: str) -> dict:   # notebook -> cells with output
         if p.suffix in ('.png', '.csv'): shutil.copy(p, root() / 'figures' / p.name)
     for path in sorted(set(library_notebooks()) - unmade):
         executed = json.loads((done.get(path) or executed_lessons(path)).read_text(encoding='utf-8'))
-        def change(nb): counts[path.name] = keep_outputs(nb, executed)
+        def change(nb): counts[place_of(path)] = keep_outputs(nb, executed)
         rewrite(path, change)
     publish_manifests(run)
     for name in STAGES: publish_takes(name)

@@ -194,7 +194,7 @@ FAULTS = {
     votes_fault: ('evaluate',),
     pool_fault: ('synth', 'traces', 'prefer', 'preferences', 'curriculum'),
     arm_fault: ('clean', 'textbook'),
-    folder_fault: ('cases', 'clean', 'evaluate'),
+    folder_fault: ('published', 'clean', 'evaluate'),
     exams_fault: ('evaluate',),
     names_fault: ('clean', 'cost'),
     student_fault: ('assets',)}

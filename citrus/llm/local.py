@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 # %% ../../nbs/lib/llm/local.ipynb #2e98f688
 from ..core.files import UserError
-from .door import BACKENDS, set_aside
 from .ledger import reply_seed
-from .models import Model, Reply, Sampling
+from .models import BACKENDS, Model, Reply, Sampling, set_aside
 
 # %% ../../nbs/lib/llm/local.ipynb #270146e8
 def attend(module, query, key, value, attention_mask, scaling=None, **rest):

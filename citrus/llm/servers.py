@@ -19,9 +19,8 @@ from fastcore.basics import patch
 # %% ../../nbs/lib/llm/servers.ipynb #55cc7281
 from ..core.files import UserError
 from ..core.parameters import nearest
-from .door import BACKENDS, SESSION, set_aside
 from .ledger import reply_seed
-from .models import Model, Reply, Sampling
+from .models import BACKENDS, Model, Reply, Sampling, SESSION, set_aside
 
 # %% ../../nbs/lib/llm/servers.ipynb #40c42a5b
 @dataclass(eq=False)

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
 
 # %% ../../nbs/lib/llm/threads.ipynb #a1c50eb2
-from .door import ASIDE
-from .models import Model, Sampling
+from .models import ASIDE, Model, Sampling
 from ..world.chart import chart
 
 # %% ../../nbs/lib/llm/threads.ipynb #2153350e

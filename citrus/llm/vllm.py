@@ -9,9 +9,8 @@ __all__ = ['vllm_engine', 'vllm']
 import os, time
 
 # %% ../../nbs/lib/llm/vllm.ipynb #534ea860
-from .door import BACKENDS
 from .ledger import reply_seed
-from .models import Model, Reply, Sampling
+from .models import BACKENDS, Model, Reply, Sampling
 
 # %% ../../nbs/lib/llm/vllm.ipynb #b0e441d9
 _engines = {}
