@@ -148,7 +148,7 @@ def summary(scores: pd.DataFrame, said: list) -> str:
     return '\n'.join(['Accuracy in percent with 95 % interval', '', table, ''] + [fill(f) for f in said]) + '\n'
 
 def results(scores: pd.DataFrame, said: list, run: str) -> str:
-    "The same for the README, in Markdown"
+    "The same in Markdown, for the page of this stage"
     t = stage_table(scores)
     row = lambda cells: f'| {" | ".join(cells)} |'
     lines = [row(['accuracy in percent [95 % interval]', *t.columns]), row(['---'] * (1 + len(t.columns)))] + [row([STEPS[m], *t.loc[m]]) for m in t.index]

@@ -14,7 +14,7 @@ import pandas as pd
 
 # %% ../../nbs/lib/core/prose.ipynb #098f12c7
 from .files import atomic, root, UserError
-from .parameters import read_notebook
+from .parameters import notebook_path, read_notebook
 
 # %% ../../nbs/lib/core/prose.ipynb #a4a05887
 def keep_outputs(source: dict, executed: dict) -> int:   # Cells whose output was taken
@@ -106,6 +106,6 @@ def publish_readme():
     with atomic(root() / 'README.md') as f: f.write(readme_text(index))
 
 def publish_results(folder: Path):
-    "Put what a run shows (`results.md` of its last stage) into the index, and make the README from it"
-    rewrite(root() / 'nbs' / 'index.ipynb', tagged('results', (folder / 'results.md').read_text(encoding='utf-8')))
+    "Put what a run shows (`results.md` of its last stage) into the notebook of that stage, and make the README"
+    rewrite(notebook_path('ablate'), tagged('results', (folder / 'results.md').read_text(encoding='utf-8')))
     publish_readme()
