@@ -188,7 +188,7 @@ def wait_for(note: Path, wait: float):
 def execute(step: ReadPart, p: dict, wait: float = 10):   # wait: seconds between two looks at the queue
     "Read all parts by an executor, and return when all are read. Raises `UserError` if some are not"
     from citrus.data import corpus as library   # what another process is sent must be of a module that it can import
-    step = library.ReadPart(step.folder, step.arms, library.Index(**vars(step.index)), step.domains and library.Domains(**vars(step.domains)), p)
+    step = library.ReadPart(step.folder, step.arms, step.index, step.domains, p)
     e, note = executor_of(step, p), step.folder / 'executor' / 'job'
     try:
         wait_for(note, wait)

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 
 # %% ../../nbs/lib/data/reading.ipynb #85e17907
 from ..core.files import UserError
+from . import lines, web, xml, remote   # each adds the kinds that it reads to `KINDS`
 from .arms import ARMS
 from .remote import first_line, no_access
 from .source import declare, Found, Kind, KINDS, Refused, Source, unpacked
