@@ -6,7 +6,6 @@
 __all__ = ['MATERIAL', 'LICENCES', 'inventory', 'wheel_rows', 'say']
 
 # %% ../nbs/10_assets.ipynb #5d47493e
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -17,9 +16,6 @@ from .data.arms import ARMS
 from .data.instructions import dialogues, instructions, reasoning
 from .data.questions import BENCHMARKS
 from .data.wheels import pins, wheel
-
-# %% ../nbs/10_assets.ipynb #1bb8a2c9
-os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'   # trainers report to their authors otherwise
 
 # %% ../nbs/10_assets.ipynb #0ed1e8c5
 MATERIAL = dict(   # set: (loader, kind of record, licence, benchmark it comes from)

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import citrus
 
+# %% ../../nbs/lib/core/files.ipynb #b70685b5
+os.environ['HF_HUB_DISABLE_TELEMETRY'] = '1'   # trainers report to their authors otherwise
+
 # %% ../../nbs/lib/core/files.ipynb #e49b845f
 class UserError(Exception):
     "Something the user can put right; its text is one line that says what, where and what to do"

@@ -19,11 +19,10 @@ import pandas as pd
 from tqdm import tqdm
 
 # %% ../../nbs/studies/published.ipynb #24f65df2
-from ..core.figures import save_fig
 from ..core.files import root, UserError
 from ..core.keys import digest
 from ..core.stats import crossed, wilson
-from ..core.store import Stage, stage
+from ..core.store import Stage
 from ..data.abstracts import hpo_files
 from ..data.wheels import wheel
 from ..world.expert import knowledge_of, score, silent
