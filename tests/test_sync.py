@@ -1,6 +1,7 @@
 "The repository is one thing in two forms: notebooks and the library exported from them."
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,8 @@ from citrus.core.prose import readme_text
 from citrus.core.files import root
 from citrus.core.publish import published, takes, with_takes
 
-NOTEBOOKS = sorted((root() / 'nbs').glob('[0-9]*.ipynb'))
-ids = [p.stem for p in NOTEBOOKS]
+NOTEBOOKS = sorted(p for p in (root() / 'nbs').rglob('*.ipynb') if p.name != 'index.ipynb' and '.ipynb_checkpoints' not in p.parts)
+ids = [str(p.relative_to(root() / 'nbs').with_suffix('')) for p in NOTEBOOKS]
 
 
 def code(path): return [c for c in cells(path) if c['cell_type'] == 'code']
@@ -127,8 +128,27 @@ def test_readme_is_the_index():
 
 
 def test_readme_names_every_notebook():
+    "Each stage and study by itself, the library as a folder"
     text = (root() / 'README.md').read_text(encoding='utf-8')
-    assert all(f'nbs/{p.name}' in text for p in NOTEBOOKS)
+    pages = {p.relative_to(root()).as_posix() for p in NOTEBOOKS if 'lib' not in p.parts}
+    assert pages >= {notebook_path(s).relative_to(root()).as_posix() for s in STAGES}
+    assert all(f']({p})' in text for p in pages) and '](nbs/lib)' in text
+
+
+def test_readme_is_a_page(): assert len((root() / 'README.md').read_text(encoding='utf-8').split()) <= 800
+
+
+def links(path):
+    "Targets of the links of a text or of the prose of a notebook, without their anchors; not those to the web"
+    text = path.read_text(encoding='utf-8') if path.suffix == '.md' else '\n'.join(c['source'] for c in cells(path) if c['cell_type'] == 'markdown')
+    targets = (t.partition('#')[0] for t in re.findall(r'\]\(([^()\s]+)\)', text))
+    return {t for t in targets if t and '://' not in t}
+
+
+@pytest.mark.parametrize('path', [*NOTEBOOKS, *(root() / n for n in ('nbs/index.ipynb', 'README.md', 'CONTRIBUTING.md'))], ids=[*ids, 'index', 'README', 'CONTRIBUTING'])
+def test_links_lead_somewhere(path):
+    lost = sorted(t for t in links(path) if not (path.parent / t).exists())
+    assert not lost, lost
 
 
 def test_notebooks_carry_no_widgets_or_errors():
