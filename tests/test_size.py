@@ -5,12 +5,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from citrus import size
+import citrus.train.memory as size
 from citrus.core.files import UserError, root
 from citrus.core.recipes import load_recipe, settings
 from citrus.train.memory import (GIB, SHAPES, Shape, Step, activations, fits, memory, must_recompute, parameters, settled, shape_of, spare, states,
                                  steps_of, token_flops)
-from citrus.data.source import declare
+from citrus.data.reading import declare
 
 H100 = 80 * GIB
 SMALL = Shape(128, 3, 4, 2, 32, 384, 512)

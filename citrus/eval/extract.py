@@ -435,7 +435,7 @@ def extract_letter(
 # %% ../../nbs/lib/eval/extract.ipynb #4eab817f
 def extractor() -> str:   # 12 hexadecimal digits
     "Version of the rules: those that read and those that judge"
-    return digest([(root() / 'citrus' / f'{name}.py').read_text(encoding='utf-8') for name in ('extract', 'judge')])
+    return digest([(root() / 'citrus' / 'eval' / f'{name}.py').read_text(encoding='utf-8') for name in ('extract', 'judge')])
 
 # %% ../../nbs/lib/eval/extract.ipynb #364ccbe6
 def extract_name(
