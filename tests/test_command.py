@@ -8,10 +8,15 @@ import sys
 import pytest
 from conftest import BIN
 
-from citrus import run
+from citrus.core.command import main
 from citrus.core.files import UserError, root
+from citrus.core.launch import train_main
+from citrus.core.lineage import maker
+from citrus.core.parameters import cells
+from citrus.core.publish import publish_main
 from citrus.core.recipes import load_recipe, settings
-from citrus.core.store import run_folder
+from citrus.core.runner import CellBar, last_seconds, papermill_run
+from citrus.core.store import run_folder, store
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def command(tmp_path, monkeypatch):
     (['--recipe', 'missing.yml'], '--recipe missing.yml: there is no such file'), (['--recipe', 'nbs/recipes'], 'there is no such file'),
     (['--recipe', 'controll'], "did you mean 'control'"), (['--why', '.'], 'is a folder, and not that of a stage')])
 def test_a_mistake_is_one_line(command, capsys, tmp_path, args, message):
-    said = command(capsys, run.main, 'citrus_run', *args)
+    said = command(capsys, main, 'citrus_run', *args)
     assert message in said and said.startswith('citrus_run: ') and '\n' not in said.replace('\\n', '').strip()
     assert not list((tmp_path / 'home').glob('*/*')), 'nothing was begun'
 
@@ -53,33 +58,33 @@ def test_a_mistake_is_one_line(command, capsys, tmp_path, args, message):
 def test_a_bad_recipe_is_one_line(command, capsys, tmp_path, text, message):
     path = tmp_path / 'r.yml'
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    said = command(capsys, run.main, 'citrus_run', '--dry', '--recipe', str(path))
+    said = command(capsys, main, 'citrus_run', '--dry', '--recipe', str(path))
     assert message in said and '\n' not in said
 
 
 def test_no_runs_is_a_sentence(command, capsys):
-    assert command(capsys, run.main, 'citrus_run', '--list').startswith('no runs in ')
+    assert command(capsys, main, 'citrus_run', '--list').startswith('no runs in ')
 
 
 def test_help_is_help(command, capsys):
-    for entry, name in ((run.main, 'citrus_run'), (run.publish_main, 'citrus_publish'), (run.train_main, 'citrus_train')):
+    for entry, name in ((main, 'citrus_run'), (publish_main, 'citrus_publish'), (train_main, 'citrus_train')):
         assert f'usage: {name}' in command(capsys, entry, name, '--help')
 
 
 def test_publish_names_what_is_wrong(command, capsys):
-    assert command(capsys, run.publish_main, 'citrus_publish', '..').startswith("citrus_publish: run '..': a name begins with")
-    assert 'unrecognized arguments: b' in command(capsys, run.publish_main, 'citrus_publish', 'a', 'b')
-    assert "run 'nobody' has no finished stage" in command(capsys, run.publish_main, 'citrus_publish', 'nobody')
+    assert command(capsys, publish_main, 'citrus_publish', '..').startswith("citrus_publish: run '..': a name begins with")
+    assert 'unrecognized arguments: b' in command(capsys, publish_main, 'citrus_publish', 'a', 'b')
+    assert "run 'nobody' has no finished stage" in command(capsys, publish_main, 'citrus_publish', 'nobody')
 
 
 @pytest.mark.parametrize('text, message', [(None, 'No such file'), ('{', 'not JSON'), ('[]', 'needs the fields'), ('{"function": "mix.train"}', 'needs the fields')])
 def test_train_needs_a_job(command, capsys, tmp_path, text, message):
     if text is not None: (tmp_path / 'job.json').write_text(text)
-    assert message in command(capsys, run.train_main, 'citrus_train', str(tmp_path / 'job.json'))
+    assert message in command(capsys, train_main, 'citrus_train', str(tmp_path / 'job.json'))
 
 
 def test_train_alone_is_one_line(command, capsys):
-    assert 'required: config' in command(capsys, run.train_main, 'citrus_train')
+    assert 'required: config' in command(capsys, train_main, 'citrus_train')
 
 
 def test_train_tells_its_error_in_one_line(tmp_path):
@@ -93,13 +98,13 @@ def test_a_folder_of_a_stage_can_be_asked_for(tmp_path):
     folder = tmp_path / 'mix-0123456789ab'
     folder.mkdir(parents=True)
     (folder / 'manifest.json').write_text('{}')
-    assert run.maker(folder) == run.maker(folder / 'manifest.json') == folder.name
+    assert maker(folder) == maker(folder / 'manifest.json') == folder.name
 
 
 def test_outside_a_clone_one_line(tmp_path):
     shutil.copytree(root() / 'citrus', tmp_path / 'citrus', ignore=shutil.ignore_patterns('__pycache__'))
-    for entry, args in (('main', ['--recipe', 'gpu', '--dry']), ('publish_main', ['default'])):
-        code = f'import sys; from citrus.run import {entry}; sys.argv[1:] = {args}; {entry}()'
+    for module, entry, args in (('command', 'main', ['--recipe', 'gpu', '--dry']), ('publish', 'publish_main', ['default'])):
+        code = f'import sys; from citrus.core.{module} import {entry}; sys.argv[1:] = {args}; {entry}()'
         done = subprocess.run([sys.executable, '-c', code], env=os.environ | dict(PYTHONPATH=str(tmp_path)), cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 1 and 'citrus runs from a clone' in done.stderr and len(done.stderr.strip().split('\n')) == 1
 
@@ -128,22 +133,22 @@ def test_a_bar_counts_the_seconds_of_the_longest_run(tmp_path, monkeypatch, capf
     monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'home'))
     source = tmp_path / 'slow.ipynb'
     source.write_text(SLOW % ', '.join([cell('quick', '1'), cell('slow', 'import time; time.sleep(1.5)'), cell('last', '2')]))
-    folder = run.store() / 'slow-0123456789ab'
+    folder = store() / 'slow-0123456789ab'
     folder.mkdir(parents=True)
-    run.papermill_run(source, folder / 'notebook.ipynb', {}, 'slow')
-    assert '3 of 3 cells' in capfd.readouterr().err and run.last_seconds('slow') == {}, 'not finished'
+    papermill_run(source, folder / 'notebook.ipynb', {}, 'slow')
+    assert '3 of 3 cells' in capfd.readouterr().err and last_seconds('slow') == {}, 'not finished'
     (folder / 'manifest.json').write_text('{}')
-    spent = run.last_seconds('slow')
+    spent = last_seconds('slow')
     assert 1.5 < spent['slow'] < 10 and spent['quick'] < 0.5
-    resumed = run.store() / 'slow-ba9876543210'
+    resumed = store() / 'slow-ba9876543210'
     resumed.mkdir()
     (resumed / 'manifest.json').write_text('{}')
     (resumed / 'notebook.ipynb').write_text((folder / 'notebook.ipynb').read_text().replace('"duration": 1.', '"duration": 0.'))
-    assert run.last_seconds('slow') == spent
-    run.papermill_run(source, tmp_path / 'again.ipynb', {}, 'slow')
+    assert last_seconds('slow') == spent
+    papermill_run(source, tmp_path / 'again.ipynb', {}, 'slow')
     shown = capfd.readouterr().err
     assert 's of the last time' in shown and '100%' in shown
-    bar = run.CellBar('slow', run.cells(source), spent)
+    bar = CellBar('slow', cells(source), spent)
     bar.show([dict(id='quick', metadata=dict(papermill=dict(status='completed')))])
     assert bar.bar.n / bar.bar.total < 0.3, 'a third of the cells, but not of the time'
     bar.close()

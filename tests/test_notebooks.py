@@ -5,12 +5,15 @@ import shutil
 
 import pytest
 
-from citrus import run
+import citrus
+from citrus.core.command import parse_args, run_command
 from citrus.core.files import UserError, root
-from citrus.core.parameters import parameters
+from citrus.core.ingredients import ingredients
+from citrus.core.parameters import STAGES, notebook_path, parameters
 from citrus.core.recipes import settings
+from citrus.core.runner import library_notebooks, module_path, out_of_step, same_text
 
-CASES = '06_cases'
+CASES = '20_cases'
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +31,7 @@ def copy(whole, monkeypatch, tmp_path):
     "A repository to spoil; it is put right again"
     path = whole / 'nbs' / f'{CASES}.ipynb'
     kept, names = path.read_bytes(), set(path.parent.iterdir())
-    monkeypatch.setattr(run, 'root', lambda: whole)
+    monkeypatch.setattr(citrus, '__file__', str(whole / 'citrus' / '__init__.py'))   # where `root` looks
     monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'home'))
     yield path
     path.write_bytes(kept)
@@ -37,9 +40,9 @@ def copy(whole, monkeypatch, tmp_path):
 
 def look():
     "What every command does first, and the key of the stage whose notebook was spoilt"
-    values = run.settings({})
-    assert not run.out_of_step()
-    return run.ingredients('cases', values['cases'], {})
+    values = settings({})
+    assert not out_of_step()
+    return ingredients('cases', values['cases'], {})
 
 
 def refused():
@@ -61,19 +64,19 @@ def code_cell(source): return dict(cell_type='code', id='extra', metadata={}, so
 def test_a_command_of_ipython_has_its_line(copy, source):
     change(copy, lambda cs: cs.insert(5, code_cell(source)))
     said = refused()
-    assert said.startswith('06_cases.ipynb, cell 5: ') and 'command of IPython' in said
+    assert said.startswith('20_cases.ipynb, cell 5: ') and 'command of IPython' in said
 
 
 @pytest.mark.parametrize('source', ['def f(:', '#| stage\nreturn 3', '#| stage\nx = (1,', '#| stage\n  x = 1\n y = 2'])
 def test_what_is_not_python_has_its_line(copy, source):
     change(copy, lambda cs: cs.insert(5, code_cell(source)))
-    assert refused().startswith('06_cases.ipynb, cell 5: ')
+    assert refused().startswith('20_cases.ipynb, cell 5: ')
 
 
 def test_a_merge_conflict_has_its_line(copy):
     lines = copy.read_text().split('\n')
     copy.write_text('\n'.join([*lines[:9], '<<<<<<< HEAD', lines[9], '=======', lines[9], '>>>>>>> other', *lines[10:]]))
-    assert refused() == '06_cases.ipynb, line 10: a merge conflict is not resolved'
+    assert refused() == '20_cases.ipynb, line 10: a merge conflict is not resolved'
 
 
 @pytest.mark.parametrize('spoil, words', [
@@ -81,7 +84,7 @@ def test_a_merge_conflict_has_its_line(copy):
     (lambda b: b'{}', 'no notebook'), (lambda b: b.replace(b'a', b'\xff'), 'is not UTF-8')])
 def test_a_spoilt_file_has_its_line(copy, spoil, words):
     copy.write_bytes(spoil(copy.read_bytes()))
-    assert refused().startswith('06_cases.ipynb') and words in refused()
+    assert refused().startswith('20_cases.ipynb') and words in refused()
 
 
 @pytest.mark.parametrize('cell, words', [
@@ -89,7 +92,7 @@ def test_a_spoilt_file_has_its_line(copy, spoil, words):
     (code_cell('x') | dict(metadata=dict(tags='a')), "has the tags 'a'"), (dict(source='x'), 'has no `cell_type`')])
 def test_a_cell_that_is_none_has_its_line(copy, cell, words):
     change(copy, lambda cs: cs.insert(5, cell))
-    assert refused().startswith(f'06_cases.ipynb, cell 5 {words}')
+    assert refused().startswith(f'20_cases.ipynb, cell 5 {words}')
 
 
 @pytest.mark.parametrize('line, words', [
@@ -102,10 +105,10 @@ def test_a_parameter_of_another_form_has_its_line(copy, line, words):
         cell['source'] = ''.join(cell['source']) + '\n' + line
     change(copy, add)
     said = refused()
-    assert said.startswith('06_cases.ipynb, cell ') and words in said
+    assert said.startswith('20_cases.ipynb, cell ') and words in said
 
 
-@pytest.mark.parametrize('name', ['06_cases-Copy1.ipynb', '06_cases (copy).ipynb', '06_cases_old.ipynb', 'Untitled.ipynb', '99_draft.ipynb', '01 notes.ipynb'])
+@pytest.mark.parametrize('name', ['20_cases-Copy1.ipynb', '20_cases (copy).ipynb', '20_cases_old.ipynb', 'Untitled.ipynb', '99_draft.ipynb', '01 notes.ipynb'])
 def test_strangers_are_left_alone(copy, name):
     before = look()
     shutil.copy(copy, copy.with_name(name))
@@ -115,13 +118,53 @@ def test_strangers_are_left_alone(copy, name):
 
 
 def test_a_copy_that_was_exported_is_named(copy):
-    shutil.copy(copy, copy.with_name('06_cases-Copy1.ipynb'))
+    shutil.copy(copy, copy.with_name('20_cases-Copy1.ipynb'))
     module = copy.parent.parent / 'citrus' / 'cases.py'
     kept = module.read_bytes()
     module.write_bytes(kept + b'\nMORE = 1\n')
     said = refused()
     module.write_bytes(kept)
-    assert said.startswith('06_cases-Copy1.ipynb exports to the module of 06_cases.ipynb')
+    assert said.startswith('20_cases-Copy1.ipynb exports to the module of 20_cases.ipynb')
+
+
+def test_most_modules_hold_the_text_of_their_notebook():
+    "So a command need not parse them; what is written by hand into a module is seen wherever it stands"
+    assert len(library_notebooks()) > 90 and all(same_text(p, module_path(p)) for p in library_notebooks())
+
+
+@pytest.mark.parametrize('spoil', [
+    lambda t: t.replace('\n# %% auto', '\nMORE = 1\n\n# %% auto', 1), lambda t: t + '\nMORE = 1\n', lambda t: t.replace('    return', '    return ()\n    return', 1)])
+def test_a_module_that_was_changed_by_hand_is_seen(copy, spoil):
+    path = copy.parent / 'lib' / 'world' / 'questions.ipynb'
+    module = module_path(path)
+    kept = module.read_text()
+    module.write_text(spoil(kept))
+    late = out_of_step()
+    module.write_text(kept)
+    assert late == ['lib/world/questions.ipynb']
+
+
+def test_what_changes_no_statement_is_no_change(copy):
+    module = module_path(copy)
+    kept = module.read_text()
+    module.write_text(kept.replace('from .core.files', 'from citrus.core.files') + '\n# a remark\n')
+    same, late = same_text(copy, module), out_of_step()
+    module.write_text(kept)
+    assert not same and not late
+
+
+def test_what_jupyter_keeps_for_itself_is_no_twin(copy):
+    path = copy.parent / 'lib' / 'world' / 'families.ipynb'
+    aside = path.parent / '.ipynb_checkpoints'
+    aside.mkdir()
+    shutil.copy(path, aside / 'families-checkpoint.ipynb')
+    module = module_path(path)
+    kept = module.read_bytes()
+    module.write_bytes(kept + b'\nMORE = 1\n')
+    late = out_of_step()
+    module.write_bytes(kept)
+    shutil.rmtree(aside)
+    assert late == ['lib/world/families.ipynb']
 
 
 # --- who only looks --------------------------------------------------------------------------------------------------
@@ -129,7 +172,7 @@ def test_a_copy_that_was_exported_is_named(copy):
 @pytest.mark.parametrize('args', [['--dry', '--only', 'rules'], ['--list'], ['--gc'], ['--why', str(root() / 'figures' / 'clean_scale.csv')]])
 def test_who_only_looks_writes_nothing(monkeypatch, tmp_path, args, capsys):
     monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'home'))
-    run.run_command(run.parse_args(args))
+    run_command(parse_args(args))
     assert capsys.readouterr().out and not (tmp_path / 'home').exists()
 
 
@@ -137,19 +180,19 @@ def test_a_home_that_is_no_folder_is_named(monkeypatch, tmp_path):
     (tmp_path / 'file').write_text('')
     monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'file' / 'home'))
     for args in (['--dry'], []):
-        with pytest.raises(UserError, match='CITRUS_HOME is .* is no folder: set CITRUS_HOME'): run.run_command(run.parse_args(args))
+        with pytest.raises(UserError, match='CITRUS_HOME is .* is no folder: set CITRUS_HOME'): run_command(parse_args(args))
 
 
 def test_a_home_where_even_root_cannot_write_is_named(monkeypatch):
     monkeypatch.setenv('CITRUS_HOME', '/proc/x')
-    with pytest.raises(UserError, match='CITRUS_HOME is /proc/x, and /proc cannot be written to'): run.run_command(run.parse_args([]))
+    with pytest.raises(UserError, match='CITRUS_HOME is /proc/x, and /proc cannot be written to'): run_command(parse_args([]))
 
 
 def test_a_home_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     tmp_path.chmod(0o555)
     monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'home'))
     if os.access(tmp_path, os.W_OK): pytest.skip('root may write anywhere but in /proc')
-    with pytest.raises(UserError, match='cannot be written to: set CITRUS_HOME'): run.run_command(run.parse_args(['--dry']))
+    with pytest.raises(UserError, match='cannot be written to: set CITRUS_HOME'): run_command(parse_args(['--dry']))
 
 
-def test_parameters_of_all_stages_are_read(): assert all(parameters(run.notebook_path(s)) for s in run.STAGES) and settings({})
+def test_parameters_of_all_stages_are_read(): assert all(parameters(notebook_path(s)) for s in STAGES) and settings({})

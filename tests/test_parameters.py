@@ -9,6 +9,7 @@ import pytest
 from citrus.core.recipes import OWN_ARMS, consistent, load_recipe, settings
 from citrus.core.parameters import STAGES, allowed, cells, notebook_path, parameters
 from citrus.core.files import UserError
+from citrus.core.ingredients import own_module
 from citrus.core.runner import chosen
 
 PARAMS = {'p', 'params'}   # names under which functions of a notebook get the parameters of their stage
@@ -51,7 +52,7 @@ def test_trainings_have_no_defaults_of_their_own():
     "A setting that a caller forgets is an error, not a value that no recipe can change"
     assert {f for _, f in launched()} == {'mix.train', 'sft.train', 'prefer.train'}
     for stage, name in launched():
-        module, function = name.split('.')
+        module, _, function = name.rpartition('.')
         signature = inspect.signature(getattr(importlib.import_module(f'citrus.{module}'), function))
         assert not [p for p in signature.parameters.values() if p.default is not p.empty], f'{stage}: {name}'
 
@@ -61,7 +62,7 @@ OWN = {('preferences', 'Sampling', 'temperature')}   # the survival table goes t
 
 def left_out(stage):
     "(function, parameter) of calls in a run section that leave a declared parameter to the default of the function"
-    module = importlib.import_module(f'citrus.{notebook_path(stage).stem[3:]}')
+    module = importlib.import_module(f'citrus.{own_module(notebook_path(stage))}')
     declared = parameters(notebook_path(stage)).keys()
     run = [ast.parse(c['source']) for c in cells(notebook_path(stage)) if c['cell_type'] == 'code' and '#| stage' in c['source']]
     for call in [n for tree in run for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from citrus import run
+from citrus.core import ingredients
 from citrus.core.parameters import STAGES, cells, notebook_path, parameters
 from citrus.core.files import UserError, root
 from citrus.core.ingredients import drawings_of
@@ -101,13 +101,13 @@ def test_a_published_figure_is_drawn_anew(tmp_path):
 
 def test_a_changed_plot_makes_its_figure_stale_and_nothing_else(monkeypatch):
     before = {name: drawings_of(name) for name in ('mix', 'ablate')}
-    own = run.notebook_module
+    own = ingredients.notebook_module
     def changed(path):
         module = own(path)
         for i, d in enumerate(module.definitions):
             if d.label == 'plot_validation': module.definitions[i] = replace(d, code=d.code + '\n# wider')
         return module
-    monkeypatch.setattr(run, 'notebook_module', changed)
+    monkeypatch.setattr(ingredients, 'notebook_module', changed)
     after = {name: drawings_of(name) for name in before}
     assert {f for n in before for f in before[n] if before[n][f][2] != after[n][f][2]} == {'mix_validation'}
 

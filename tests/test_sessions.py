@@ -8,9 +8,10 @@ import time
 
 WORK = '''
 import sys, time
-from citrus import run
-spec = run.parameters(run.notebook_path('assets'))
-s = run.stage('assets', {p: d.default for p, d in spec.items()} | dict(run='work'))
+from citrus.core.parameters import notebook_path, parameters
+from citrus.core.store import stage
+spec = parameters(notebook_path('assets'))
+s = stage('assets', {p: d.default for p, d in spec.items()} | dict(run='work'))
 path = f'trainings/{sys.argv[1]}.jsonl'
 s.write(path, [dict(n=1)])
 print('at work', flush=True)
