@@ -9,7 +9,7 @@ import pytest
 from citrus.core.recipes import OWN_ARMS, consistent, load_recipe, settings
 from citrus.core.parameters import STAGES, allowed, cells, notebook_path, parameters
 from citrus.core.files import UserError
-from citrus.core.ingredients import own_module
+from citrus.core.ingredients import followed, own_module
 from citrus.core.runner import chosen
 
 PARAMS = {'p', 'params'}   # names under which functions of a notebook get the parameters of their stage
@@ -27,11 +27,11 @@ def looked_up(tree):
 
 
 def read_by(stage):
-    "Names that the run section of a notebook uses, and parameters that its functions look up"
-    code = [c['source'] for c in cells(notebook_path(stage)) if c['cell_type'] == 'code']
-    run = [ast.parse(source) for source in code if '#| stage' in source]
+    "Names that the run section of a notebook uses, and parameters that the functions which it can run look up"
+    _, marked, reached = followed(stage)
+    run = [ast.parse(d.code) for _, d in marked]
     used = {n.id for tree in run for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    return used.union(*(looked_up(ast.parse(source)) for source in code if source.startswith('#| export')))
+    return used.union(*(looked_up(ast.parse(d.code)) for d in reached.values()))
 
 
 @pytest.mark.parametrize('stage', STAGES)
@@ -165,9 +165,9 @@ def test_a_value_that_a_stage_can_use_is_not(text): settings({}, [text])
     (['textbook.arm=hpo'], "textbook: 'hpo' is no arm of this run"), (['clean.exempt={fr: [prose]}'], "clean: 'fr' is no arm of this run"),
     (['clean.sources=[{id: mine, kind: txt, path: a, licence: b, domain: medical}]'], "textbook: 'hpo_definitions' is no arm of this run, which has mine"),
     (['clean.sources=[mine]'], "clean: sources holds 'mine', which is no mapping with an id"),
-    (['evaluate.exams=[nowhere.jsonl]'], "evaluate: 'nowhere.jsonl': there is no such file"), (['cases.phenopackets=nowhere'], "cases: 'nowhere': there is no such")])
+    (['evaluate.exams=[nowhere.jsonl]'], "evaluate: 'nowhere.jsonl': there is no such file"), (['published.phenopackets=nowhere'], "published: 'nowhere': there is no such")])
 def test_values_that_contradict_one_another_are_refused(sets, message):
-    with pytest.raises(UserError) as e: consistent(settings({}, sets), chosen())
+    with pytest.raises(UserError) as e: consistent(settings({}, sets), [*chosen(), 'published'])
     assert str(e.value).startswith(message)
 
 
