@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate.state import AcceleratorState
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-import citrus.mix
+import citrus.train.checkpoints
 from citrus.core.launch import call, leave
 from citrus.core.store import die_with_parent
 
@@ -23,7 +23,7 @@ def copying(keep):
 
 if __name__ == '__main__':
     die_with_parent()
-    citrus.mix.keep_checkpoint = copying(citrus.mix.keep_checkpoint)
+    citrus.train.checkpoints.keep_checkpoint = copying(citrus.train.checkpoints.keep_checkpoint)
     for function, arguments in json.loads(Path(sys.argv[1]).read_text()):
         call(function, arguments)
         AcceleratorState._reset_state(True)

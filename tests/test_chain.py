@@ -11,7 +11,7 @@ import pytest
 from conftest import BIN, MICRO, citrus_run
 
 from citrus.core.parameters import STAGES, cells
-from citrus.core.runner import chosen
+from citrus.core.runner import chosen, plan
 from citrus.core.records import read_jsonl
 from citrus.core.files import root
 
@@ -96,7 +96,7 @@ def test_a_kill_loses_nothing(micro, store):
 
 def test_a_failing_cell_is_named_and_kept(micro, store):
     said = citrus_run(store, '--recipe', str(MICRO), '--only', 'cases', '--name', 'failing', '--set', 'cases.known=4000', ok=False)
-    assert re.search(r'06_cases.ipynb, cell \d+, under "Run": UserError: only \d+ families are eligible', said)
+    assert re.search(r'20_cases.ipynb, cell \d+, under "Run": UserError: only \d+ families are eligible', said)
     copy = re.search(r'executed copy: (\S+)', said)[1]
     assert any(o.get('ename') == 'UserError' for c in cells(copy) for o in c.get('outputs', []))
     shutil.rmtree(os.path.dirname(copy))
@@ -138,7 +138,7 @@ def test_a_dead_kernel_is_named_and_its_notebook_kept(micro, store):
     run = start(store, 'headless', 72)
     os.kill(kernel_of(run), signal.SIGKILL)
     said = run.communicate()[0]
-    assert re.search(r'10_clean.ipynb, cell \d+, under "Run": DeadKernelError', said) and 'too little memory' in said
+    assert re.search(r'30_clean.ipynb, cell \d+, under "Run": DeadKernelError', said) and 'too little memory' in said
     assert len(said[said.index('citrus_run:'):].strip().split('\n')) < 10
     citrus_run(store, '--recipe', str(MICRO), '--only', 'clean', '--name', 'headless', '--set', 'clean.documents=72')
     folder = store / 'runs' / 'headless' / 'clean'
@@ -200,11 +200,12 @@ def test_a_missing_gpu_has_its_line(micro, store):
 
 
 def test_a_changed_package_is_a_reason(micro, store, monkeypatch):
-    from citrus import run
+    from citrus.core import ingredients
+    from citrus.core.recipes import load_recipe, settings
     monkeypatch.setenv('CITRUS_HOME', str(store))
-    values = run.settings(run.load_recipe(str(MICRO)))
-    monkeypatch.setattr(run, 'versions', lambda: run.manifest(run.linked('micro', 'sft'))['versions'] | dict(trl='9.9'))
-    why = run.plan('micro', values, chosen()).set_index('stage').why
+    values = settings(load_recipe(str(MICRO)))
+    monkeypatch.setattr(ingredients, 'versions', lambda: manifest(store, 'sft')['versions'] | dict(trl='9.9'))
+    why = plan('micro', values, chosen()).set_index('stage').why
     assert 'version of trl changed' in why['sft']
 
 
@@ -239,13 +240,13 @@ def test_prose_is_no_ingredient(micro, store, copy):
 
 def test_a_notebook_without_its_tag_is_refused(store, copy):
     edit(copy, 'sft', lambda cs: [c['metadata'].pop('tags', None) for c in cs])
-    assert "40_sft.ipynb has 0 cells tagged 'parameters'" in citrus_run(store, '--dry', ok=False, PYTHONPATH=str(copy))
+    assert "70_sft.ipynb has 0 cells tagged 'parameters'" in citrus_run(store, '--dry', ok=False, PYTHONPATH=str(copy))
 
 
 def test_a_library_out_of_step_is_refused(store, copy):
-    path = copy / 'citrus' / 'bandit.py'
+    path = copy / 'citrus' / 'train' / 'bandit.py'
     path.write_text(path.read_text().replace('math.log(K)', 'math.log(K + 1)'))
-    assert 'out of step with 18_bandit.ipynb' in citrus_run(store, '--dry', ok=False, PYTHONPATH=str(copy))
+    assert 'out of step with bandit.ipynb' in citrus_run(store, '--dry', ok=False, PYTHONPATH=str(copy))
 
 
 # --- assets ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from citrus.core.records import read_jsonl
 from citrus.world.expert_parts import DESIGNS, monologue, reason_skill, reflect_skill, stop_skill, verify_skill, write_skill
 from citrus.llm.roles import REASON, REFLECT, STOP, WRITE, Cast, accepted, sections, tag
 from citrus.llm.threads import Thread
-from citrus.llm.opening import asking, openable, rewrite_fault, unfit
+from citrus.llm.opening import asking, open_up, openable, rewrite_fault, unfit
 from citrus.world.chart import chart
 from citrus.synth import concludes, design_rows, leaked, synthesise, think, verify
 from citrus.llm.look_up import knowledge_base, library
@@ -302,7 +302,7 @@ def test_foreign_questions_that_are_in_a_benchmark_do_not_enter(monkeypatch):
     monkeypatch.setattr(synth, 'hub', lambda kind, id: iter([new, *BENCHMARKS['medqa']()[:40]]))
     made = synth.entered([], dict(closed_hub='x', questions=41), dict(medqa=BENCHMARKS['medqa']()))
     assert [bool(q['meta'].get('benchmark')) for q in made] == [False] + [True] * 40
-    assert all(run(synth.open_up(None, q | dict(open_stem=stem), TOY_CAST))[1] for q in made[1:] for stem in (q['stem'], None))
+    assert all(run(open_up(None, q | dict(open_stem=stem), TOY_CAST))[1] for q in made[1:] for stem in (q['stem'], None))
 
 
 def test_a_letter_in_a_word_is_no_choice():
