@@ -1,14 +1,15 @@
-"Negation: 188 labelled sentences, the reported faults one by one, hostile text, and one reading for patients and abstracts."
+"Negation: 221 labelled sentences, the reported faults one by one, hostile text, and one reading for patients and abstracts."
 import json
 import random
 import time
 
 import pytest
 
-from citrus.world.reader import Reader
+from citrus.core.files import root
 from citrus.data.entities import Recogniser, mentions
 from citrus.world.negation import outline, sign_table, signs, statements
-from citrus.core.files import root
+from citrus.world.questions import ABSENT, PRESENT, listing
+from citrus.world.reader import Reader
 
 SENTENCES = [json.loads(line) for line in open(root() / 'tests' / 'data' / 'negation.jsonl', encoding='utf-8')]
 NAMES = {n: [n] for n in 'fever cough vomiting headache rash nausea diabetes asthma seizure dyspnea'.split()} | {'weight loss': ['Weight loss'], 'chest pain': ['Chest pain'], 'absent thumb': ['Absent thumb']}
@@ -19,7 +20,7 @@ OWN = Recogniser({('finding', i): ns for i, ns in NAMES.items()})
 def read(text): return tuple({n: s for (*_, n), s in zip(named, signs(text, [(a, b) for a, b, _ in named]))} for named in [list(READER.named(text))])[0]
 
 
-@pytest.mark.parametrize('half, sentences, names', [('develop', 70, 118), ('apart', 70, 120), ('later', 48, 56)])
+@pytest.mark.parametrize('half, sentences, names', [('develop', 70, 118), ('apart', 70, 120), ('later', 48, 56), ('abstracts', 33, 39)])
 def test_labelled_sentences(half, sentences, names):
     mine = [s for s in SENTENCES if s['half'] == half]
     rows = [(half, right, read) for s in mine for (*_, right), read in zip(s['names'], signs(s['text'], [(a, b) for a, b, _ in s['names']]))]
@@ -41,6 +42,15 @@ REPORTED = {
 
 @pytest.mark.parametrize('text', REPORTED)
 def test_reported(text): assert read(text) == REPORTED[text]
+
+
+@pytest.mark.parametrize('form', [*PRESENT, *ABSENT])
+def test_every_form_of_the_cases_is_read_to_its_end(form):
+    for n in (1, 2, 3, 5):
+        for last in ('and', 'or'):
+            named = 'fever cough vomiting headache rash'.split()[:n]
+            text = form.format(who='a male patient aged 40', he='he', what=listing(named, last))
+            assert read(text) == dict.fromkeys(named, A if form in ABSENT else P), text
 
 
 def test_patients_and_abstracts_are_read_alike():

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['SHORT_ANSWER', 'END', 'WRAPPED', 'TOKEN_OR_MARK', 'GLUED', 'BE', 'SEEN', 'ACTIVE', 'NO_CHANGE', 'UNCHANGED', 'ADVERB',
-           'KNOWN', 'HINTS', 'ABOUT', 'SIGNS_OF', 'KIN', 'OF_KIN', 'HE_HAS', 'CUES_OF', 'REPORTS', 'WHEN', 'TAKEN_ILL',
-           'ILL', 'YEARS', 'ALIVE', 'AGED', 'ANYONE', 'PLACE', 'LINK', 'CLOSES', 'RECOGNISED', 'PREDICATE', 'NOT_HERE',
-           'NONE_OF', 'CUES_RE', 'HINT_OF_A_CUE', 'MAYBE', 'REACH', 'VERB', 'NEGATED', 'OWN_CLAUSE', 'HIS', 'PLURAL',
-           'OPENED_BY', 'statements', 'bare_words', 'outline', 'either', 'one_of', 'Scope', 'read_name', 'read_after',
-           'read_turn', 'read_bracket', 'read_joint', 'read_statement', 'signs', 'sign_table']
+           'KNOWN', 'HINTS', 'ABOUT', 'SIGNS_OF', 'KIN', 'OF_KIN', 'CASES', 'CONDITION', 'HEAD', 'COMPOUND', 'HE_HAS',
+           'MORE', 'NEITHER_DOES', 'CUES_OF', 'REPORTS', 'WHEN', 'TAKEN_ILL', 'ILL', 'YEARS', 'ALIVE', 'AGED', 'ANYONE',
+           'PLACE', 'LINK', 'CLOSES', 'RECOGNISED', 'PREDICATE', 'SUSPENDED', 'PREPOSITION', 'NEAR', 'PEOPLE',
+           'ONE_NAME', 'NOT_HERE', 'NONE_OF', 'CUES_RE', 'HINT_OF_A_CUE', 'MAYBE', 'REACH', 'VERB', 'NEGATED',
+           'OWN_CLAUSE', 'HIS', 'PLURAL', 'PREDICATE_OF_HEAD', 'OPENED_BY', 'statements', 'bare_words', 'outline',
+           'either', 'one_of', 'Scope', 'read_name', 'read_after', 'read_turn', 'read_bracket', 'read_joint',
+           'read_statement', 'signs', 'sign_table']
 
 # %% ../../nbs/lib/world/negation.ipynb #f7919e55
 import bisect, re
@@ -32,7 +34,7 @@ def statements(text: str):
 
 # %% ../../nbs/lib/world/negation.ipynb #21003b3f
 TOKEN_OR_MARK = re.compile(r"[^\W_]+(?:['’][^\W_]+)?|[^\w\s@]")
-GLUED = re.compile(r'(?:^|(?<=[\s,(/]))[-–−+]$')
+GLUED = re.compile(r'(?<![^\s,;.(/])[-–−+]$')
 
 def bare_words(text: str) -> list:
     "The words and marks of a text without a name, in small letters"
@@ -49,9 +51,10 @@ def outline(text: str, start: int, end: int, spans: list) -> str:   # spans: (st
     out, place = [], start
     for a, b in spans:
         before = text[place:a]
-        sign = GLUED.search(before)
-        out += bare_words(before[:sign.start()] if sign else before)
+        sign = GLUED.search(text, place, a)   # sees what stands before: the hyphen of `asthma-cough` is no sign
+        out += bare_words(before[:-1] if sign else before)
         if sign: out.append('⊕' if sign[0] == '+' else '⊖')
+        if before.endswith('(') and text[a:b].isupper(): out.append('≡')
         out.append('@')
         place = b
     return ' '.join(out + bare_words(text[place:end]))
@@ -89,11 +92,40 @@ KIN = either(one_of("""mother/s father/s mom mum dad grandma grandpa parent/s br
     'family members?')
 OF_KIN = one_of('his her the a an their one two both maternal paternal younger older half')
 
+# %% ../../nbs/lib/world/negation.ipynb #d1b985d4
+CASES = either(HINTS, one_of("""case/s presence occurrence recurrence/s development onset
+    appearance existence attack/s instance/s
+    bout/s type/s form/s kind/s sort diagnosis diagnoses possibility period/s"""), 'any', 'one')
+CONDITION = one_of("""disease/s *infection/s *reaction/s
+    *obstruction/s *perforation/s *malformation/s *exacerbation/s *function/s
+    complication/s inflammation recurrence/s disturbance/s intolerance presence existence sensation/s impairment/s
+    involvement deformity deformities *abnormality *abnormalities disability disabilities *morbidity *morbidities
+    palpitation/s constipation dehydration hallucination/s case/s""")
+HEAD = rf'(?!{CONDITION}(?!\S))' + either(
+    r'\w+(?:tion|ment|ase)s?', r'\w+(?:ance|ence)', r'\w+it(?:y|ies)',
+    one_of("""therapy therapies
+    prophylaxis antibody antibodies antigen/s receptor/s inhibitor/s
+    level/s score/s rating/s value/s rate/s risk/s index growth
+    synthesis uptake progression cell/s neuron/s deposit/s model/s marker/s gene/s toxin/s withdrawal removal relief
+    patient/s inpatient/s survivor/s carrier/s provider/s
+    study studies repair surgery control transmission expression knowledge specific resistant susceptible sensitive"""))
+COMPOUND = (
+    r'(?: - (?:induced|dependent|specific|mediated|like|resistant|sensitive|positive|producing)'
+    rf'| (?:\w+(?:al|ic|ant|ary|ive) )?{HEAD})(?!\S)')
+
 # %% ../../nbs/lib/world/negation.ipynb #53e1f602
 HE_HAS = (   # "he has", "there was", "the patient ever had"
     r'(?:he|she|they|it|this|there|(?:the|his|her) \w+)(?: (?:ever|also|\w+ly))? '
     + one_of('has had have is are was were suffer/s suffered develop/s developed'))
+MORE = one_of('increased decreased reduced elevated higher lower altered enhanced excess')
+NEITHER_DOES = (   # "neither drug inhibited it": both are there
+    r'(?:^|(?<=, )|(?<=but )|(?<=and )|(?<=that ))neither(?= (?:\S+ ){0,12}?@ (?:\w+ly )?(?:can|could|may|'
+    rf'(?:was|were|is|are) (?:\w+ly )?(?!{SEEN}|present|\w+ly)\w|'
+    rf'(?!{SEEN}|occurred|developed|appeared|resulted)\w+ed(?!\S)))')
+
+# %% ../../nbs/lib/world/negation.ipynb #94b7a925
 CUES_OF = dict(
+    compound=rf'@(?={COMPOUND})',   # "no measles antibodies" denies the antibodies
     name='@',
     doubt=either(   # of the negation that stands in it
         rf'(?:not|never|hard to|difficult to|unable to|impossible to)(?: \w+)?(?: be(?:en)?)?(?: \w+ly)? '
@@ -107,7 +139,14 @@ CUES_OF = dict(
         '(?:presence|absence) (?:(?:and|or|/) )+(?:presence|absence)',
         '(?:present|absent) (?:or|/) (?:present|absent)', 'whether or not', 'gram (?:- )?negative',
         r'no or (?:\w+ )?(?:mild|slight|minimal|little|few)', '(?:mild|slight|minimal|little|few) or no',
-        rf'(?:no|without)(?: (?!@)\w+)?(?: (?!@)\w+)? {UNCHANGED}(?: (?:in|of|for|on|to|with|between|from)\b)?'),
+        r'(?:lack|absence) of(?! (?:\S+ ){0,3}@)',
+        rf'(?:no|without|lack of)(?: (?!@)\w+)?(?: (?!@)\w+)? {UNCHANGED}(?: (?:in|of|for|on|to|with|between|from)\b)?',
+        rf'(?:no|not) (?:\w+ly )?{MORE} {HEAD}(?: of\b)?',
+        rf'(?:may|might|need) not (?:indicate|suggest|show|reveal|demonstrate)(?: {SIGNS_OF})?',
+        r'without (?:\w+ly )?(?:affect|alter|chang|influenc|inhibit|reduc|improv|modify|treat|prevent)ing',
+        r'(?:could|would|might) have (?:\w+ ){1,4}(?:in the absence of|without)',
+        rf'none of (?:the|these|those)(?: \w+)?(?= @)',
+        r'neither(?= \w+ (?:affect|inhibit|alter|influenc|chang|prevent|reduc)\w*)', NEITHER_DOES),
     asked=either(
         'if', rf'whether {HE_HAS}', '(?:is |was )?(?:un|not )(?:clear|certain|known|sure)(?: as to)? whether',
         '(?:to (?:look|search|screen|check|test|evaluate|assess)|looking|searching) for',
@@ -142,39 +181,49 @@ CUES_OF |= dict(
 # %% ../../nbs/lib/world/negation.ipynb #4880a531
 LINK = r'(?:[:=–—-] |\( |\? (?:[-–] )?)?'   # what may stand between a name and its answer in a form
 CLOSES = r'(?= [,.;/)+&]| (?:and|but|in|by|on|at|,)(?!\S)|$)'
-RECOGNISED = rf'(?:{SEEN}|diagnosed(?! with)|confirmed|established|supported)(?! (?:\w+ )?(?:until|till|before))'
+RECOGNISED = (
+    rf'(?:{SEEN}|diagnosed(?! with)|confirmed|established|supported)(?! (?:\w+ )?(?:until|till|before))'
+    '(?! to (?!be |date)| previously| before| in the literature| as )')
 PREDICATE = either(
-    'absent', 'denied', 'excluded', 'negative', 'unlikely', 'ruled out',
+    'absent', 'denied', 'excluded', r'negative(?! (?!for |in |on |at |by |and |or )\w)', 'unlikely', 'ruled out',
     rf'(?:not|never)(?: \w+)? {RECOGNISED}')
+SUSPENDED = r'(?: \S+){1,9}? [-–−‑] (?:\w+ed|\w+ing|dependent|specific|free)(?!\S)'   # "nitrate-, and caffeine-induced"
 CUES_OF |= dict(
     after=either(
         rf'(?<=@ ){LINK}(?:no|none|nil|absent|denied|negative|neg|excluded|unlikely|ruled out|never|not {SEEN})'
         rf'(?: \))?{CLOSES}',
-        r'(?<=@ )(?:\( [-–−] \)|[-–−](?= [,.;]|$)|- free|free(?! of| from))',
+        rf'(?<=@ )(?:\( [-–−] \)|[-–−](?= [,.;]|$)(?!{SUSPENDED})|- free|free(?! of| from))',
         rf'{BE} (?:{ADVERB} )*{PREDICATE}(?! for)(?! (?:(?:any|an?|the) )?@)',
         rf'(?:has|have|had) (?:not|never)(?: \w+)? been {RECOGNISED}',
-        r'(?:did|does|do|has|have|had) (?:not|never) (?:occur|occurred|develop|appear|appeared|arise)(?! @)',
+        r'(?:did|does|do|has|have|had) (?:not|never) (?:occur|occurred|develop|appear|appeared|arise)(?! @| to)',
         'never occurred'),
     affirmed=rf'(?<=@ ){LINK}(?:yes|present|positive|\+|confirmed)(?: \))?(?= [,.;)]|$| (?:and|but)(?!\S))',
     sign=r'\( [-–−+] \)(?= @)|[⊖⊕]')
 
+# %% ../../nbs/lib/world/negation.ipynb #d9b4c125
+PREPOSITION = r'(?:on|in|for|by|with|to(?! (?:have|be))|at|between|from|among|after|during|within|against)'
+NEAR = r'(?:(?!(?:and|or|nor|no|whom|which) )\w+ ){0,3}'   # the words of a noun phrase before its name
+PEOPLE = one_of('patient/s subjects children women men infants adults individuals controls cases those group/s')
+ONE_NAME = r'(?:(?!including|such|and|or|≡)[\w-]+ ){0,3}@(?: (?!and |or )[\w-]+){0,3}'
+
 # %% ../../nbs/lib/world/negation.ipynb #464dd67c
-NOT_HERE = r'(?! (?:\w+ )?(?:without|absent|free|negative|lacking|only|just))'
-NONE_OF = r'(?:no|without|w / o|absence of|lack(?:s|ed|ing)?(?: of)?|free (?:of|from)|nil)'
+NOT_HERE = r'(?! (?:\w+ )?(?:without|absent|free|negative|lacking|only|just)| :)'
+NONE_OF = r'(?:no|without|w / o|absence of|lack(?:s|ed|ing)?(?: of)?(?! ,)|free (?:of|from)|nil)'
 CUES_OF |= dict(
     denial=either(   # these reach to the end of the statement
         rf'den(?:y|ies|ied|ying)(?: :| that {HE_HAS})?',
-        'denial of', 'negative (?:for|:|as far as)(?: :)?', 'negative(?= @)',
+        'denial of', 'negative (?:for|:|as far as)(?: :)?', r'(?:^|(?<=, )|(?<=and ))negative(?= @)',
         r'(?:pertinent )?negatives?(?: \w+)? (?::|include|are|were)', 
-        '(?:absent|absence|no|none|nil|not present) :', 'none of',
+        '(?:absent|absence|no|none|nil|not present) :', 'none of(?: the following)?(?= :| @)',
         '(?:rule[sd]|ruling) out', 'exclude[sd](?= (?:(?:an?|the|any) )?@)'),
     negation=either(
         rf'{NONE_OF} (?:any )?{SIGNS_OF}',
         rf'(?:no longer|(?:not|never)(?: \w+)?) {ACTIVE}(?: (?:any )?{SIGNS_OF}| (?:of|with|from)\b)?',
         r'(?:(?:is|are|was|were|has|have|had) )?(?:not|never)(?: \w+)?(?: been)? diagnosed with'
         r'(?! (?:\S+ ){1,4}(?:until|till)(?!\S))',
-        NONE_OF, 'neither', 'nor', 'absent(?= @)', r'not (?:an?|any)(?: \w+ of)?', 'not(?= @)',
-        rf'(?:is|are|was|were|been|has been|have been|had been) not{NOT_HERE}', rf'(?:has|have|had) not been{NOT_HERE}',
+        NONE_OF, 'none of', 'neither', 'nor', 'absent(?= @)', r'not (?:an?|any)(?: \w+ of)?', '(?<!but )not(?= @)',
+        rf'(?:is|are|was|were|been|has been|have been|had been) not{NOT_HERE}(?= {NEAR}@)',
+        rf'(?:has|have|had) not been{NOT_HERE}',
         rf'(?:not|never) (?:known|thought|believed|felt) to (?:have|suffer from)(?: {SIGNS_OF})?',
         rf'not (?:support|suggest|indicate|favou?r)(?: (?:an?|the|any) (?:diagnosis|presence) of)?(?: {SIGNS_OF})?',
         'fail(?:s|ed)? to (?:show|reveal|develop|demonstrate)'))
@@ -185,17 +234,27 @@ CUES_OF |= dict(
         'but', 'however', 'although', 'though', 'except(?: for)?', 'apart from', 'other than', 'aside from', 'besides', 'yet',
         'whereas', 'while', 'whilst', 'because', 'due to', 'secondary to', 'caused by', 'despite', 'which', 'that',
         r'(?:after|before|since|until|during) (?:the|his|her|their|this|that)(?= (?:\w+ )?@)', 'as the cause of',
-        'indicating', 'suggesting', 'showing', '(?:and|,|now) with', '(?:and|,) (?:just|only)'),
+        'indicating', 'suggesting', 'showing', '(?:and|,|now) with', '(?:and|,) (?:just|only)',
+        rf'(?:and|or|,) (?:the )?(?:\w+ )?{PEOPLE} with(?= {NEAR}@)',
+        ', (?:and )?there (?:is|are|was|were)', 'or minimal',
+        r', (?:and )?\d+(?! \))(?= (?:\w+ ){0,2}@)',
+        rf'\( (?:(?:a?or|[as]?hr|rr|ci|p) |[^()@]{{0,30}}[=%])[^()@]{{0,80}}\) ,'),
     turn=either(
         ACTIVE, 'admits?', 'admitted', r'acknowledg\w+', 'stated?', 'states', 'said', 'says', 'confirms?', 'confirmed',
         'followed by',
         '(?:positives?|present|yes)(?: for)?(?: :)?'),
     subject=r'(?:he|she|they|it|i|we|(?:the )?patient|(?:the )?(?:child|boy|girl|infant))',
     be=BE,
-    bracket='[()]',
+    apart=rf'(?<!@ )[(\[](?= {ONE_NAME} [][()])',
+    bracket=r'[][()]',
     joint='[,/&+]|and|or|nor|as well as',
-    blocked='(?:on|in|for|by|other|with|to(?! (?:have|be))|at|between|if|whether|when|than)',
+    contrast='but not(?= @)',
+    case=rf'{CASES} of',
+    governs=rf'(?:of|{PREPOSITION})(?= {NEAR}@)',
+    blocked=either(PREPOSITION, 'other', 'if', 'whether', 'when', 'than', 'till', 'until'),
     word=r'\S+')
+
+# %% ../../nbs/lib/world/negation.ipynb #ca476760
 CUES_RE = re.compile('|'.join(rf'(?P<{kind}>(?<!\S)(?:{pattern})(?!\S))' for kind, pattern in CUES_OF.items()))
 HINT_OF_A_CUE = one_of("""no not without never neither nor nil none cannot fh fhx family familial free rule/s ruled
     maternal paternal if risk/s whether nobody anyone anybody someone somebody""")
@@ -206,7 +265,7 @@ MAYBE = re.compile(
 
 # %% ../../nbs/lib/world/negation.ipynb #56031897
 REACH = 6   # words that a bare "no" may stand before the first name, or a name before the next
-VERB = one_of('is are was were has have had persist* remain* continu* occur* began started since get* got worsen*')
+VERB = one_of('is are was were has have had persist* remain* continu* occur* began started since get* got worsen* could')
 NEGATED = either('not', 'never', 'absent', 'denied', 'ruled', 'excluded', 'negative', 'unlikely', 'been')
 OWN_CLAUSE = re.compile(
     r'[^,.;@]*@(?: (?!and |or |nor |but )[^\s,.;@]+){0,6}? '
@@ -214,6 +273,9 @@ OWN_CLAUSE = re.compile(
 HIS = re.compile(' (?:his|her|their) ')
 PLURAL = re.compile(r' (?:are|were|have)$')
 
+PREDICATE_OF_HEAD = re.compile(rf'(?:{BE}|has|have|had|did|does|do) (?!.*(?:denied|excluded|negative))')
+
+# %% ../../nbs/lib/world/negation.ipynb #3b5f31bb
 @dataclass
 class Scope:
     "What is known while a statement is read"
@@ -227,6 +289,9 @@ class Scope:
     once: str = ''               # Sign of the next name alone
     depth: int = 0               # Brackets that are open
     opened: int = 0              # Brackets that were open when the scope began
+    governed: bool = False       # Whether the names that follow hang on a preposition
+    inside: set = field(default_factory=set)   # The names that do: a predicate is said of their head
+    has: bool = False            # Whether the statement says what somebody has
 
     def open(self, sign: str, far: bool = False):
         "Begin a scope; the present is where there is none"
@@ -237,10 +302,12 @@ class Scope:
         self.chain = []
 
 # %% ../../nbs/lib/world/negation.ipynb #162283f0
-def read_name(s: Scope):
+def read_name(s: Scope, compound: bool):   # whether the name stands before the noun that is spoken of
     "A name takes the sign of its scope, if it is within reach"
     if s.sign == 'absent' and not s.far and s.gap > REACH: s.open('present')
     s.chain.append(len(s.signs))
+    if s.governed or compound: s.inside.add(len(s.signs))
+    if compound and s.sign == 'absent': s.once = 'present'
     s.signs.append(s.once or s.sign)
     s.names += 1
     s.gap = 0
@@ -249,24 +316,31 @@ def read_name(s: Scope):
 def read_after(s: Scope, cue: str, sign: str):
     "A predicate gives its sign to the names before it: to the last one if it is in the singular or a mark"
     single = re.match(r'is |was |has |\(|[-–−]|yes|present|positive', cue) is not None
-    for i in s.chain[-1:] if single else s.chain: s.signs[i] = sign
+    subjects = [i for i in s.chain if i not in s.inside] if PREDICATE_OF_HEAD.match(cue) else s.chain
+    for i in subjects[-1:] if single else subjects: s.signs[i] = sign
     s.open('present')
 
+# %% ../../nbs/lib/world/negation.ipynb #90842a5a
 def read_turn(s: Scope, kind: str, cue: str):
     "A verb or a new subject ends a scope that has had its name"
+    blocks = s.sign == 'absent' and not s.names and not s.far
     ends = dict(turn=s.names or s.joined, be=s.names, subject=s.sign == 'other' and s.names,
-                blocked=s.sign == 'absent' and not s.names and not s.far)
+                blocked=blocks, governs=blocks)
     if ends[kind] and s.sign != 'present': s.open('present')
     elif kind in ('turn', 'be'): s.chain = []
+    s.governed = kind == 'governs' or s.governed and cue.endswith('ing')   # "the risk of developing ..."
+    s.has |= kind == 'turn' or cue == 'with'
 
-def read_bracket(s: Scope, cue: str):
-    "A scope that was opened inside brackets ends with them"
-    if cue == ')' and s.opened >= s.depth > 0: s.open('present')
-    s.depth = max(s.depth + (1 if cue == '(' else -1), 0)
+def read_bracket(s: Scope, cue: str, apart: bool = False):   # whether one name stands inside that is no synonym
+    "A scope that was opened inside brackets ends with them; a lone name in brackets has no part in a scope before them"
+    if apart and s.sign == 'absent' and not s.far: s.once = 'present'
+    if cue in ')]' and s.opened >= s.depth > 0: s.open('present')
+    s.depth = max(s.depth + (1 if cue in '([' else -1), 0)
 
 def read_joint(s: Scope, cue: str, rest: str):
     "After a comma or `and` a clause with a verb of its own stands for itself"
     s.joined = True
+    s.governed &= cue != ','
     if cue not in (',', 'and') or s.sign != 'absent': return
     if not s.names and not HIS.match(rest): return   # "denies smoking, and his cough gets worse"
     own = OWN_CLAUSE.match(rest)
@@ -283,7 +357,9 @@ def read_statement(text: str) -> list:   # text: as `outline` gives it
     before_names = re.match(r'\( [-–−+] \) @', text) is not None
     for m in CUES_RE.finditer(text):
         kind, cue = m.lastgroup, m[0]
-        if kind == 'name': read_name(s)
+        if kind in ('name', 'compound'): read_name(s, kind == 'compound')
+        elif kind == 'contrast' and (s.has or m.start() == 2): s.open('absent')
+        elif kind == 'apart': read_bracket(s, cue, True)
         elif kind in OPENED_BY: s.open(*OPENED_BY[kind])
         elif kind == 'after' and before_names and cue.startswith('('): s.once = 'absent'
         elif kind == 'after' and s.chain: read_after(s, cue, 'absent')
@@ -294,8 +370,8 @@ def read_statement(text: str) -> list:   # text: as `outline` gives it
         elif kind == 'sign': s.once = 'present' if cue in '⊕' or '+' in cue else 'absent'
         elif kind == 'bracket': read_bracket(s, cue)
         elif kind == 'joint': read_joint(s, cue, text[m.end():])
-        elif kind in ('turn', 'be', 'subject', 'blocked'): read_turn(s, kind, cue)
-        s.gap += kind in ('word', 'blocked', 'subject')
+        elif kind in ('turn', 'be', 'subject', 'blocked', 'governs'): read_turn(s, kind, cue)
+        if kind in ('word', 'blocked', 'subject', 'case', 'governs'): s.gap += len(cue.split())
     return s.signs
 
 # %% ../../nbs/lib/world/negation.ipynb #8a5556c7
