@@ -1,4 +1,4 @@
-"""lm-evaluation-harness beside citrus.likelihood on the same weights and prompts, question by question.
+"""lm-evaluation-harness beside citrus.eval.likelihood on the same weights and prompts, question by question.
 
 python tests/lmeval.py FOLDER --task medmcqa --n 400 --dtype float32 [--texts] [--batch 16]
 

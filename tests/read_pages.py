@@ -1,4 +1,4 @@
-"How much of a known text arrives through a PDF: writes counts that `citrus.pages.error_table` reads. About 5 minutes on one core; goes on where it was stopped."
+"How much of a known text arrives through a PDF: writes counts that `citrus.data.page_errors.error_table` reads. About 5 minutes on one core; goes on where it was stopped."
 import argparse
 import itertools
 import re

@@ -37,7 +37,7 @@ def test_package_and_files_agree_question_by_question():
 def test_a_data_set_of_the_hubs_form_agrees(name, monkeypatch):
     "The hub itself was not reached: a `datasets` data set with its documented fields, typed and nullable as there, stands for it"
     import datasets
-    import citrus.exams as exams
+    from citrus.eval import exams
     from citrus.data.hub import hub_records
     e = EXAMS[name]
     path = lambda file: next(iter(sorted(FILES.rglob(file))))
@@ -50,7 +50,7 @@ def test_a_data_set_of_the_hubs_form_agrees(name, monkeypatch):
 
 def test_jmed_of_our_own_making(monkeypatch):
     import datasets
-    import citrus.exams as exams
+    from citrus.eval import exams
     from citrus.data.questions import LETTERS
     from citrus.data.hub import hub_records
     rows = [dict(question=f'Patient {i} has blue nails.', options={l: f'Disease {l}' for l in LETTERS[:21]}, answer=[LETTERS[i % 21]]) for i in range(1000)]

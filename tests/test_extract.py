@@ -1,4 +1,4 @@
-"Replies read by hand against the rules of citrus.extract."
+"Replies read by hand against the rules of citrus.eval.extract."
 import time
 from collections import Counter
 

@@ -400,20 +400,22 @@ sys.path.insert(0, sys.argv[1])
 from hub import Hub, serve
 os.environ.update(HF_ENDPOINT=serve(), HF_HOME=sys.argv[2], HF_HUB_DISABLE_TELEMETRY='1')
 import datasets
-import citrus.sources as sources
+from citrus.data import remote
 from citrus.clean import arms_of
 from citrus.data.contamination import build_index
 from citrus.data.corpus import read_corpus, readings_of
+from citrus.data.reading import Reader
+from citrus.data.source import declare
 from citrus.core.files import UserError
 from citrus.core.parameters import notebook_path, parameters
 from pathlib import Path
-sources.PAUSE = datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
+remote.PAUSE = datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
 row = lambda k, i: json.dumps(dict(text=f'The goats of valley {k} climb tree {i} with the others, and they have to be down at night. ' * 3)) + '\n'
 names = [f'data/train-0000{k}.jsonl' for k in range(3)]
 Hub.files = {n: ''.join(row(k, i) for i in range(5)).encode() for k, n in enumerate(names)}
 
 def read(path='goat/set', **options):
-    r = sources.Reader(sources.declare([dict(id='h', kind='hub', path=path, licence='ours', domain='general', options=options)])['h'])
+    r = Reader(declare([dict(id='h', kind='hub', path=path, licence='ours', domain='general', options=options)])['h'])
     try: return len({d['id'] for d in r}), dict(r.refused)
     except UserError as e: return r.read, str(e)
 
@@ -449,10 +451,10 @@ def test_a_hub_that_fails_is_not_a_set_that_is_small(tmp_path):
 
 
 def test_a_disk_that_fails_ends_the_source(tmp_path, monkeypatch):
-    import citrus.sources as sources
+    from citrus.data import source
     (tmp_path / 'a.txt').write_text(GOOD)
     def stale(path): raise OSError(errno.ESTALE, 'Stale file handle')
-    monkeypatch.setattr(sources, 'decompressed', stale)
+    monkeypatch.setattr(source, 'decompressed', stale)
     with pytest.raises(UserError, match='Stale file handle'): list(reader('txt', tmp_path))
 
 
