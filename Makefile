@@ -7,10 +7,20 @@ export TOKENIZERS_PARALLELISM = false
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 100000000000
 
+# Notebooks whose lessons need more than a few seconds, by their file names
+SLOW_LESSONS := ^(X)\.ipynb
+
 run: .venv/done            ## every stage notebook, embedded default
 	$(BIN)/citrus_run
 
-test: .venv/done .deepspeed/done   ## notebooks clean and in step, lessons, tests
+check: .venv/done          ## before a commit: lint, notebooks clean and in step, the lessons and tests that are fast
+	$(BIN)/python tests/tools/lint.py
+	$(BIN)/pytest -q tests/test_sync.py tests/test_recipes.py
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --skip_file_re '$(SLOW_LESSONS)'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m 'not slow' --ignore tests/test_sync.py --ignore tests/test_recipes.py tests
+
+test: .venv/done .deepspeed/done   ## lint, notebooks clean and in step, all lessons, all tests
+	$(BIN)/python tests/tools/lint.py
 	$(BIN)/pytest -q tests/test_sync.py tests/test_recipes.py
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
 	$(BIN)/pytest -q --durations=8 tests
@@ -26,6 +36,11 @@ test-vllm: .venv-vllm/done ## the chat door against real vLLM on the CPU
 	.venv-vllm/bin/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $@
+
+hooks: .venv/done          ## this clone: commits are checked, conflicts in notebooks stay readable
+	git config core.hooksPath .githooks
+	git config merge.nbdev-merge.name 'cells of a notebook, by nbdev'
+	git config merge.nbdev-merge.driver '.venv/bin/nbdev_merge %O %A %B %P'
 
 lab: .venv/done            ## JupyterLab at the root
 	$(BIN)/jupyter lab
@@ -55,4 +70,4 @@ kill-synth: .venv/done     ## 2,000 questions behind a server that misbehaves, k
 	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(BIN)/pip install -q --target .deepspeed --no-deps --no-build-isolation -c constraints.txt deepspeed hjson msgpack ninja nvidia-ml-py py-cpuinfo einops
 	touch $@
 
-.PHONY: run test test-vllm lab figures chaos control kill-synth
+.PHONY: run check test test-vllm hooks lab figures chaos control kill-synth

@@ -10,6 +10,16 @@ from citrus.core.files import home, root
 
 BIN = Path(sys.executable).parent
 MICRO = root() / 'tests' / 'micro.yml'
+SLOW = set()   # Files whose tests train, start servers or draw for long; `make check` leaves them out
+
+
+def pytest_configure(config): config.addinivalue_line('markers', 'slow: needs more than a few seconds; `make check` leaves it out')
+
+
+def pytest_collection_modifyitems(items):
+    "What uses the micro chain is slow, and so is every file of `SLOW`"
+    for item in items:
+        if 'micro' in item.fixturenames or item.path.stem.removeprefix('test_') in SLOW: item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope='session')
