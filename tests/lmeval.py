@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from citrus.data.questions import BENCHMARKS
-from citrus.eval.likelihood import STYLES, candidates, choice, likelihoods, prompt
+from citrus.eval.likelihood import candidates, choice, likelihoods, prompt
 
 SUBJECTS = [k for k in BENCHMARKS if k.startswith('mmlu_')]
 TASKS = dict(medqa=('medqa', ['medqa']), medmcqa=('medmcqa', ['medmcqa']), mmlu=('mmlu', SUBJECTS))

@@ -19,7 +19,7 @@ from citrus.studies.published import (ROWS_LEFT_OUT, expert_ranker, one_publicat
 from citrus.world.patients import MALES, SEXED, Patient, gives_away
 from citrus.world.questions import NONE, CLOSED, OPEN, Plan, append_questions, belongs, findings_key, make_question, questions, rows, stream
 from citrus.world.families import Family, World, load_world
-from citrus.world.expert import Knowledge, answer_question, explain, knowledge_of, load_knowledge, save_knowledge, score
+from citrus.world.expert import Knowledge, answer_question, explain, knowledge_of, load_knowledge, save_knowledge
 from citrus.world.reader import Reader, lay_words
 from citrus.world.phenopackets import age_words, published_patients, published_question
 from citrus.cases import check_split, choose_families, reading

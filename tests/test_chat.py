@@ -1,7 +1,6 @@
 "The door: hostile servers, kills, interrupts, running loops, budgets, one ledger for many"
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from citrus.llm.door import BACKENDS, chat, converse, ledger_path, open_ledger
+from citrus.llm.door import BACKENDS, chat, converse, ledger_path
 from citrus.llm.ledger import Budget, Ledger, deterministic, reply_key
 from citrus.llm.models import Model, Reply, Sampling
 from citrus.llm.prompt import parse_reply

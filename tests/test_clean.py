@@ -14,7 +14,7 @@ from citrus.data.near_copies import clusters
 from citrus.data.quality import language, word_hashes
 from citrus.data.domains import learn_domains
 from citrus.core.files import UserError
-from citrus.core.parameters import cells, notebook_path, parameters
+from citrus.core.parameters import notebook_path, parameters
 
 P = {name: p.default for name, p in parameters(notebook_path('clean')).items()} | dict(task=10, documents=0)
 INDEX = build_index({})

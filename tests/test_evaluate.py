@@ -9,7 +9,7 @@ import time
 import pytest
 
 from citrus.data.questions import question
-from citrus.evaluate import Benchmark, answer, likely, order_table, reorder, score, table, validate, vote
+from citrus.evaluate import Benchmark, likely, order_table, reorder, score, table, validate, vote
 from citrus.core.files import UserError, root
 from citrus.core.records import read_jsonl
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from citrus.data.hub import HUB, hub_records
+from citrus.data.hub import hub_records
 from citrus.data.questions import LETTERS, question, right_labels
 from citrus.evaluate import reorder, score_one
 from citrus.eval.exams import (EXAMS, content, file_records, headless_csv, json_columns, json_lines, labelled_abstracts, load_exam, medbullets,

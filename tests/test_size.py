@@ -8,8 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import citrus.train.memory as size
 from citrus.core.files import UserError, root
 from citrus.core.recipes import load_recipe, settings
-from citrus.train.memory import (GIB, SHAPES, Shape, Step, activations, fits, memory, must_recompute, parameters, settled, shape_of, spare, states,
-                                 steps_of, token_flops)
+from citrus.train.memory import GIB, SHAPES, Shape, Step, fits, memory, must_recompute, parameters, settled, shape_of, spare, states, steps_of, token_flops
 from citrus.data.reading import declare
 
 H100 = 80 * GIB
@@ -70,7 +69,7 @@ def test_saved_tensors_are_those_of_the_formula(mixed):
         def keep(t):
             if t.untyped_storage().data_ptr() not in own: kept[t.untyped_storage().data_ptr()] = t
             return t
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast('cpu', torch.bfloat16, enabled=mixed): loss = m(input_ids=ids).logits.sum()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast('cpu', torch.bfloat16, enabled=mixed): m(input_ids=ids).logits.sum()
         return sum(t.untyped_storage().nbytes() for t in kept.values())
     more = replace(SMALL, layers=SMALL.layers + 2)
     measured = saved(more, 256) - saved(SMALL, 256)

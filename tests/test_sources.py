@@ -24,7 +24,7 @@ from citrus.data.page_errors import typeset
 from citrus.core.files import UserError
 from citrus.core.records import check, write_jsonl
 from citrus.core.store import process_memory
-from citrus.data.source import KINDS, LONGEST, Bounded, declare
+from citrus.data.source import KINDS, Bounded, declare
 from citrus.data.reading import Reader
 from citrus.data.web import depth, main_text
 from citrus.data.xml import read_jats, read_medline
@@ -316,7 +316,7 @@ def test_declared_encodings_of_a_crawl(tmp_path):
 
 def test_namespaces_and_the_wrong_kind_of_xml(tmp_path):
     paper = '<article xmlns="jats" xmlns:m="http://www.w3.org/1998/Math/MathML"><body><p>Half is <m:math><m:mfrac><m:mn>1</m:mn><m:mn>2</m:mn></m:mfrac></m:math>.</p></body></article>'
-    oai = f'<OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/"><ListRecords>' + f'<record><metadata>{paper}</metadata></record>' * 3 + '</ListRecords></OAI-PMH>'
+    oai = '<OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/"><ListRecords>' + f'<record><metadata>{paper}</metadata></record>' * 3 + '</ListRecords></OAI-PMH>'
     (tmp_path / 'oai.xml').write_text(oai)
     assert read_all('jats', tmp_path / 'oai.xml') == (['Half is 1/2.'] * 3, {})
     assert read_all('medline', tmp_path / 'oai.xml') == ([], {'no medline document in it': 1})

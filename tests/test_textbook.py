@@ -8,7 +8,7 @@ from citrus.llm.models import Model, Reply
 from citrus.data.entities import Recogniser
 from citrus.core.files import UserError
 from citrus.core.records import check, read_jsonl
-from citrus.textbook import Crew, choose, control, expand, funnel, gate, names_any, order, read_answer, read_question, repeats, row, unsupported
+from citrus.textbook import Crew, choose, expand, gate, names_any, order, read_answer, read_question, repeats, unsupported
 
 LEAF = 'Blue nails\n\nNails of a blue colour that appear without fever in at least 3 fingers.\nAlso called: Sky nails.\nA kind of: Nail change.'
 TOY = Recogniser({('finding', 'f1'): ['Blue nails'], ('finding', 'f2'): ['Fever'], ('finding', 'f3'): ['Rash'], ('finding', 'f4'): ['Nail change']})

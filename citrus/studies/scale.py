@@ -140,7 +140,7 @@ def cost(texts: list, sizes: list, fresh: float, seed: int) -> pd.DataFrame:   #
     "CPU seconds and memory for documents of each number: all signals, verdicts, and signature files"
     rows, began = [], process_memory('VmHWM')
     for size in sizes:
-        lexicon, seconds, written, task, spent = Lexicon(), 0.0, 0, 0, 0.0
+        lexicon, seconds, task = Lexicon(), 0.0, 0
         with tempfile.TemporaryDirectory() as d:
             for held in tqdm(batches(made_of(texts, size, fresh, seed), lambda x: x), desc=f'{size:,} documents', leave=False):
                 t = time.process_time()

@@ -42,7 +42,7 @@ def load_student(folder):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 # %% ../../nbs/lib/train/steps.ipynb #b9c64653
-def sequence_losses(model, ids) -> 'torch.Tensor':   # ids: (n, length); (n,) nats a token
+def sequence_losses(model, ids):   # ids: (n, length); gives (n,) nats a token
     "Mean loss of each sequence"
     import torch
     labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)   # pads the labels instead of cutting the logits, which would copy them
