@@ -13,7 +13,11 @@ def faults(path):
     "What pyflakes says of a file"
     text = path.read_text(encoding='utf-8')
     lines = text.split('\n')
-    for m in Checker(ast.parse(text), str(path.relative_to(ROOT))).messages:
+    try: tree = ast.parse(text)
+    except SyntaxError as e:
+        yield f'{path.relative_to(ROOT)}:{e.lineno}: {e.msg}'
+        return
+    for m in Checker(tree, str(path.relative_to(ROOT))).messages:
         if not (isinstance(m, UnusedImport) and '#' in lines[m.lineno - 1]): yield m
 
 
