@@ -160,7 +160,7 @@ def test_preference_asks_nothing_that_its_student_was_trained_on(micro, store):
 
 
 def test_a_prompt_that_the_model_refuses_is_counted_with_its_reason(coin, monkeypatch):
-    from citrus.llm.door import set_aside
+    from citrus.llm.models import set_aside
     model, _ = coin
     real = BACKENDS['coin']
     def picky(model, sampling, prompts):

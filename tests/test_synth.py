@@ -218,7 +218,7 @@ def test_no_reasons_no_trace():
 
 
 def test_a_prompt_that_a_model_refuses_is_the_outcome_of_its_question():
-    from citrus.llm.door import set_aside
+    from citrus.llm.models import set_aside
     class Refuses:
         async def ask(self, messages, model, sampling, role=''): return [set_aside('400 content_filter')] * sampling.n
     t, trace = run(synthesise(Refuses(), CASE, TOY_CAST))

@@ -109,7 +109,7 @@ def test_pairs_with_another_passage_are_refused(folder):
 
 
 def test_a_prompt_that_the_model_refuses_is_the_fault_of_the_pair():
-    from citrus.llm.door import set_aside
+    from citrus.llm.models import set_aside
     class Refuses(Says):
         async def ask(self, messages, model, sampling, role): return [set_aside('400 content_filter')] * sampling.n
     assert {m['fault'] for m in alone(expand(Refuses(''), DOC, CREW))} == {'set aside: 400 content_filter'}
