@@ -25,7 +25,7 @@ def paper(
 ) -> pd.DataFrame:     # `row, group, column, value` (value as printed), and `source`
     "Published numbers of one table (arXiv 2502.18274). Raises `UserError` when the file was changed"
     text = (root() / 'nbs' / 'paper.csv').read_text(encoding='utf-8')
-    if digest(text) != PAPER: raise UserError(f'nbs/paper.csv is not the file that was checked (digest {digest(text)}, needs {PAPER}): restore it, or check the new numbers and set PAPER in 62_audit')
+    if digest(text) != PAPER: raise UserError(f'nbs/paper.csv is not the file that was checked (digest {digest(text)}, needs {PAPER}): restore it, or check the new numbers and set PAPER in eval/audit')
     t = pd.read_csv(io.StringIO(text), dtype=str)
     return t[t.table == table].drop(columns='table').reset_index(drop=True)
 
