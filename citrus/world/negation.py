@@ -145,7 +145,7 @@ CUES_OF = dict(
         rf'(?:may|might|need) not (?:indicate|suggest|show|reveal|demonstrate)(?: {SIGNS_OF})?',
         r'without (?:\w+ly )?(?:affect|alter|chang|influenc|inhibit|reduc|improv|modify|treat|prevent)ing',
         r'(?:could|would|might) have (?:\w+ ){1,4}(?:in the absence of|without)',
-        rf'none of (?:the|these|those)(?: \w+)?(?= @)',
+        r'none of (?:the|these|those)(?: \w+)?(?= @)',
         r'neither(?= \w+ (?:affect|inhibit|alter|influenc|chang|prevent|reduc)\w*)', NEITHER_DOES),
     asked=either(
         'if', rf'whether {HE_HAS}', '(?:is |was )?(?:un|not )(?:clear|certain|known|sure)(?: as to)? whether',
@@ -238,7 +238,7 @@ CUES_OF |= dict(
         rf'(?:and|or|,) (?:the )?(?:\w+ )?{PEOPLE} with(?= {NEAR}@)',
         ', (?:and )?there (?:is|are|was|were)', 'or minimal',
         r', (?:and )?\d+(?! \))(?= (?:\w+ ){0,2}@)',
-        rf'\( (?:(?:a?or|[as]?hr|rr|ci|p) |[^()@]{{0,30}}[=%])[^()@]{{0,80}}\) ,'),
+        r'\( (?:(?:a?or|[as]?hr|rr|ci|p) |[^()@]{0,30}[=%])[^()@]{0,80}\) ,'),
     turn=either(
         ACTIVE, 'admits?', 'admitted', r'acknowledg\w+', 'stated?', 'states', 'said', 'says', 'confirms?', 'confirmed',
         'followed by',
