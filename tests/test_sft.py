@@ -155,7 +155,7 @@ def test_a_course_is_drawn_only_where_windows_lie_side_by_side():
         curves = pd.DataFrame(dict(reward_chosen=range(steps), reward_rejected=range(steps), margin=range(steps)), dtype=float)
         fig = plot_curves(curves)
         assert [len(ax.lines) for ax in fig.axes] == ([4, 2] if steps >= 6 else [2, 1] if steps else [])
-        assert all(l.get_ydata().tolist()[:2] == [0, 1] for l in fig.axes[0].lines[:1] if steps)
+        assert all(l.get_ydata().tolist()[:2] == [0, 1] for ax in fig.axes[:1] for l in ax.lines[:1])
         assert margins(curves) == (dict(margin_first=1.0, margin_last=steps - 2.0) if steps >= 6 else {})
         plt.close(fig)
     fig = plot_losses(pd.DataFrame(dict(training=['a'] * 13 + ['b'] * 14, step=[*range(13), *range(14)], loss=1.0)))
