@@ -88,7 +88,8 @@ def test_a_question_is_made_alone(omim, known, told):
 
 
 def test_the_same_in_another_process(store):
-    code = ("from citrus.cases import *; from citrus.core.keys import digest; w = load_world('OMIM'); k, n = choose_families(w, 24, 5, 0, 5, 8);"
+    code = ("from citrus.cases import choose_families; from citrus.core.keys import digest; from citrus.world.families import load_world; "
+            "from citrus.world.questions import questions; w = load_world('OMIM'); k, n = choose_families(w, 24, 5, 0, 5, 8);"
             "print(digest([k, n, questions(w, 'train', k, 60, 0, 5, 8, 21, lay=0.5, absent=2, history=0.5)]))")
     said = [subprocess.run([sys.executable, '-c', code], env=os.environ | dict(PYTHONHASHSEED=str(i)), capture_output=True, text=True, check=True).stdout for i in (1, 2)]
     assert said[0] == said[1] != ''
@@ -112,7 +113,7 @@ def test_a_set_that_runs_out_says_so():
 
 def test_a_killed_set_goes_on(store, omim, known, tmp_path):
     plan, path = Plan('train', tuple(known), 0, 5, 8), tmp_path / 'train.jsonl'
-    code = f"from citrus.cases import *; append_questions({str(path)!r}, load_world('OMIM'), Plan('train', {tuple(known)!r}, 0, 5, 8), 100000)"
+    code = f"from citrus.world.families import load_world; from citrus.world.questions import append_questions, Plan; append_questions({str(path)!r}, load_world('OMIM'), Plan('train', {tuple(known)!r}, 0, 5, 8), 100000)"
     child = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(600):
         if path.exists() and path.stat().st_size > 300_000: break
