@@ -6,12 +6,13 @@
 __all__ = ['SECOND_VOICE', 'FILLER', 'AGAINST', 'CERTAIN', 'propose_step', 'reflect', 'vote', 'think', 'names_in_play', 'lost',
            'leaked', 'refused_last', 'beside', 'concludes', 'monologue_fault', 'retell', 'verify', 'synthesise',
            'stage3_rows', 'general_rows', 'design_rows', 'sort_out', 'funnel', 'cast_of', 'panel_of', 'barred',
-           'entered']
+           'entered', 'plot_lengths', 'reply_tokens']
 
 # %% ../nbs/60_synth.ipynb #fd85514d
 import itertools, random, re
 from collections import Counter
 
+import numpy as np
 import pandas as pd
 
 # %% ../nbs/60_synth.ipynb #7ee9e551
@@ -244,3 +245,20 @@ def entered(
     if p['closed_hub']: return barred(list(itertools.islice(hub('question', p['closed_hub']), p['questions'])), held)
     if p['questions'] > len(cases): raise UserError(f'synth.questions = {p["questions"]}: the stage cases made {len(cases)}; raise cases.train')
     return cases[:p['questions']]
+
+# %% ../nbs/60_synth.ipynb #c6d0ac8b
+def plot_lengths(lengths: list, kind: str):
+    "Histogram of the tokens of a training row (paper, Figure 4)"
+    import matplotlib.pyplot as plt
+    fig, ax = plt.subplots(figsize=(6, 2.8))
+    ax.hist(lengths, bins=30)
+    if lengths: ax.axvline(np.mean(lengths), color='C1', label=f'mean {np.mean(lengths):.0f} (paper: 656)')
+    ax.set(xlabel='tokens of the reply', ylabel='rows', title=f'{kind}, n = {len(lengths)}')
+    if lengths: ax.legend()
+    return fig
+
+def reply_tokens(rows: list, folder) -> list:
+    "Tokens of the last message of each `sft` record under a model's tokenizer"
+    from transformers import AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return [len(tokenizer(r['messages'][-1]['content'])['input_ids']) for r in rows]

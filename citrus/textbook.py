@@ -26,7 +26,8 @@ from .data.signals import Batch
 from .data.signatures import signatures
 from .data.tokens import Lexicon
 from .eval.judge import spelling
-from .llm.door import ASIDE, converse
+from .eval.judge import ASIDE
+from .llm.door import converse
 from .llm.models import Model, Sampling
 from .llm.prompt import between, REFUSAL
 from .llm.textbook_expert import ANSWER, ASK, FORMS, JUDGE, OPERATORS, task

@@ -29,6 +29,7 @@ STAGES = dict(
     knowledge=('studies/knowledge', ['assets', 'cases', 'clean']),
     throughput=('studies/throughput', ['assets', 'clean']),
     synth=('60_synth', ['assets', 'cases', 'clean']),
+    reflection=('studies/reflection', ['assets', 'cases', 'clean', 'synth']),
     sft=('70_sft', ['assets', 'cases', 'clean', 'textbook', 'mix', 'synth']),
     traces=('studies/traces', ['cases', 'synth', 'sft']),
     prefer=('80_prefer', ['cases', 'sft']),
@@ -38,7 +39,7 @@ STAGES = dict(
     evaluate=('90_evaluate', ['assets', 'cases', 'mix', 'sft', 'prefer']),
     ablate=('95_ablate', ['cases', 'mix', 'synth', 'sft', 'prefer', 'evaluate']))
 
-STUDIES = {'cost', 'curriculum', 'entities', 'knowledge', 'preferences', 'published', 'rules', 'scale', 'throughput', 'traces'}   # Run when they are named, not as part of the chain
+STUDIES = {'cost', 'curriculum', 'entities', 'knowledge', 'preferences', 'published', 'reflection', 'rules', 'scale', 'throughput', 'traces'}   # Run when they are named, not as part of the chain
 
 def notebook_path(stage: str) -> Path:
     "The source notebook of a stage"

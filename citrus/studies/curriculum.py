@@ -27,7 +27,7 @@ from ..llm.local import conversation, load_local
 from ..llm.models import local_model, Sampling
 from ..llm.prompt import ask, parse_reply
 from ..sft import bare_rows, fill, sample
-from .traces import exchanged, TRAINING
+from ..train.students import exchanged, TRAINING
 from ..train.encoding import count_tokens, token_counts
 
 # %% ../../nbs/studies/curriculum.ipynb #a869773c

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 # %% ../../nbs/studies/entities.ipynb #d91b15c6
-from ..cases import derange
+from ..world.families import derange
 from ..core.files import root
 from ..core.stats import wilson
 from ..data.abstracts import hpo_files

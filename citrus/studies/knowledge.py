@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 # %% ../../nbs/studies/knowledge.ipynb #e789968c
-from ..cases import choose_families, derange
+from ..cases import choose_families
+from ..world.families import derange
 from ..core.files import UserError
 from ..core.keys import digest
 from ..core.launch import launch

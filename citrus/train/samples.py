@@ -16,7 +16,8 @@ import pandas as pd
 
 # %% ../../nbs/lib/train/samples.ipynb #58900a28
 from ..eval.extract import mark
-from ..llm.door import ASIDE, converse
+from ..eval.judge import ASIDE
+from ..llm.door import converse
 from ..llm.models import Sampling
 from ..llm.prompt import ask, between, FOREIGN, parse_reply
 

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from ..core.files import atomic, root
 from ..core.ingredients import library_of
 from ..core.keys import digest, hashes, mention, reached_from
-from ..llm.door import BACKENDS
+from ..llm.local import BACKENDS
 from ..llm.models import local_model, Model, Reply
 from ..llm.prompt import target
 from ..llm.servers import renamed
