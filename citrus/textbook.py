@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POINTING', 'names_any', 'choose', 'unsupported', 'pair_similarity', 'question_fault', 'Crew', 'read_question',
-           'read_answer', 'refused', 'ask_one', 'order', 'expand', 'repeats', 'gate', 'row', 'funnel', 'expansion',
-           'verdicts', 'control', 'trials', 'survival', 'plot_funnel']
+           'tagged_answer', 'judge_refusal', 'ask_one', 'order', 'expand', 'near_repeats', 'pair_gate', 'row',
+           'pair_funnel', 'expansion', 'check_verdicts', 'control', 'trials', 'pair_survival', 'plot_pairs']
 
 # %% ../nbs/40_textbook.ipynb #b451acb6
 import itertools, random, re
@@ -26,11 +26,11 @@ from .data.signals import Batch
 from .data.signatures import signatures
 from .data.tokens import Lexicon
 from .eval.judge import spelling
-from .eval.judge import ASIDE
+from .eval.judge import HARMLESS_WORDS
 from .llm.door import converse
 from .llm.models import Model, Sampling
-from .llm.prompt import between, REFUSAL
-from .llm.textbook_expert import ANSWER, ASK, FORMS, JUDGE, OPERATORS, task
+from .llm.prompt import tag_content, REFUSAL
+from .llm.textbook_expert import ANSWER, ASK, QUESTION_FORMS, JUDGE, OPERATORS, task
 from .world.reader import words
 
 # %% ../nbs/40_textbook.ipynb #f8e8f28d
@@ -95,19 +95,19 @@ class Crew:
 
 def read_question(text: str) -> str:
     "The question of a reply: what is tagged, else the first line that asks"
-    return ' '.join((between(text, 'question') or next((l for l in text.split('\n') if l.strip().endswith('?')), '')).split())
+    return ' '.join((tag_content(text, 'question') or next((l for l in text.split('\n') if l.strip().endswith('?')), '')).split())
 
-def read_answer(text: str) -> str:
+def tagged_answer(text: str) -> str:
     "The answer of a reply: what is tagged, else its first paragraph"
-    return ' '.join((between(text, 'answer') or re.sub(r'</?answer>', '', text.strip().split('\n\n')[0])).split())
+    return ' '.join((tag_content(text, 'answer') or re.sub(r'</?answer>', '', text.strip().split('\n\n')[0])).split())
 
 # %% ../nbs/40_textbook.ipynb #730eb314
-async def refused(door, passage: str, question: str, answer: str, crew: Crew) -> str:   # '' if it does not
+async def judge_refusal(door, passage: str, question: str, answer: str, crew: Crew) -> str:   # '' if it does not
     "Why the judge refuses an answer"
     messages = task(JUDGE, passage=passage, question=question, answer=answer)
     reply, = await door.ask(messages, crew.judge, Sampling(max_tokens=16, seed=crew.p['seed']), 'judge')
-    if reply.finish.startswith(ASIDE): return reply.finish
-    return '' if between(reply.text, 'supported') == '1' else 'the judge refuses'
+    if reply.finish.startswith(HARMLESS_WORDS): return reply.finish
+    return '' if tag_content(reply.text, 'supported') == '1' else 'the judge refuses'
 
 async def ask_one(door, passage: str, parent: str, operator: str, before: list, crew: Crew) -> dict:   # {operator, parent, question, answer, fault}
     "One question with its answer, and what is wrong with it"
@@ -115,13 +115,13 @@ async def ask_one(door, passage: str, parent: str, operator: str, before: list, 
     reply, = await door.ask(task(ASK, passage=passage, question=parent, change=OPERATORS[operator][1] if operator else ''), crew.writer, how, 'ask')
     question = read_question(reply.text)
     made = dict(operator=operator or 'first', parent=parent, question=question, answer='')
-    if reply.finish.startswith(ASIDE): return made | dict(fault=reply.finish)
+    if reply.finish.startswith(HARMLESS_WORDS): return made | dict(fault=reply.finish)
     if not question: return made | dict(fault='no question')
     reply, = await door.ask(task(ANSWER, passage=passage, question=question), crew.answerer or crew.writer, how, 'answer')
-    if reply.finish.startswith(ASIDE): return made | dict(fault=reply.finish)
-    answer = made['answer'] = read_answer(reply.text)
+    if reply.finish.startswith(HARMLESS_WORDS): return made | dict(fault=reply.finish)
+    answer = made['answer'] = tagged_answer(reply.text)
     fault = question_fault(passage, question, answer, before, crew.p) or unsupported(passage, question, answer, crew.reader, crew.p)
-    return made | dict(fault=fault or await refused(door, passage, question, answer, crew))
+    return made | dict(fault=fault or await judge_refusal(door, passage, question, answer, crew))
 
 # %% ../nbs/40_textbook.ipynb #8b3114d0
 def order(rounds: int, rng: random.Random) -> list:   # names of operators
@@ -141,7 +141,7 @@ async def expand(door, doc: dict, crew: Crew) -> list:   # As `ask_one` gives th
     return [m | dict(id=f'textbook-{doc["id"]}-{i}', passage=doc['id']) for i, m in enumerate(made)]
 
 # %% ../nbs/40_textbook.ipynb #64b3750f
-def repeats(texts: list, seed: int) -> np.ndarray:   # bool (texts,)
+def near_repeats(texts: list, seed: int) -> np.ndarray:   # bool (texts,)
     "Which texts are near-duplicates of an earlier one (MinHash over pairs of words)"
     if not texts: return np.zeros(0, bool)
     have, signed = signatures(Batch(texts, Lexicon()), shingle=2, seed=seed)
@@ -149,11 +149,11 @@ def repeats(texts: list, seed: int) -> np.ndarray:   # bool (texts,)
     roots[have] = have[clusters(split_bands(signed, 14), len(have))]
     return roots != np.arange(len(texts))
 
-def gate(made: list, held: list, index, p: dict) -> list:   # As `expand` gives them; `fault` is filled in
+def pair_gate(made: list, held: list, index, p: dict) -> list:   # As `expand` gives them; `fault` is filled in
     "Refuse repeated and contaminated pairs"
     fine = [m for m in made if not m['fault']]
     text = lambda m: f'{m["question"]} {m["answer"]}'
-    for m, again in zip(fine, repeats([text(m) for m in fine], p['seed'])): m['fault'] = 'a repetition' if again else 'names a held-out disease' if names_any(text(m), held) else ''
+    for m, again in zip(fine, near_repeats([text(m) for m in fine], p['seed'])): m['fault'] = 'a repetition' if again else 'names a held-out disease' if names_any(text(m), held) else ''
     left = [m for m in fine if not m['fault']]
     for i in set(overlaps(map(text, left), index).text): left[i]['fault'] = 'in a benchmark or a held-out case'
     return made
@@ -164,10 +164,10 @@ def row(m: dict, crew: Crew) -> dict:   # `sft` record of stage 1
     return dict(id=m['id'], stage=1, source='textbook', messages=turns, meta=dict(passage=m['passage'], operator=m['operator'], parent=m['parent'], writer=crew.writer.name, judge=crew.judge.name))
 
 # %% ../nbs/40_textbook.ipynb #8e623438
-def funnel(made: list) -> pd.DataFrame:
+def pair_funnel(made: list) -> pd.DataFrame:
     "Pairs by operator, and what became of them"
     table = pd.DataFrame([dict(operator=m['operator'], outcome=m['fault'] or 'kept') for m in made]).value_counts(['outcome', 'operator']).unstack('operator', fill_value=0)
-    cols = [o for o in FORMS if o in table]
+    cols = [o for o in QUESTION_FORMS if o in table]
     return table[cols].assign(all=table[cols].sum(axis=1)).sort_values('all', ascending=False).reset_index()
 
 def expansion(made: list, docs: list) -> dict:
@@ -177,11 +177,11 @@ def expansion(made: list, docs: list) -> dict:
     return dict(passages=len(docs), rows=len(kept), rows_a_passage=len(kept) / len(docs), words_a_word=count(f'{m["question"]} {m["answer"]}' for m in kept) / count(d['text'] for d in docs))
 
 # %% ../nbs/40_textbook.ipynb #3015b2f6
-async def verdicts(door, pair: tuple, crew: Crew) -> tuple:   # (the rule accepts, the judge accepts)
+async def check_verdicts(door, pair: tuple, crew: Crew) -> tuple:   # (the rule accepts, the judge accepts)
     "What rule and judge each say of a passage, a question and an answer"
     passage, question, answer = pair
     rule = question_fault(passage, question, answer, [], crew.p) or unsupported(passage, question, answer, crew.reader, crew.p)
-    return not rule, not await refused(door, passage, question, answer, crew)
+    return not rule, not await judge_refusal(door, passage, question, answer, crew)
 
 def control(made: list, docs: list, crew: Crew) -> pd.DataFrame:
     "How often kept pairs are accepted with their own passage, with another one, and with the answer of another pair; 95 % Wilson intervals"
@@ -191,7 +191,7 @@ def control(made: list, docs: list, crew: Crew) -> pd.DataFrame:
             "another pair's answer": [(texts[m['passage']], m['question'], o['answer']) for m, o in zip(kept, after)]}
     rows = []
     for name, pairs in sets.items():
-        said = converse(lambda door, pair: verdicts(door, pair, crew), pairs)
+        said = converse(lambda door, pair: check_verdicts(door, pair, crew), pairs)
         both = sum(a and b for a, b in said)
         rows.append(dict(shown_with=name, n=len(said), rule=sum(a for a, _ in said) / max(len(said), 1), judge=sum(b for _, b in said) / max(len(said), 1), both=both / max(len(said), 1), low=wilson(both, len(said))[0], high=wilson(both, len(said))[1]))
     return pd.DataFrame(rows)
@@ -201,9 +201,9 @@ def trials(docs: list, crew: Crew, student: Model, gates: tuple) -> dict:   # wr
     "A small model in the parts of the writer: first it asks and answers, then it answers what the crew's writer asks"
     p = crew.p | dict(rounds=min(crew.p['rounds'], 2))
     crews = {'student asks and answers': replace(crew, writer=student, p=p, temperature=p['small_temperature']), 'student answers': replace(crew, answerer=student, temperature=p['small_temperature'])} if docs else {}
-    return {name: gate([m for ms in converse(lambda door, d: expand(door, d, c), docs, title=name) for m in ms], *gates, crew.p) for name, c in crews.items()}
+    return {name: pair_gate([m for ms in converse(lambda door, d: expand(door, d, c), docs, title=name) for m in ms], *gates, crew.p) for name, c in crews.items()}
 
-def survival(sets: dict) -> pd.DataFrame:   # writer -> as `expand` gives them
+def pair_survival(sets: dict) -> pd.DataFrame:   # writer -> as `expand` gives them
     "Which share of the pairs of each writer survives the checks, with 95 % Wilson intervals, and what most of the others fail"
     rows = []
     for name, made in sets.items():
@@ -213,10 +213,10 @@ def survival(sets: dict) -> pd.DataFrame:   # writer -> as `expand` gives them
     return pd.DataFrame(rows)
 
 # %% ../nbs/40_textbook.ipynb #24377914
-def plot_funnel(made: list):   # A figure
+def plot_pairs(made: list):   # A figure
     "What became of the pairs of each operator"
     import matplotlib.pyplot as plt
-    table = funnel(made).set_index('outcome').drop(columns='all')
+    table = pair_funnel(made).set_index('outcome').drop(columns='all')
     fig, ax = plt.subplots(figsize=(7, 2.8))
     left = np.zeros(len(table.columns))
     for outcome, colour in zip(sorted(table.index, key=lambda o: o != 'kept'), plt.get_cmap('tab20').colors):

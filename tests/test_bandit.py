@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from citrus.train.bandit import RULES, Bandit
+from citrus.train.bandit import MIX_RULES, Bandit
 from citrus.train.sampler import Stream, draw_arms
 from citrus.core.files import UserError
 
@@ -17,7 +17,7 @@ from citrus.core.files import UserError
 def names(K): return [f'arm {i}' for i in range(K)]
 
 
-@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('rule', MIX_RULES)
 @pytest.mark.parametrize('K', [1, 2, 7, 1000])
 @pytest.mark.parametrize('scale', [0.0, 1e-9, 1.0, 1e6])
 def test_weights_are_probabilities(rule, K, scale):
@@ -219,7 +219,7 @@ def test_pooling_losses_is_exact():
 
 @pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_is_counted_and_changes_nothing(bad):
-    for rule in RULES:
+    for rule in MIX_RULES:
         a, b = Bandit(['x', 'y'], rule, sizes=[1, 2]), Bandit(['x', 'y'], rule, sizes=[1, 2])
         for t in range(20):
             a.update({'x': 2.0, 'y': bad} if t == 7 else {'x': 2.0, 'y': 1.0})
@@ -245,7 +245,7 @@ def test_stratified_is_even_at_any_time_and_proportional_follows_tokens():
     assert np.abs(counts / counts.sum() - [.1, .2, .7]).max() < 0.02
 
 
-@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize('rule', MIX_RULES)
 def test_arms_that_run_empty_give_way(rule):
     bandit, room = Bandit(names(3), rule, sizes=[1, 1, 1]), [5, 0, 40]
     for _ in range(15):

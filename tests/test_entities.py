@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 from conftest import MICRO, citrus_run
 
-from citrus.world.reader import Reader
-from citrus.data.entities import KINDS, Mention, Recogniser, abstracts, mentions, parse_indexing, recogniser, refused, relations, spellings, tags
+from citrus.world.reader import FindingReader
+from citrus.data.entities import MENTION_KINDS, Mention, Recogniser, abstracts, mentions, parse_indexing, name_recogniser, ambiguity, relations, spellings, tags
 from citrus.studies.entities import claims, precision, read_labels
 
 NAMES = {('disease', 'd1'): ['Alder fever', 'ALDF'], ('finding', 'f1'): ['Rash', 'Skin eruption'], ('finding', 'f2'): ['Night cough'], ('drug', 'r1'): ['Barkine']}
@@ -48,7 +48,7 @@ def test_acronyms_keep_their_case():
 
 
 def test_the_reader_of_cases_finds_the_same():
-    reader = Reader({i: ns for i, ns in NAMES.items() if i[0] == 'finding'})
+    reader = FindingReader({i: ns for i, ns in NAMES.items() if i[0] == 'finding'})
     own = Recogniser({i: ns for i, ns in NAMES.items() if i[0] == 'finding'})
     for text in ('A rash. No night cough was seen.', 'Without skin eruption but with night coughs.', 'Rash is absent.', 'She has a rash and no night cough'):
         present, absent = reader(text)
@@ -79,7 +79,7 @@ def test_indexing_of_broken_records():
 
 def test_refusals():
     general, medical = Counter(fall=1e-4), Counter(fall=1e-5)
-    assert refused('Falls', general, medical) and refused('RA', general, medical) and not refused('Rash', general, medical) and not refused('COPD', general, medical)
+    assert ambiguity('Falls', general, medical) and ambiguity('RA', general, medical) and not ambiguity('Rash', general, medical) and not ambiguity('COPD', general, medical)
     assert spellings('Anemia, Sickle Cell') == ['Sickle Cell Anemia', 'Sickle Cell anaemia']
 
 
@@ -97,17 +97,17 @@ def test_labels_hold_no_text():
 
 def test_precision_is_what_the_notebook_says(labelled, store):
     labels, texts = labelled
-    r = recogniser()
+    r = name_recogniser()
     table = precision(labels, {i: claims(t, mentions(r, t)) for i, t in texts.items()}).set_index('kind')
-    assert (table.loc[list(KINDS), 'share'] > 0.8).all() and (table.loc[['has', 'treats'], 'share'] > 0.75).all()
+    assert (table.loc[list(MENTION_KINDS), 'share'] > 0.8).all() and (table.loc[['has', 'treats'], 'share'] > 0.75).all()
     assert (table.loc[['has, no cue', 'treats, no cue'], 'share'] < 0.5).all()   # the control
     assert table.made_no_more.sum() <= 10, 'the rules have moved away from the sample that was read: read a new one'
 
 
 def test_a_shuffled_vocabulary_loses_its_precision(labelled):
     labels, texts = labelled
-    r = recogniser()
-    kinds, order = dict(zip(KINDS, (*KINDS[1:], KINDS[0]))), labels[labels.kind.isin(KINDS)]
+    r = name_recogniser()
+    kinds, order = dict(zip(MENTION_KINDS, (*MENTION_KINDS[1:], MENTION_KINDS[0]))), labels[labels.kind.isin(MENTION_KINDS)]
     wrong = lambda m: Mention(m.start, m.end, ((kinds[m.kind], m.id),))   # every name belongs to another kind
     table = precision(order, {i: claims(t, list(map(wrong, mentions(r, t)))) for i, t in texts.items()})
     assert table.n.sum() == 0

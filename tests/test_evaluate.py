@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from citrus.data.questions import question
-from citrus.evaluate import Benchmark, likely, order_table, reorder, score, table, validate, vote
+from citrus.data.questions import question_record
+from citrus.evaluate import Benchmark, likely, order_table, reorder, score_replies, table, validate_benchmark, majority_vote
 from citrus.core.files import UserError, root
 from citrus.core.records import read_jsonl
 
 TREES = ['Alder disease', 'Birch syndrome', 'Cedar fever', 'Dogwood palsy']
-QUESTIONS = [question(f'q{i}', 'own', 'test', f'Patient {i} has blue nails. Which diagnosis?', TREES, i % 4) for i in range(40)]
+QUESTIONS = [question_record(f'q{i}', 'own', 'test', f'Patient {i} has blue nails. Which diagnosis?', TREES, i % 4) for i in range(40)]
 
 
 def rows(n, raw): return [dict(id=f'm/b/q{i}', model='m', benchmark='b', question_id=f'q{i}', raw=raw(i), extracted=None, by='', correct=False, tokens=9, finish='stop', subject='') for i in range(n)]
@@ -29,9 +29,9 @@ def test_all_benchmarks_are_scored_again_from_kept_replies():
     kept = [r['raw'] for r in read_jsonl(root() / 'tests' / 'extraction.jsonl')]
     sets, said = [], []
     for name, (n, k) in EIGHT.items():
-        sets.append(Benchmark(name, 'options', [question(f'{name}-{i}', name, 'test', 'Which?', [f'{name} {i} number {j} of {k}' for j in range(k)], i % k) for i in range(n)], 9))
+        sets.append(Benchmark(name, 'options', [question_record(f'{name}-{i}', name, 'test', 'Which?', [f'{name} {i} number {j} of {k}' for j in range(k)], i % k) for i in range(n)], 9))
         said += [r | dict(benchmark=name, question_id=f'{name}-{i}', raw=f'<think>{"Blue nails speak for it. " * 80}</think>\n' * (i % 2) + kept[i % len(kept)]) for i, r in enumerate(rows(n, lambda i: ''))]
-    scores = table(score(said, sets), sets, [])
+    scores = table(score_replies(said, sets), sets, [])
     assert len(said) == 16791 and scores.n.sum() == 16791
 
 
@@ -67,25 +67,25 @@ def test_five_kills_leave_the_same_table(store, tmp_path):
 
 @pytest.mark.parametrize('raw', ['', ' ', '\0', 'x' * 100_000, '<think>' * 20_000, '答' * 50_000, '<answer></answer>', '\ud83d', '{}', 'NaN'])
 def test_any_reply_is_a_counted_row(raw):
-    b = [validate(Benchmark('b', 'options', QUESTIONS, 9))]
+    b = [validate_benchmark(Benchmark('b', 'options', QUESTIONS, 9))]
     from citrus.llm.models import Reply
     from citrus.evaluate import record
-    t = table(score([record('m', b[0], q, Reply(raw, 9, 'stop', 0.1)) for q in QUESTIONS], b), b, [])
+    t = table(score_replies([record('m', b[0], q, Reply(raw, 9, 'stop', 0.1)) for q in QUESTIONS], b), b, [])
     assert t.n[0] == 40 and t.abstained[0] == 40 and t.correct[0] == 0
 
 
 def test_faulty_questions_are_one_line():
     for bad, says in ((dict(options=[]), '0 options'), (dict(answer='E'), "key 'E'"), (dict(answer=None), 'key None'), (dict(id='q1'), 'more than once'), (dict(stem=' '), 'empty stem'),
                       (dict(options=[dict(label='A', text='x'), dict(label='A', text='y')]), 'comes twice'), (dict(options=[dict(label='A', text=float('nan')), dict(label='B', text='y')]), 'without text')):
-        with pytest.raises(UserError, match=says) as e: validate(Benchmark('b', 'options', QUESTIONS[1:] + [QUESTIONS[0] | bad], 9))
+        with pytest.raises(UserError, match=says) as e: validate_benchmark(Benchmark('b', 'options', QUESTIONS[1:] + [QUESTIONS[0] | bad], 9))
         assert '\n' not in str(e.value)
 
 
 def test_votes_do_not_depend_on_chance_order():
     b = [Benchmark('b', 'options', QUESTIONS[:1], 9)]
-    said = score([r | dict(id=f'm/b/q0#{k}', raw=t) for k, t in enumerate(['B', 'no idea', 'A', 'A']) for r in rows(1, lambda i: '')], b)
-    assert [(v['extracted'], v['correct']) for v in vote(said)] == [('A', True)]
-    assert vote(said[:1] + said[2:3])[0]['extracted'] == 'B'   # one to one: the earlier
+    said = score_replies([r | dict(id=f'm/b/q0#{k}', raw=t) for k, t in enumerate(['B', 'no idea', 'A', 'A']) for r in rows(1, lambda i: '')], b)
+    assert [(v['extracted'], v['correct']) for v in majority_vote(said)] == [('A', True)]
+    assert majority_vote(said[:1] + said[2:3])[0]['extracted'] == 'B'   # one to one: the earlier
 
 
 def test_orders_keep_the_key_and_reach_every_place():

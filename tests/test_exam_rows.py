@@ -6,7 +6,7 @@ import re
 import pytest
 
 from citrus.data.hub import hub_records
-from citrus.data.questions import LETTERS, question, right_labels
+from citrus.data.questions import LETTERS, question_record, right_labels
 from citrus.evaluate import reorder, score_one
 from citrus.eval.exams import (EXAMS, content, file_records, headless_csv, json_columns, json_lines, labelled_abstracts, load_exam, medbullets,
                                own_exam, shuffled_keys)
@@ -100,7 +100,7 @@ def test_files_of_another_encoding_and_empty_ones(tmp_path):
     with pytest.raises(UserError, match='holds no question'): file_records('mmlu_medical', str(tmp_path))
     (tmp_path / 'own.jsonl').write_text('')
     with pytest.raises(UserError, match='holds no question'): load_exam(str(tmp_path / 'own.jsonl'))
-    write_jsonl(tmp_path / 'key.jsonl', [question('a', 's', 't', 'Who?', ['Goat', 'Cow'], 0) | dict(answer='C')])
+    write_jsonl(tmp_path / 'key.jsonl', [question_record('a', 's', 't', 'Who?', ['Goat', 'Cow'], 0) | dict(answer='C')])
     with pytest.raises(UserError, match="line 1: field 'answer' of this question is 'C'"): load_exam(str(tmp_path / 'key.jsonl'))
 
 
@@ -163,8 +163,8 @@ def test_mutated_files_are_read_or_refused(name, tmp_path):
 
 
 def test_a_text_that_is_right_and_wrong_is_refused():
-    with pytest.raises(ValueError, match="one of two options 'x'"): question('q', 'own', 'test', 'Who?', ['x', 'x', 'c'], [0, 2])
-    assert right_labels(question('q', 'own', 'test', 'Who?', ['x', 'y', 'c'], [0, 2])) == ['A', 'C']
+    with pytest.raises(ValueError, match="one of two options 'x'"): question_record('q', 'own', 'test', 'Who?', ['x', 'x', 'c'], [0, 2])
+    assert right_labels(question_record('q', 'own', 'test', 'Who?', ['x', 'y', 'c'], [0, 2])) == ['A', 'C']
 
 
 TWO = [dict(label='A', text='Cow'), dict(label='B', text='Goat')]
@@ -176,10 +176,10 @@ OWN = [(dict(answer_text='Cow'), "is 'Cow', and option B is 'Goat'"), (dict(opti
 
 @pytest.mark.parametrize('more, message', OWN)
 def test_a_key_of_ones_own_is_clear_or_refused(tmp_path, more, message):
-    q = question('q', 'own', 'test', 'Who?', ['Cow', 'Goat'], 1)
+    q = question_record('q', 'own', 'test', 'Who?', ['Cow', 'Goat'], 1)
     path = tmp_path / 'own.jsonl'
     write_jsonl(path, [q, q | dict(id='q2') | more])
     with pytest.raises(UserError, match='line 2: .*' + re.escape(message)): own_exam(str(path))
-    several, open_one = question('q2', 'own', 'test', 'Who?', ['Cow', 'Goat', 'Hen'], [1, 2]), q | dict(id='q3', options=[], answer=None)
+    several, open_one = question_record('q2', 'own', 'test', 'Who?', ['Cow', 'Goat', 'Hen'], [1, 2]), q | dict(id='q3', options=[], answer=None)
     write_jsonl(path, [q, several, open_one])
     assert len(own_exam(str(path))) == 3

@@ -65,9 +65,9 @@ MARFAN = dict(answer_text='Marfan syndrome', aliases=[], options=[dict(label='A'
 @pytest.mark.parametrize('answer, right', [('The diagnosis is Marfan syndrome', True), ('Marfan', True), ('not Marfan syndrome', False), ('Marfan syndrome (excluded)', False), ('**Marfan syndrome**', True), ('Diagnóstico: síndrome de Marfan', True)])
 def test_training_and_evaluation_judge_alike(answer, right):
     from citrus.evaluate import score_one
-    from citrus.train.samples import Limits, judged
+    from citrus.train.samples import Limits, judge_reply
     reply, q = f'<think>He is tall.</think>\n<answer>{answer}</answer>', MARFAN | dict(open_stem='Who is tall?', stem='', context=None)
-    assert mark(reply, q)[2] == judged(q, reply, Limits())['correct'] == score_one(dict(raw=reply, finish='stop'), q, 'open')['correct'] == right
+    assert mark(reply, q)[2] == judge_reply(q, reply, Limits())['correct'] == score_one(dict(raw=reply, finish='stop'), q, 'open')['correct'] == right
 
 
 @pytest.mark.parametrize('raw, found', [('He is tall.</think>\n<answer>Marfan syndrome</answer>', 'Marfan syndrome'), ('<think>x</think><answer>Gout', 'Gout'), ('<think>x</think>\\boxed{\\text{Gout}}', 'Gout'), ('Gout', None)])

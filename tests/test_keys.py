@@ -74,7 +74,7 @@ FOREIGN = tuple(f'citrus.{m}.' for m in ('synth', 'llm.opening', 'llm.threads', 
 def test_what_is_foreign_is_left_out():
     mix, ablate = code_of('mix'), code_of('ablate')
     assert not [name for name in mix | ablate if name.startswith(FOREIGN)]
-    assert 'citrus.mix.train' in mix and 'citrus.train.bandit.Bandit.update' in mix and 'citrus.train.memory.forecast' in mix
+    assert 'citrus.mix.pretrain' in mix and 'citrus.train.bandit.Bandit.update' in mix and 'citrus.train.memory.forecast' in mix
     assert len(mix) < 250 and len(ablate) < 150, 'by names alone they had 697 and 1,017'
 
 
@@ -83,8 +83,8 @@ def test_a_class_has_the_methods_that_are_patched_into_it():
 
 
 @pytest.mark.parametrize('stage, names', [
-    ('sft', ['citrus.sft.train']), ('prefer', ['citrus.prefer.train']), ('preferences', ['citrus.prefer.train', 'citrus.sft.train']),
-    ('curriculum', ['citrus.sft.train']), ('traces', ['citrus.sft.train']), ('knowledge', ['citrus.mix.train']), ('cost', ['citrus.studies.cost.measure'])])
+    ('sft', ['citrus.sft.fine_tune']), ('prefer', ['citrus.prefer.train_preferred']), ('preferences', ['citrus.prefer.train_preferred', 'citrus.sft.fine_tune']),
+    ('curriculum', ['citrus.sft.fine_tune']), ('traces', ['citrus.sft.fine_tune']), ('knowledge', ['citrus.mix.pretrain']), ('cost', ['citrus.studies.cost.measure_step'])])
 def test_what_is_launched_by_name_is_followed(stage, names):
     assert set(names) <= code_of(stage)
 
@@ -124,7 +124,7 @@ def test_a_study_is_nobody_elses_ingredient(before, copy):
 
 def test_a_training_is_an_ingredient_of_all_that_train_so(before, copy):
     edit(copy, '70_sft', ("set_seed(settings['seed'])", "set_seed(settings['seed'] + 1)"))
-    assert changed(before, copy) == {s for s in STAGES if 'citrus.sft.train' in before[s]['code']} == {'sft', 'traces', 'preferences', 'curriculum'}
+    assert changed(before, copy) == {s for s in STAGES if 'citrus.sft.fine_tune' in before[s]['code']} == {'sft', 'traces', 'preferences', 'curriculum'}
 
 
 def test_a_lesson_that_takes_a_name_of_the_stage_is_an_ingredient(before, copy):

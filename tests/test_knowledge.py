@@ -3,10 +3,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from citrus.studies.knowledge import ASKED, KINDS, TELLINGS, change, check_apart, cloze, curricula, results, tell, without
+from citrus.studies.knowledge import ASKED, STUDENT_KINDS, TELLINGS, change, check_apart, cloze, fact_curricula, knowledge_table, tell, without
 from citrus.core.files import UserError
 from citrus.core.records import read_jsonl
-from citrus.studies.throughput import pieces, summary
+from citrus.studies.throughput import lognormal_pieces, throughput_table
 
 from conftest import MICRO, citrus_run
 
@@ -33,11 +33,11 @@ def test_wrong_options_are_wrong_and_from_the_same_group():
 
 
 def test_the_control_tells_each_disease_of_anothers_findings():
-    read = curricula(FACTS, dict(medical=[dict(id=f'm{i}', text='m') for i in range(9)], general=[dict(id=f'g{i}', text='g') for i in range(9)]), 2, 0, most=4)
-    for d in read[KINDS[2]]['facts_1']: assert not any(x in d['text'] for f in FACTS if f in d['text'].lower() for x in FACTS[f])
+    read = fact_curricula(FACTS, dict(medical=[dict(id=f'm{i}', text='m') for i in range(9)], general=[dict(id=f'g{i}', text='g') for i in range(9)]), 2, 0, most=4)
+    for d in read[STUDENT_KINDS[2]]['facts_1']: assert not any(x in d['text'] for f in FACTS if f in d['text'].lower() for x in FACTS[f])
     words = lambda kind: sorted(w for a in ('facts_1', 'facts_2') for d in read[kind][a] for w in d['text'].split() if w.startswith('sign'))
-    assert len(words(KINDS[0])) == len(words(KINDS[2])) and read[KINDS[0]]['medical'] == read[KINDS[1]]['medical'] and {d['text'] for d in read[KINDS[1]]['last']} == {'m'}
-    assert not {d['id'] for d in read[KINDS[1]]['last']} & {d['id'] for d in read[KINDS[1]]['medical']}
+    assert len(words(STUDENT_KINDS[0])) == len(words(STUDENT_KINDS[2])) and read[STUDENT_KINDS[0]]['medical'] == read[STUDENT_KINDS[1]]['medical'] and {d['text'] for d in read[STUDENT_KINDS[1]]['last']} == {'m'}
+    assert not {d['id'] for d in read[STUDENT_KINDS[1]]['last']} & {d['id'] for d in read[STUDENT_KINDS[1]]['medical']}
 
 
 def test_names_in_any_case_are_kept_out():
@@ -48,31 +48,31 @@ def test_names_in_any_case_are_kept_out():
 
 def made(p_seen, seeds=(0, 1)):
     rng = np.random.default_rng(0)
-    return pd.DataFrame([dict(kind=k, seed=i, group=g, disease=d, question_id=f'{g}{d}-{j}', correct=rng.random() < (p_seen if g == 'seen' and k in KINDS[:2] else .25))
-                         for k in ('before', *KINDS) for i in (seeds if k in KINDS[:2] else seeds[:1]) for g in ('seen', 'unseen') for d in range(16) for j in range(5)])
+    return pd.DataFrame([dict(kind=k, seed=i, group=g, disease=d, question_id=f'{g}{d}-{j}', correct=rng.random() < (p_seen if g == 'seen' and k in STUDENT_KINDS[:2] else .25))
+                         for k in ('before', *STUDENT_KINDS) for i in (seeds if k in STUDENT_KINDS[:2] else seeds[:1]) for g in ('seen', 'unseen') for d in range(16) for j in range(5)])
 
 
 def test_only_what_was_taught_is_found():
-    losses = pd.DataFrame([dict(kind=k, seed=i, domain=d, sequence=j, loss=j + .5 * (d == 'general' and k == KINDS[1])) for k in ('before', *KINDS) for i in ((0, 1) if k in KINDS[:2] else (0,)) for d in ('medical', 'general') for j in range(6)])
-    table = results(made(0.7, (0, 1, 2)), losses).set_index(['kind', 'against', 'measure'])
-    assert table.low[KINDS[0], 'before', 'accuracy, seen diseases'] > 0.2
-    for kind, group in ((KINDS[0], 'unseen'), (KINDS[2], 'seen')): assert table.low[kind, 'before', f'accuracy, {group} diseases'] < 0 < table.high[kind, 'before', f'accuracy, {group} diseases']
-    assert table.change[KINDS[1], 'before', 'loss, general text'] == pytest.approx(0.5) and table.change[KINDS[0], KINDS[1], 'loss, general text'] == pytest.approx(-0.5)
+    losses = pd.DataFrame([dict(kind=k, seed=i, domain=d, sequence=j, loss=j + .5 * (d == 'general' and k == STUDENT_KINDS[1])) for k in ('before', *STUDENT_KINDS) for i in ((0, 1) if k in STUDENT_KINDS[:2] else (0,)) for d in ('medical', 'general') for j in range(6)])
+    table = knowledge_table(made(0.7, (0, 1, 2)), losses).set_index(['kind', 'against', 'measure'])
+    assert table.low[STUDENT_KINDS[0], 'before', 'accuracy, seen diseases'] > 0.2
+    for kind, group in ((STUDENT_KINDS[0], 'unseen'), (STUDENT_KINDS[2], 'seen')): assert table.low[kind, 'before', f'accuracy, {group} diseases'] < 0 < table.high[kind, 'before', f'accuracy, {group} diseases']
+    assert table.change[STUDENT_KINDS[1], 'before', 'loss, general text'] == pytest.approx(0.5) and table.change[STUDENT_KINDS[0], STUDENT_KINDS[1], 'loss, general text'] == pytest.approx(-0.5)
 
 
 def test_other_seeds_than_zero_are_no_hole_in_the_table():
-    r = change(made(0.7, seeds=(5, 6)).query("group == 'seen'"), KINDS[2], 'before', 'correct', 'question_id', 'disease')
+    r = change(made(0.7, seeds=(5, 6)).query("group == 'seen'"), STUDENT_KINDS[2], 'before', 'correct', 'question_id', 'disease')
     assert r['n'] == 80 and np.isfinite(r['low']) and np.isfinite(r['change'])
 
 
 def test_lengths_are_lognormal_and_nothing_is_lost():
-    parts = pieces(np.arange(10**5), 400, 100, 1.0, 1000, 0)
+    parts = lognormal_pieces(np.arange(10**5), 400, 100, 1.0, 1000, 0)
     assert (np.concatenate(parts) == np.arange(sum(map(len, parts)))).all() and 85 < np.median([len(p) for p in parts]) < 115 and max(map(len, parts)) <= 1000
 
 
 def test_padding_is_not_counted():
     steps = pd.DataFrame([dict(step=i, way=w, tokens=10, computed=c, wall=s, cpu=s, peak=100., loss=1.) for i in (1, 2) for w, c, s in (('padded', 40, 4.), ('packed', 10, 1.))])
-    table = summary(steps, 1.).set_index('way')
+    table = throughput_table(steps, 1.).set_index('way')
     assert table.times['packed'] == 4 and table.filled['padded'] == .25 and table.share_of_peak['packed'] == pytest.approx(.1) and table.steps['packed'] == 1
 
 
@@ -81,7 +81,7 @@ def test_both_studies_run_on_the_micro_model(micro, store):
     citrus_run(store, '--recipe', str(MICRO), '--only', 'throughput')
     run = store / 'runs' / 'micro'
     asked, choices = read_jsonl(run / 'knowledge' / 'questions.jsonl', 'question'), read_jsonl(run / 'knowledge' / 'choices.jsonl')
-    assert len(choices) == 6 * len(asked) and {c['kind'] for c in choices} == {'before', *KINDS} and not list((run / 'knowledge').rglob('*.safetensors'))
+    assert len(choices) == 6 * len(asked) and {c['kind'] for c in choices} == {'before', *STUDENT_KINDS} and not list((run / 'knowledge').rglob('*.safetensors'))
     unseen = {q['meta']['disease'].lower() for q in asked if q['split'] == 'unseen'}
     assert unseen and not any(n in d['text'].lower() for d in read_jsonl(run / 'knowledge' / 'told.jsonl', 'document') for n in unseen)
     table = pd.read_csv(run / 'throughput' / 'throughput.csv').set_index('way')

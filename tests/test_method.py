@@ -95,11 +95,11 @@ def test_training_prompt_is_sampling_prompt(micro, store):
     "Tokens before the answer in training are the tokens that sampling starts from"
     from transformers import AutoTokenizer
     from citrus.llm.prompt import ask, target
-    from citrus.train.encoding import encode
+    from citrus.train.encoding import encode_dialogue
     tokenizer = AutoTokenizer.from_pretrained(store / 'runs' / 'micro' / 'assets' / 'student')
     for q in rows(store, 'micro', 'cases', 'patients.jsonl', 'question')[:4]:
         for form in ('open', 'options'):
-            row = encode([*ask(q, form), dict(role='assistant', content=target('a', 'b'))], tokenizer)
+            row = encode_dialogue([*ask(q, form), dict(role='assistant', content=target('a', 'b'))], tokenizer)
             n = next(i for i, l in enumerate(row['labels']) if l != -100)
             sent = tokenizer.apply_chat_template(ask(q, form), add_generation_prompt=True, tokenize=True, return_dict=True)['input_ids']
             assert row['input_ids'][:n] == list(sent)

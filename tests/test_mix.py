@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from citrus.train.bandit import Bandit
 from citrus.train.sampler import Stream
 from citrus.train.checkpoints import Progress, last_checkpoint
-from citrus.mix import advance, fit, train
+from citrus.mix import advance, fit, pretrain
 from citrus.train.steps import devices, divide, sequence_losses
 from citrus.core.files import UserError
 from citrus.core.records import read_jsonl, write_jsonl
@@ -104,10 +104,10 @@ def test_single_documents_train_and_empty_arms_are_refused(student, arms, tmp_pa
     one, none = tmp_path / 'one.jsonl', tmp_path / 'none.jsonl'
     write_jsonl(one, [dict(id='1', source='one', text='short', domain='medical', lang='en', meta={})], 'document')
     write_jsonl(none, [], 'document')
-    train(str(tmp_path / 'model'), str(student), {'one': str(one), 'dull': arms['dull']}, **SETTINGS | dict(steps=2))
+    pretrain(str(tmp_path / 'model'), str(student), {'one': str(one), 'dull': arms['dull']}, **SETTINGS | dict(steps=2))
     history = read_jsonl(tmp_path / 'model.history.jsonl')
     assert len(history) == 2 and history[-1]['epochs']['one'] > 5
-    with pytest.raises(UserError, match="arm 'none' is empty"): train(str(tmp_path / 'other'), str(student), {'none': str(none), 'dull': arms['dull']}, **SETTINGS)
+    with pytest.raises(UserError, match="arm 'none' is empty"): pretrain(str(tmp_path / 'other'), str(student), {'none': str(none), 'dull': arms['dull']}, **SETTINGS)
 
 
 # --- a checkpoint of any rule --------------------------------------------------------------------------------------------

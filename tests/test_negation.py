@@ -9,11 +9,11 @@ from citrus.core.files import root
 from citrus.data.entities import Recogniser, mentions
 from citrus.world.negation import outline, signs, statements
 from citrus.world.questions import ABSENT, PRESENT, listing
-from citrus.world.reader import Reader
+from citrus.world.reader import FindingReader
 
 SENTENCES = [json.loads(line) for line in open(root() / 'tests' / 'data' / 'negation.jsonl', encoding='utf-8')]
 NAMES = {n: [n] for n in 'fever cough vomiting headache rash nausea diabetes asthma seizure dyspnea'.split()} | {'weight loss': ['Weight loss'], 'chest pain': ['Chest pain'], 'absent thumb': ['Absent thumb']}
-READER = Reader(NAMES)
+READER = FindingReader(NAMES)
 OWN = Recogniser({('finding', i): ns for i, ns in NAMES.items()})
 
 

@@ -14,7 +14,7 @@ from citrus.data.pages import numbers_pages, without_references, document_text, 
 from citrus.data.page_errors import edits, error_rate, scanned, typeset
 from citrus.data.page_pictures import placed, regions
 from citrus.core.files import home
-from citrus.data.reading import Reader
+from citrus.data.reading import SourceReader
 from citrus.data.source import Refused, declare
 
 PACKAGES = {'metafor': 'r-cran-metafor', 'survival': 'r-cran-survival', 'Rcpp-introduction': 'r-cran-rcpp'}   # the last one has two columns
@@ -149,7 +149,7 @@ def test_a_pdf_source_counts_what_it_cannot_read(tmp_path):
     plt.axis('off')
     plt.savefig(tmp_path / 'c.pdf')
     plt.close()
-    r = Reader(declare([dict(id='s', kind='pdf', path=str(tmp_path), licence='ours', domain='medical', options=dict(ocr=False))])['s'])
+    r = SourceReader(declare([dict(id='s', kind='pdf', path=str(tmp_path), licence='ours', domain='medical', options=dict(ocr=False))])['s'])
     [doc] = r
     assert doc['text'].startswith('Goats climb') and doc['meta']['pages'] == 1 and doc['meta']['failed'] == 0
     assert r.refused == {'PDF broken or without pages': 1, 'page: no text layer': 1, 'empty': 1}

@@ -50,7 +50,7 @@ def launched():
 
 def test_trainings_have_no_defaults_of_their_own():
     "A setting that a caller forgets is an error, not a value that no recipe can change"
-    assert {f for _, f in launched()} == {'mix.train', 'sft.train', 'prefer.train'}
+    assert {f for _, f in launched()} == {'mix.pretrain', 'sft.fine_tune', 'prefer.train_preferred'}
     for stage, name in launched():
         module, _, function = name.rpartition('.')
         signature = inspect.signature(getattr(importlib.import_module(f'citrus.{module}'), function))
@@ -80,12 +80,12 @@ def test_no_declared_parameter_is_left_to_a_default(stage):
 
 def test_prefer_trains_with_its_parameters():
     "Every setting of the training that the notebook declares is given under its own name"
-    from citrus.prefer import train
+    from citrus.prefer import train_preferred
     call, = (n for c in cells(notebook_path('prefer')) if '#| stage' in c['source']
              for n in ast.walk(ast.parse(c['source'])) if isinstance(n, ast.Call) and ast.unparse(n.func) == 'launch')
     given = {k.arg: ast.unparse(k.value) for k in call.keywords}
-    declared = parameters(notebook_path('prefer')).keys() & inspect.signature(train).parameters.keys()
-    assert given.keys() == inspect.signature(train).parameters.keys()
+    declared = parameters(notebook_path('prefer')).keys() & inspect.signature(train_preferred).parameters.keys()
+    assert given.keys() == inspect.signature(train_preferred).parameters.keys()
     assert {'length', 'micro_batch', 'lora_rank'} <= declared and all(given[k] == k for k in declared)
 
 
@@ -116,14 +116,14 @@ def named(stage, parameter): return allowed(parameters(notebook_path(stage))[par
 def test_the_names_that_are_declared_are_those_of_the_code():
     from citrus.data.arms import ARMS
     from citrus.data.hub import HUB
-    from citrus.train.bandit import REWARDS, RULES
+    from citrus.train.bandit import REWARDS, MIX_RULES
     from citrus.llm.local import BACKENDS
     from citrus.data.corpus import EXECUTORS
     from citrus.evaluate import FOLDERS
     from citrus.eval.exams import EXAMS
     from citrus.world.expert_parts import DESIGNS
-    from citrus.llm.opening import RULES as DIFFICULTY
-    assert named('mix', 'rule') == named('rules', 'rules') == list(RULES) and named('mix', 'reward') == ['', *REWARDS]
+    from citrus.llm.opening import EASY_RULES as DIFFICULTY
+    assert named('mix', 'rule') == named('rules', 'rules') == list(MIX_RULES) and named('mix', 'reward') == ['', *REWARDS]
     assert named('evaluate', 'models') == named('evaluate', 'likely_models') == list(FOLDERS)
     assert named('evaluate', 'exams') == [*EXAMS, '*.jsonl'] and named('clean', 'executor') == ['', *EXECUTORS]
     assert named('synth', 'design') == list(DESIGNS) and set(named('synth', 'difficulty')) == set(DIFFICULTY)
@@ -182,9 +182,9 @@ def test_a_mapping_or_a_student_that_is_none_is_refused(stage, text, words):
 
 def test_the_limits_that_are_declared_are_all_rules():
     from citrus.data.quality import GATES
-    from citrus.data.signals import RULES
+    from citrus.data.signals import QUALITY_RULES
     from citrus.core.recipes import UNUSED_RULES
-    assert {*parameters(notebook_path('clean'))['limits'].default, *UNUSED_RULES} == {*GATES, *RULES}
+    assert {*parameters(notebook_path('clean'))['limits'].default, *UNUSED_RULES} == {*GATES, *QUALITY_RULES}
     consistent(settings({}, ['clean.limits={braces: [0, 1]}', 'assets.student=owner/name']), ['clean', 'assets'])
 
 

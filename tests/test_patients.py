@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from citrus.data.abstracts import hpo_files, quoted
-from citrus.world.ontology import FINDING, annotations, findings_of, frequency, parse_replaced, parse_terms, pooled
+from citrus.world.ontology import FINDING, annotations, findings_of, finding_frequency, parse_replaced, parse_terms, pooled
 from citrus.world.families import World, families
 from citrus.world.phenopackets import diagnosis, published_patients, read_phenopacket, seen_findings
 from citrus.core.files import UserError, root
@@ -76,9 +76,9 @@ def test_the_onset_is_of_the_diagnosis():
 
 
 def test_frequencies():
-    assert [frequency(t) for t in ('', '3/4', '0/0', '25%', '~50%', '5-29%', '5%-29%', '12.5 %', '<1%', 'HP:0040281')] == pytest.approx([.5, .75, .5, .25, .5, .17, .17, .125, .01, .9])
+    assert [finding_frequency(t) for t in ('', '3/4', '0/0', '25%', '~50%', '5-29%', '5%-29%', '12.5 %', '<1%', 'HP:0040281')] == pytest.approx([.5, .75, .5, .25, .5, .17, .17, .125, .01, .9])
     for bad in ('9/7', '130%', 'often', 'HP:0000001', '-5%', '1/2/3', 'nan'):
-        with pytest.raises(ValueError): frequency(bad)
+        with pytest.raises(ValueError): finding_frequency(bad)
     assert 0 < pooled(['0/1', 'HP:0040281']) < .9 and pooled(['9/10', '0/2']) == .75 and pooled(['']) == .5 and pooled(['0/1', '0/3']) == 0 and pooled(['0/1', '']) > 0
     rng = random.Random(0)
     some = ['0/1', '3/7', '0/0', '', '50%', *[f'HP:004028{i}' for i in range(6)]]

@@ -115,12 +115,12 @@ def test_prompt_is_what_sampling_sends(tokenizer):
 def test_templates_that_do_not_fit_are_one_line(template, message, tokenizer, monkeypatch):
     from citrus.llm.local import render
     from citrus.train.preference import encode_pair
-    from citrus.train.encoding import encode
+    from citrus.train.encoding import encode_dialogue
     monkeypatch.setattr(tokenizer, 'chat_template', template)
     with pytest.raises(UserError, match=message): encode_pair(pair(0, 'Why?', '<think>It hurts.</think>Yes', 'No'), tokenizer)
     if 'rewrites' in message: return
     with pytest.raises(UserError, match=message): render(tokenizer, PAIRS[0]['prompt'])
-    with pytest.raises(UserError, match=message): encode(PAIRS[0]['prompt'] + PAIRS[0]['chosen'], tokenizer)
+    with pytest.raises(UserError, match=message): encode_dialogue(PAIRS[0]['prompt'] + PAIRS[0]['chosen'], tokenizer)
 
 
 OPENS = ("{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{{ eos_token }}\n{% endfor %}"
@@ -131,16 +131,16 @@ OPENS = ("{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{{ eos_token
 def test_a_thought_that_the_prompt_opens_is_not_opened_again(said, tokenizer, monkeypatch):
     from citrus.llm.local import render
     from citrus.train.preference import encode_pair
-    from citrus.train.encoding import encode
+    from citrus.train.encoding import encode_dialogue
     monkeypatch.setattr(tokenizer, 'chat_template', OPENS)
     asked, prompt = pair(0, 'Why?', said, 'No</think>No'), render(tokenizer, says('user', 'Why?'))
     encoded = encode_pair(asked, tokenizer)
     assert encoded['prompt'] == render(tokenizer, asked['prompt'])
     assert [tokenizer.decode(encoded[side][:-1]) for side in ('chosen', 'rejected')] == ['It hurts.</think>Yes', 'No</think>No']
-    row = encode(says('user', 'Why?') + asked['chosen'], tokenizer)
+    row = encode_dialogue(says('user', 'Why?') + asked['chosen'], tokenizer)
     assert row['input_ids'][:len(prompt)] == prompt and set(row['labels'][:len(prompt)]) == {-100}
     assert [l for l in row['labels'] if l != -100] == encoded['chosen']
-    with pytest.raises(UserError, match='opens a thought'): encode(says('user', 'Why?') + says('assistant', 'Yes'), tokenizer)
+    with pytest.raises(UserError, match='opens a thought'): encode_dialogue(says('user', 'Why?') + says('assistant', 'Yes'), tokenizer)
 
 
 def test_pairs_without_a_difference_are_refused_and_counted(tokenizer):
@@ -164,9 +164,9 @@ HOW = dict(beta=10.0, gamma=5.4, alpha=0.05, learning_rate=1e-3, global_batch=2,
 
 
 def train(folder, student, pairs, name='model', **kw):
-    from citrus.prefer import train
+    from citrus.prefer import train_preferred
     write_jsonl(folder / 'pairs.jsonl', pairs, 'pair')
-    train(**HOW | dict(out=str(folder / name), base=str(student), pairs=str(folder / 'pairs.jsonl')) | kw)
+    train_preferred(**HOW | dict(out=str(folder / name), base=str(student), pairs=str(folder / 'pairs.jsonl')) | kw)
     return read_jsonl(folder / f'{name}.history.jsonl'), load(folder / name)
 
 
@@ -226,14 +226,14 @@ def test_pairs_longer_than_a_window_are_read_one_by_one(window, student, tmp_pat
 @pytest.mark.parametrize('packed', [True, False])
 def test_rows_of_a_model_with_a_state_are_not_packed(packed, student, tmp_path):
     from transformers import LlamaConfig, Qwen3NextConfig
-    from citrus.sft import train
+    from citrus.sft import fine_tune
     linear = dict(head_dim=8, linear_key_head_dim=8, linear_value_head_dim=8, linear_num_key_heads=2, linear_num_value_heads=4, num_experts=4, num_experts_per_tok=2,
                   moe_intermediate_size=16, shared_expert_intermediate_size=16)
     config = LlamaConfig(**SMALL, num_hidden_layers=2) if packed else Qwen3NextConfig(**SMALL, **linear, num_hidden_layers=4)
     base = foreign(student, tmp_path / 'base', config)
     rows = [dict(id=str(i), stage=1, source='coqa', messages=says('user', f'What is {i}?') + says('assistant', f'It is {i}.')) for i in range(4)]
     write_jsonl(tmp_path / 'rows.jsonl', rows, 'sft')
-    train(out=str(tmp_path / 'model'), base=str(base), rows=str(tmp_path / 'rows.jsonl'), checkpoint_seconds=300.0, lora_rank=0, epochs=1, learning_rate=1e-3,
+    fine_tune(out=str(tmp_path / 'model'), base=str(base), rows=str(tmp_path / 'rows.jsonl'), checkpoint_seconds=300.0, lora_rank=0, epochs=1, learning_rate=1e-3,
           global_batch=1, length=128, weight_decay=0.0, beta2=0.95, clip=1.0, seed=0)
     record = json.loads((tmp_path / 'model' / 'training.json').read_text())
     assert record['packed'] == packed and (record['steps'] < 4) == packed and f'packed {packed}' in (tmp_path / 'model' / 'README.md').read_text()
@@ -243,16 +243,16 @@ def test_rows_of_a_model_with_a_state_are_not_packed(packed, student, tmp_path):
 
 def test_a_student_of_the_study_is_trained_examined_and_thrown_away(student, tmp_path, monkeypatch):
     from types import SimpleNamespace
-    from citrus.studies.preferences import CPO, MEASURES, START, SWAPPED, compared, teach
+    from citrus.studies.preferences import CPO, MEASURES, BEFORE, SWAPPED, way_table, teach_way
     import pandas as pd
     monkeypatch.setenv('CITRUS_HOME', str(tmp_path))
     s = SimpleNamespace(dir=tmp_path, params=dict(pairs=4, global_batch=2, beta=10.0, gamma=5.4, alpha=0.05, max_tokens=4), write=lambda file, rows, record=None: write_jsonl(tmp_path / file, rows, record))
     probe = [dict(id=f'q{i}', open_stem=f'Who is {i}?', stem='', options=[], context=None, answer_text=name, aliases=[]) for i, name in enumerate(['Rash', 'Fever', 'Gout', 'Rash'])]
-    jobs = [(START, 0.0, 0), (CPO, 1e-2, 0), (SWAPPED, 1e-2, 0)]
-    answers = pd.DataFrame([row for job in jobs for row in teach(s, student, PAIRS, probe, *job)])
-    again = [row for job in jobs for row in teach(s, student, [], probe, *job)]
+    jobs = [(BEFORE, 0.0, 0), (CPO, 1e-2, 0), (SWAPPED, 1e-2, 0)]
+    answers = pd.DataFrame([row for job in jobs for row in teach_way(s, student, PAIRS, probe, *job)])
+    again = [row for job in jobs for row in teach_way(s, student, [], probe, *job)]
     assert again == answers.to_dict('records') and not list(tmp_path.rglob('*.safetensors')), 'what is done is not done again'
-    table = compared(answers)
+    table = way_table(answers)
     assert len(table) == 3 * len(MEASURES) and set(table.n) == {4} and table.value.notna().all()
 
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from citrus.train.checkpoints import beside
+from citrus.train.checkpoints import companion
 from citrus.core.files import UserError, root
 from citrus.core.launch import call, divided, free_port, launch, nodes
 from citrus.core.records import read_jsonl, write_jsonl
@@ -58,10 +58,10 @@ def jobs(student, tmp_path_factory):
     common = dict(base=str(student), checkpoint_seconds=0.0, seed=0)
     sft = common | dict(rows=str(folder / 'rows.jsonl'), epochs=1, learning_rate=1e-3, global_batch=2, length=64, weight_decay=1e-4, beta2=0.95, clip=1.0, lora_rank=0)
     return dict(
-        mix=('mix.train', common | dict(arms=arms, rule='odm', smoothing=0.5, steps=5, global_batch=4, length=32, learning_rate=1e-3, weight_decay=1e-4,
-                                        micro_batch=1, epochs=0.0, lost_steps=10)), sft=('sft.train', sft),
-        lora=('sft.train', sft | dict(lora_rank=4, learning_rate=3e-3)),
-        prefer=('prefer.train', common | dict(pairs=str(folder / 'pairs.jsonl'), beta=10.0, gamma=5.4, alpha=0.05, learning_rate=1e-3, global_batch=2, epochs=2,
+        mix=('mix.pretrain', common | dict(arms=arms, rule='odm', smoothing=0.5, steps=5, global_batch=4, length=32, learning_rate=1e-3, weight_decay=1e-4,
+                                        micro_batch=1, epochs=0.0, lost_steps=10)), sft=('sft.fine_tune', sft),
+        lora=('sft.fine_tune', sft | dict(lora_rank=4, learning_rate=3e-3)),
+        prefer=('prefer.train_preferred', common | dict(pairs=str(folder / 'pairs.jsonl'), beta=10.0, gamma=5.4, alpha=0.05, learning_rate=1e-3, global_batch=2, epochs=2,
                                               length=2048, micro_batch=1, lora_rank=0)))
 
 
@@ -102,7 +102,7 @@ def test_two_processes_train_as_one(kind, name, alone, student, request):
 @pytest.mark.parametrize('name', ['mix', 'sft', 'prefer'])
 def test_sharded_training_goes_on_exactly(name, zero3):
     "From what a kill after the third step leaves, our loop and the Trainer end with the same history and the same weights, to the last bit"
-    steps = [json.loads(line)['step'] for line in beside(zero3 / f'{name}_again', 'log').read_text().splitlines()]
+    steps = [json.loads(line)['step'] for line in companion(zero3 / f'{name}_again', 'log').read_text().splitlines()]
     assert steps[0] == 4, 'it went on from the checkpoint'
     for file in ('.history.jsonl', '/model.safetensors'): assert Path(f'{zero3 / name}{file}').read_bytes() == Path(f'{zero3 / name}_again{file}').read_bytes(), file
 
@@ -150,13 +150,13 @@ def test_two_nodes_train_as_one_and_go_on_after_a_kill(reach, jobs, zero3, tmp_p
     (tmp_path / 'hosts').write_text('# the first is this machine\nlocalhost slots=1\nnode2 slots=1\n')
     out, env = tmp_path / 'model', dict(CITRUS_HOSTFILE=str(tmp_path / 'hosts'), CITRUS_SSH=reach, GLOO_SOCKET_IFNAME='lo')
     first, until = start(out, jobs, env), time.time() + 300
-    while first.poll() is None and time.time() < until and not list(beside(out, 'checkpoint').glob('step-*[2-4]')): time.sleep(0.02)
+    while first.poll() is None and time.time() < until and not list(companion(out, 'checkpoint').glob('step-*[2-4]')): time.sleep(0.02)
     assert first.poll() is None, first.communicate()[0][-4000:]
     assert len(ranks(out)) == 4, 'on each node the launcher and one process'
     first.kill()
     while ranks(out) and time.time() < until: time.sleep(0.05)
     assert not ranks(out) and not out.exists()
-    said, last = start(out, jobs, env).communicate()[0], [json.loads(line)['step'] for line in beside(out, 'log').read_text().splitlines()]
+    said, last = start(out, jobs, env).communicate()[0], [json.loads(line)['step'] for line in companion(out, 'log').read_text().splitlines()]
     assert last[-1] == 5 and last.count(1) == 1, said[-4000:]
     for file in ('.history.jsonl', '/model.safetensors'): assert Path(f'{out}{file}').read_bytes() == Path(f'{zero3}/mix{file}').read_bytes(), file
 
@@ -169,11 +169,11 @@ def test_nodes_that_do_not_add_up_are_refused(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=f'{wrong}.* needs the form'): nodes()
     (tmp_path / 'hosts').write_text('a slots=8  # beside the printer\n\nb slots=4\n')
     assert nodes() == dict(a=8, b=4) and divided(8, nodes()) == ['a']
-    with pytest.raises(UserError, match='mix.train asks for 12 GPUs, the hostfile has 8 on a, 4 on b'): launch('mix.train', 12, out=str(tmp_path / 'm'))
+    with pytest.raises(UserError, match='mix.train asks for 12 GPUs, the hostfile has 8 on a, 4 on b'): launch('mix.pretrain', 12, out=str(tmp_path / 'm'))
     monkeypatch.setenv('DS_ACCELERATOR', 'cpu')
     (tmp_path / 'hosts').write_text('localhost slots=999\nb slots=999\n')
     monkeypatch.setenv('CITRUS_SSH', 'false')
-    with pytest.raises(UserError, match='exit status 1'): launch('mix.train', 1998, out=str(tmp_path / 'm'))
+    with pytest.raises(UserError, match='exit status 1'): launch('mix.pretrain', 1998, out=str(tmp_path / 'm'))
 
 
 UNAWAITED = '''

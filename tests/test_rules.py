@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from citrus.studies.rules import (CORPORA, Shuffled, best_of, controller, file_of, final_losses, interval, job_of, lattice, main_jobs, moves,
-                                  pairs_of, reach, speed, speeds, spread, table_of, together, training, verdict)
+                                  pairs_of, reach, steps_saved, speeds, spread_sequences, table_of, joint_moves, training, rule_verdict)
 
 SMALL = dict(steps=6, batch=2, length=16, width=16, layers=1, learning_rate=1e-2, average=7, held_out=8, checks=3, probe=2)
 
@@ -30,14 +30,14 @@ def test_the_search_without_roles_goes_the_right_way():
     far = lambda m: float(np.abs(np.log(np.array(list(m.values())) / truth * truth.sum())).sum())
     tried = moves(arms)
     assert len(tried) == 15 and len(set(tried[0].values())) == 1
-    assert min(map(far, together(arms, [far(m) for m in tried]))) < far(tried[0])
+    assert min(map(far, joint_moves(arms, [far(m) for m in tried]))) < far(tried[0])
 
 
 def test_held_out_sequences_come_from_all_documents_and_not_from_the_first_few():
     documents = [np.full(200, i) for i in range(150)]
-    x, touched = spread(documents, 64, 200)
+    x, touched = spread_sequences(documents, 64, 200)
     assert x.shape == (200, 64) and touched == 150 and len(np.unique(x[:, 0])) > 120
-    x, touched = spread(documents[:3], 64, 200)
+    x, touched = spread_sequences(documents[:3], 64, 200)
     assert len(x) == 600 // 64 and touched == 3
 
 
@@ -83,8 +83,8 @@ def test_pairs_are_those_of_a_paired_t_test():
         test = stats.ttest_rel(each[a], each[b])
         assert r.p == pytest.approx(test.pvalue, rel=1e-5) and (r.low, r.high) == pytest.approx(tuple(test.confidence_interval()), abs=1e-6)
     assert (pairs.p_holm >= pairs.p).all() and (pairs.seeds == 6).all()
-    assert verdict(pairs.reset_index(), 'trap', 'three', 'one').startswith('higher: +0.3')
-    assert verdict(pairs.reset_index(), 'trap', 'one', 'three').startswith('lower: -0.3')
+    assert rule_verdict(pairs.reset_index(), 'trap', 'three', 'one').startswith('higher: +0.3')
+    assert rule_verdict(pairs.reset_index(), 'trap', 'one', 'three').startswith('lower: -0.3')
 
 
 def test_one_seed_has_no_interval():
@@ -95,7 +95,7 @@ def test_a_speed_does_not_hide_divergence():
     steps = np.arange(0, 401, 40.0)
     calm, fast = 1 + 3 / (1 + steps / 100), 1 + 3 / (1 + steps / 50)
     rising = np.where(steps < 240, fast, fast + (steps - 200) / 100)
-    assert speed(steps, fast, calm) == pytest.approx(2, rel=0.05) and math.isnan(speed(steps, rising, calm))
+    assert steps_saved(steps, fast, calm) == pytest.approx(2, rel=0.05) and math.isnan(steps_saved(steps, rising, calm))
     bump = fast.copy()
     bump[-3] = 2.0   # up again and back: what counts is where it stays
     assert reach(steps, bump, 1.6) > reach(steps, fast, 1.6)

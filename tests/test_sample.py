@@ -11,7 +11,7 @@ from citrus.llm.models import Model, Reply, Sampling
 from citrus.llm.prompt import target
 from citrus.core.files import UserError
 from citrus.core.records import read_jsonl
-from citrus.train.samples import (FILTERS, Limits, Stop, funnel, judged, make_pairs, matched, outcome, pass_at, replayed, right_counts,
+from citrus.train.samples import (FILTERS, Limits, Stop, answer_funnel, judge_reply, make_pairs, matched, outcome, pass_at, replayed, right_counts,
                                   sample_answers, savings)
 
 QUESTIONS = [dict(id=f'q{i}', stem='', open_stem=f'Who is number {i}?', options=[], context=None, answer_text=f'Disease {i}', aliases=[]) for i in range(12)]
@@ -86,9 +86,9 @@ def test_the_funnel_adds_up(coin):
     rows = sample_answers(QUESTIONS, model, Sampling(temperature=1.0, n=20, seed=2))
     for i, name in enumerate(FILTERS): rows[i]['problem'] = name
     pairs = make_pairs(QUESTIONS, rows, 3)
-    t = funnel(QUESTIONS, rows, pairs).set_index('answers')
+    t = answer_funnel(QUESTIONS, rows, pairs).set_index('answers')
     for side in ('right', 'wrong'): assert t[side]['asked'] == t[side].drop(['asked', 'in a pair']).sum() and t[side]['in a pair'] == len(pairs) <= t[side]['question has both']
-    none = funnel(QUESTIONS, [r for r in rows if r['question_id'] in ('q0', 'q11')], [])
+    none = answer_funnel(QUESTIONS, [r for r in rows if r['question_id'] in ('q0', 'q11')], [])
     assert none.set_index('answers').questions['question has both'] == 0
 
 
@@ -97,18 +97,18 @@ def test_the_funnel_adds_up(coin):
     (target('所以是这个病。' * 3, 'Disease 3'), 'language', True), (target('So. ' * 9000, 'Disease 3'), 'length', True), (target('and so on ' * 50, 'Disease 3'), 'repetition', True),
     (target('So.', 'disease-3'), '', True), (target('So.', 'Disease 4'), '', False), ('\x00<think>\ud800</think>', 'format', False)])
 def test_hostile_answers(text, problem, correct):
-    said = judged(QUESTIONS[3], text, Limits())
+    said = judge_reply(QUESTIONS[3], text, Limits())
     assert (said['problem'], said['correct']) == (problem, correct)
 
 
 def test_a_student_of_bare_answers_needs_no_thought():
     bare = replace(Limits(), thinks=False)
-    assert [judged(QUESTIONS[3], t, bare)['problem'] for t in ('<answer>Disease 3</answer>', '<answer>Disease 3', 'So <answer>Disease 3</answer>', target('So.', 'Disease 3'))] == ['', 'format', 'format', '']
+    assert [judge_reply(QUESTIONS[3], t, bare)['problem'] for t in ('<answer>Disease 3</answer>', '<answer>Disease 3', 'So <answer>Disease 3</answer>', target('So.', 'Disease 3'))] == ['', 'format', 'format', '']
 
 
 def test_a_question_in_chinese_wants_chinese():
     q = QUESTIONS[3] | dict(open_stem='患者发热三天，最可能的诊断是什么？', answer_text='流感')
-    assert [judged(q, target(t, '流感'), Limits())['problem'] for t in ('发热三天，考虑流感。', 'Three days of fever suggest influenza.')] == ['', 'language']
+    assert [judge_reply(q, target(t, '流感'), Limits())['problem'] for t in ('发热三天，考虑流感。', 'Three days of fever suggest influenza.')] == ['', 'language']
 
 
 def test_matching_prefers_near_pairs_over_many():
@@ -147,8 +147,8 @@ def test_problems_that_stage_3_has_not_seen_come_first(store):
     assert len([q for q in other if q['id'] in seen]) == 2 and not {q['id'] for q in other[:3]} & set(seen)
     s.params['questions'] = 9
     with pytest.raises(UserError, match='prefer.questions = 9: training left 8 of 12 unread; raise cases.train'): to_ask(s)
-    assert all(judged(q, solutions[q['id']], Limits()) == dict(answer=q['answer_text'], problem='', correct=True) for q in other)
-    assert not any(judged(q, solutions[other[i - 1]['id']], Limits())['correct'] for i, q in enumerate(other)), 'that of another problem is wrong'
+    assert all(judge_reply(q, solutions[q['id']], Limits()) == dict(answer=q['answer_text'], problem='', correct=True) for q in other)
+    assert not any(judge_reply(q, solutions[other[i - 1]['id']], Limits())['correct'] for i, q in enumerate(other)), 'that of another problem is wrong'
 
 
 def test_preference_asks_nothing_that_its_student_was_trained_on(micro, store):
@@ -160,15 +160,15 @@ def test_preference_asks_nothing_that_its_student_was_trained_on(micro, store):
 
 
 def test_a_prompt_that_the_model_refuses_is_counted_with_its_reason(coin, monkeypatch):
-    from citrus.llm.models import set_aside
+    from citrus.llm.models import refused_reply
     model, _ = coin
     real = BACKENDS['coin']
     def picky(model, sampling, prompts):
-        for i, reply in real(model, sampling, prompts): yield i, set_aside('400 content_filter') if 'number 7?' in prompts[i][0][-1]['content'] else reply
+        for i, reply in real(model, sampling, prompts): yield i, refused_reply('400 content_filter') if 'number 7?' in prompts[i][0][-1]['content'] else reply
     monkeypatch.setitem(BACKENDS, 'coin', picky)
     rows = sample_answers(QUESTIONS, model, Sampling(temperature=1.0, n=4))
     refused = [r for r in rows if r['question_id'] == 'q7']
     assert len(rows) == 48 and {(r['problem'], r['correct']) for r in refused} == {('set aside: 400 content_filter', False)}
     assert outcome(QUESTIONS, rows, [], 4)['well_formed'] == 44 / 48
-    table = funnel(QUESTIONS, rows, []).set_index('answers')
+    table = answer_funnel(QUESTIONS, rows, []).set_index('answers')
     assert table.loc['fails: set aside: 400 content_filter', ['right', 'wrong']].sum() == 4

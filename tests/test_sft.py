@@ -39,12 +39,12 @@ def tokenizer(student):
 def test_training_prompt_is_sampling_prompt(name, tokenizer):
     "Tokens before every reply in training are those that sampling starts from, and the reply is the plain text and the end of the turn"
     from citrus.llm.prompt import ask, target
-    from citrus.train.encoding import encode
+    from citrus.train.encoding import encode_dialogue
     tokenizer.chat_template = TEMPLATES[name]
     question = dict(id='q', context=None, stem='A child has a fever. Which is it?', open_stem='A child has a fever. What is it?', options=[dict(label='A', text='Gout'), dict(label='B', text='Mumps')])
     reply = target('Fever and swelling.\n\nSo mumps.', 'Mumps')
     for prompt in (ask(question, 'open'), ask(question, 'options'), ask(question, 'open')[1:]):
-        row = encode([*prompt, say('assistant', reply)], tokenizer)
+        row = encode_dialogue([*prompt, say('assistant', reply)], tokenizer)
         sent = list(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)['input_ids'])
         assert row['input_ids'][:len(sent)] == sent and set(row['labels'][:len(sent)]) == {-100} and row['labels'][len(sent)] != -100
         assert tokenizer.decode(row['input_ids']) == tokenizer.apply_chat_template([*prompt, say('assistant', reply)], tokenize=False)
@@ -54,10 +54,10 @@ def test_training_prompt_is_sampling_prompt(name, tokenizer):
 
 @pytest.mark.parametrize('name', TEMPLATES)
 def test_every_turn_is_learned_and_its_prompt_is_the_same_text(name, tokenizer):
-    from citrus.train.encoding import encode
+    from citrus.train.encoding import encode_dialogue
     tokenizer.chat_template = TEMPLATES[name]
     talk = [say('system', 'Ask first.'), say('user', 'I have a fever.'), say('assistant', 'Where does it hurt?'), say('user', 'At the jaw.'), say('assistant', 'Mumps.')]
-    row = encode(talk, tokenizer)
+    row = encode_dialogue(talk, tokenizer)
     text = lambda learned: tokenizer.decode([i for i, l in zip(row['input_ids'], row['labels']) if learned is None or (l != -100) == learned])
     assert text(None) == tokenizer.apply_chat_template(talk, tokenize=False)
     assert all(m['content'] in text(m['role'] == 'assistant') and m['content'] not in text(m['role'] != 'assistant') for m in talk)
@@ -71,10 +71,10 @@ def test_every_turn_is_learned_and_its_prompt_is_the_same_text(name, tokenizer):
     ("{{ raise_exception('no system') }}", 'cannot write a conversation of user.*no system'),
     (None, 'chat_template is not set')])
 def test_templates_that_change_the_text_are_refused(template, message, tokenizer):
-    from citrus.train.encoding import encode
+    from citrus.train.encoding import encode_dialogue
     tokenizer.chat_template = template
     talk = [say('user', 'a'), say('assistant', '<think>b</think>c'), say('user', 'd'), say('assistant', '<think>e</think>f')]
-    with pytest.raises(UserError, match=message): encode(talk, tokenizer)
+    with pytest.raises(UserError, match=message): encode_dialogue(talk, tokenizer)
 
 
 @pytest.mark.parametrize('name', ['8b', '70b', '72b'])
@@ -97,13 +97,13 @@ def test_released_traces_are_read_in_both_usual_forms_and_refused_otherwise():
 
 def trained(folder, student, **settings):
     "Train on 12 short rows, one too long and one without a reply; gives the model's folder and the losses"
-    from citrus.sft import train
+    from citrus.sft import fine_tune
     folder.mkdir(exist_ok=True)
     rows = [dict(id=str(i), stage=1, source='coqa', messages=[say('user', f'Question {i}?'), say('assistant', f'Answer {i * i}.')]) for i in range(12)]
     rows += [dict(id='long', stage=1, source='coqa', messages=[say('user', 'very ' * 99), say('assistant', 'Long.')]), dict(id='silent', stage=1, source='mbpp', messages=[say('user', 'Hello?'), say('assistant', ' ')])]
     write_jsonl(folder / 'rows.jsonl', rows, 'sft')
     arguments = SETTINGS | dict(out=str(folder / 'model'), base=str(student), rows=str(folder / 'rows.jsonl')) | settings
-    train(**arguments)
+    fine_tune(**arguments)
     return folder / 'model', [h['loss'] for h in read_jsonl(folder / 'model.history.jsonl')]
 
 

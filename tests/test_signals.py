@@ -7,9 +7,9 @@ import pytest
 import xxhash
 
 from citrus.data.general import python_docs
-from citrus.studies.scale import agreement, has_peer, side_by_side
+from citrus.studies.scale import decision_agreement, has_peer, side_by_side
 from citrus.data.signatures import PRIME, band_file, band_type, permutations, shingles, signatures, write_signatures
-from citrus.data.signals import RULES, Batch, measure, verdicts
+from citrus.data.signals import QUALITY_RULES, Batch, measure_batch, filter_decisions
 from citrus.data.tokens import Lexicon, tokenise
 
 peer = pytest.mark.skipif(not has_peer(), reason='datatrove and spacy are not installed')
@@ -42,7 +42,7 @@ def slow_repetition(tokens, size):
 
 
 def test_repetition_is_what_the_slow_definition_says(texts):
-    table = measure(Batch(texts, Lexicon()))
+    table = measure_batch(Batch(texts, Lexicon()))
     for i, text in enumerate(texts):
         tokens = [t for piece in text.split() for t in tokenise(piece)]
         for name, value in slow_repetition(tokens, len(text)).items(): assert table[name][i] == pytest.approx(value), (name, text[:80])
@@ -64,12 +64,12 @@ def test_signature_is_the_smallest_of_each_function(texts):
 
 def test_neither_the_batch_nor_a_full_table_changes_a_number(texts):
     all_of_them, small = Batch(texts, Lexicon()), Lexicon(most=50)
-    whole, words, (have, sigs) = measure(all_of_them), all_of_them.words(), signatures(all_of_them)
+    whole, words, (have, sigs) = measure_batch(all_of_them), all_of_them.words(), signatures(all_of_them)
     signed = {i: [s] for i, s in zip(have.tolist(), sigs.tolist())}
     for i, text in enumerate(texts):
         b = Batch([text], small)
-        alone = measure(b)
-        for name in RULES: assert alone[name][0] == pytest.approx(whole[name][i]), (name, text[:80])
+        alone = measure_batch(b)
+        for name in QUALITY_RULES: assert alone[name][0] == pytest.approx(whole[name][i]), (name, text[:80])
         assert signatures(b)[1].tolist() == signed.get(i, []) and (b.words()[0] == words[i]).all()   # what was measured first has not emptied the table
     assert len(small) < 3000
 
@@ -91,7 +91,7 @@ def test_signature_files_are_sorted(tmp_path):
 def test_decisions_and_signatures_are_datatroves(texts):
     english = [t for t in texts if t.strip() and '发' not in t and len(t.split()) > 1]
     rows, _ = side_by_side(english, ['test'] * len(english), 50)
-    table = agreement(rows, list(verdicts({name: np.zeros(1) for name in RULES})))
+    table = decision_agreement(rows, list(filter_decisions({name: np.zeros(1) for name in QUALITY_RULES})))
     assert (table.share >= 0.98).all(), table   # these texts are all at the edge; the study has real ones
     assert table.share.iloc[-1] >= 0.95
 
@@ -118,5 +118,5 @@ def test_as_a_step_in_a_pipeline_of_datatrove(tmp_path, texts):
     from datatrove.data import Document
     from citrus.data.signatures import tagging_step
     docs = list(tagging_step(tmp_path).run((Document(text=t, id=str(i)) for i, t in enumerate(texts)), rank=2))
-    assert len(docs) == len(texts) and set(docs[0].metadata['signals']) == set(RULES)
+    assert len(docs) == len(texts) and set(docs[0].metadata['signals']) == set(QUALITY_RULES)
     assert band_file(tmp_path, 13, 2).stat().st_size % 68 == 0

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import citrus.train.memory as size
 from citrus.core.files import UserError, root
 from citrus.core.recipes import load_recipe, settings
-from citrus.train.memory import GIB, SHAPES, Shape, Step, fits, memory, must_recompute, parameters, settled, shape_of, spare, states, steps_of, token_flops
+from citrus.train.memory import GIB, SHAPES, Shape, Step, fit_table, memory, must_recompute, weight_count, settled, shape_of, spare, states, steps_of, token_flops
 from citrus.data.source import declare
 
 H100 = 80 * GIB
@@ -22,7 +22,7 @@ def model(s):
 
 @pytest.mark.parametrize('name', ['gpu', '8b', '70b', '72b'])
 def test_every_recipe_fits_on_what_it_claims(name):
-    table = fits(settings(load_recipe(name)))
+    table = fit_table(settings(load_recipe(name)))
     assert list(table.stage) == ['mix', 'sft', 'prefer'] and table.verdict.str.startswith('fits').all(), table.to_string()
 
 
@@ -54,7 +54,7 @@ def test_states_are_what_the_tensors_hold(tied):
     m(input_ids=torch.zeros(1, 8, dtype=torch.long), labels=torch.zeros(1, 8, dtype=torch.long)).loss.backward()
     optimizer.step()
     held, nbytes = states(shape_of(m.config)), lambda tensors: sum(t.numel() * t.element_size() for t in tensors)
-    assert shape_of(m.config) == s and held['weights'] == nbytes(m.parameters()) == 4 * parameters(s)
+    assert shape_of(m.config) == s and held['weights'] == nbytes(m.parameters()) == 4 * weight_count(s)
     assert held['gradients'] == nbytes(p.grad for p in m.parameters())
     assert held['optimizer'] == nbytes(v for state in optimizer.state.values() for k, v in state.items() if k != 'step')
 

@@ -24,8 +24,8 @@ from citrus.data.page_errors import typeset
 from citrus.core.files import UserError
 from citrus.core.records import check, write_jsonl
 from citrus.core.store import process_memory
-from citrus.data.source import KINDS, Bounded, declare
-from citrus.data.reading import Reader
+from citrus.data.source import SOURCE_KINDS, Bounded, declare
+from citrus.data.reading import SourceReader
 from citrus.data.web import depth, main_text
 from citrus.data.xml import read_jats, read_medline
 
@@ -34,7 +34,7 @@ MB = 2**20
 
 
 def reader(kind, path, **options):
-    return Reader(declare([dict(id='s', kind=kind, path=str(path), licence='ours', domain='general', options=options)])['s'])
+    return SourceReader(declare([dict(id='s', kind=kind, path=str(path), licence='ours', domain='general', options=options)])['s'])
 
 
 def pdf(body=b'', trailer=b'', kids=b''):
@@ -135,7 +135,7 @@ def test_hostile_files_are_counted_and_memory_is_bounded(tmp_path):
     assert max(f[3] for f in found) < 20, [(p.name, f[3]) for (_, p, *_), f in zip(cases, found)]
 
 
-@pytest.mark.parametrize('kind', [k for k, v in KINDS.items() if v.by != 'source'])
+@pytest.mark.parametrize('kind', [k for k, v in SOURCE_KINDS.items() if v.by != 'source'])
 def test_missing_and_empty_files(kind, tmp_path):
     for path in (tmp_path / 'nowhere', tmp_path, tmp_path / '*.x'):
         with pytest.raises(UserError, match='no file at'): list(reader(kind, path))
@@ -212,7 +212,7 @@ def test_parts_of_a_hub_set_and_its_pinned_revision(tmp_path, monkeypatch):
     asked, real = [], datasets.load_dataset
     monkeypatch.setattr(datasets, 'load_dataset', lambda *a, **k: asked.append(k) or real(*a, **k))
     source = declare([dict(id='h', kind='hub', path=str(tmp_path), licence='ours', domain='general', options=dict(revision='abc123'))])['h']
-    got = [[d['id'] for d in Reader(source, (i, 3))] for i in range(3)]
+    got = [[d['id'] for d in SourceReader(source, (i, 3))] for i in range(3)]
     assert sorted(sum(got, [])) == sorted(f'h/0.{i}/{i}' for i in range(20)) and {len(g) for g in got} == {6, 7}
     assert all(k['revision'] == 'abc123' and k['streaming'] for k in asked)
 
@@ -221,7 +221,7 @@ def test_parts_of_a_hub_set_and_its_pinned_revision(tmp_path, monkeypatch):
 def test_parts_of_a_hub_set_of_several_files(parts, tmp_path):
     for k in range(5): pq.write_table(pa.table(dict(text=[f'{GOOD} {k} {i}' for i in range(3)])), tmp_path / f'train-{k}.parquet')
     source = declare([dict(id='h', kind='hub', path=str(tmp_path), licence='ours', domain='general')])['h']
-    got = [list(Reader(source).shard(parts, i)) for i in range(parts)]
+    got = [list(SourceReader(source).shard(parts, i)) for i in range(parts)]
     assert len({d['id'] for part in got for d in part}) == 15 == len({d['text'] for part in got for d in part})
     if parts <= 5: assert all(len({d['text'].split()[-2] for d in part}) <= -(-5 // parts) for part in got)   # whole files
 
@@ -512,7 +512,7 @@ FUZZ = {'html': 320, 'medline.xml': 320, 'jats.xml': 320, 'warc': 320, 'parquet'
 
 @pytest.mark.parametrize('name', FUZZ)
 def test_no_damaged_file_ends_a_source(name, tmp_path):
-    kind = dict(medline='medline', jats='jats').get(name.partition('.')[0]) or (name if name in KINDS else 'jsonl')
+    kind = dict(medline='medline', jats='jats').get(name.partition('.')[0]) or (name if name in SOURCE_KINDS else 'jsonl')
     whole, rng, before = seed_file(name, tmp_path), random.Random(name), process_memory('VmHWM')
     for n in range(FUZZ[name]):
         path = tmp_path / f'x.{name}'

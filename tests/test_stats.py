@@ -160,10 +160,10 @@ def test_two_students_who_disagree_tell_little():
 # --- other samples ---------------------------------------------------------------------------------------------------
 
 def test_rankers_that_agree_and_pages_without_an_error_are_not_known_exactly():
-    from citrus.studies.published import paired, top_k
+    from citrus.studies.published import ranker_differences, top_k
     from citrus.data.page_errors import pages_interval
     ranks = np.array([1.0, 3.0, np.inf, 1.0] * 5)
-    same, row = paired(ranks, ranks), top_k(np.ones(20), {})
+    same, row = ranker_differences(ranks, ranks), top_k(np.ones(20), {})
     assert same['top1_low'] < -0.05 and same['mrr_high'] > 0.05 and row['mrr_low'] < 0.95 and row['mrr_high'] == 1
     assert pages_interval(np.zeros(5), np.full(5, 900.0))[1] > 0.2 and pages_interval(np.array([3.0]), np.array([900.0])) == (0, math.inf)
     low, high = pages_interval(np.array([3.0, 9.0, 6.0]), np.full(3, 900.0))

@@ -15,7 +15,7 @@ from citrus.core.records import read_jsonl
 from citrus.world.expert_parts import DESIGNS, monologue, reason_skill, reflect_skill, stop_skill, verify_skill, write_skill
 from citrus.llm.roles import REASON, REFLECT, STOP, WRITE, Cast, accepted, sections, tag
 from citrus.llm.threads import Thread
-from citrus.llm.opening import asking, open_up, openable, rewrite_fault, unfit
+from citrus.llm.opening import asking, open_up, openable, rewrite_fault, unfit_question
 from citrus.world.chart import chart
 from citrus.synth import concludes, design_rows, leaked, synthesise, think, verify
 from citrus.llm.look_up import knowledge_base, library
@@ -218,9 +218,9 @@ def test_no_reasons_no_trace():
 
 
 def test_a_prompt_that_a_model_refuses_is_the_outcome_of_its_question():
-    from citrus.llm.models import set_aside
+    from citrus.llm.models import refused_reply
     class Refuses:
-        async def ask(self, messages, model, sampling, role=''): return [set_aside('400 content_filter')] * sampling.n
+        async def ask(self, messages, model, sampling, role=''): return [refused_reply('400 content_filter')] * sampling.n
     t, trace = run(synthesise(Refuses(), CASE, TOY_CAST))
     assert trace['outcome'] == 'set aside: 400 content_filter' and t.calls == 1
 
@@ -265,12 +265,12 @@ def test_the_knowledge_base_answers_whatever_it_is_asked(micro, store):
     ('Which of the following statements about gout is true?', 'asks which statement is true'), ('What is the diagnosis? Choose one of the options.', 'speaks of its options'),
     ('He has not slept. Which of the following is the most likely diagnosis?', ''), ('What is Zinc used for?', 'names its own answer')])
 def test_what_cannot_be_opened(stem, why):
-    assert unfit(CASE | dict(stem=stem, answer_text='Zinc', aliases=[], options=[])) == why
+    assert unfit_question(CASE | dict(stem=stem, answer_text='Zinc', aliases=[], options=[])) == why
 
 
 @pytest.mark.parametrize('key', ['Both A and B', 'A and C', 'All of the above', 'None of the above', 'a, b', 'Neither of these'])
 def test_two_answer_keys_cannot_be_opened(key):
-    assert unfit(CASE | dict(stem='What is it?', options=[dict(label='A', text=key)], aliases=[], answer_text='x')) == 'two answers'
+    assert unfit_question(CASE | dict(stem='What is it?', options=[dict(label='A', text=key)], aliases=[], answer_text='x')) == 'two answers'
 
 
 @pytest.mark.parametrize('text', ['', None, 'A boy is ill. What is it?', 'A boy of 4 is ill. What is the likely cause?', 'A boy of 5 is ill. What is the most likely cause: Iron?', 'A boy of 4 is ill and has a fever. What is the most likely cause?',

@@ -8,7 +8,7 @@ from citrus.llm.models import Model, Reply
 from citrus.data.entities import Recogniser
 from citrus.core.files import UserError
 from citrus.core.records import check, read_jsonl
-from citrus.textbook import Crew, choose, expand, gate, names_any, order, read_answer, read_question, repeats, unsupported
+from citrus.textbook import Crew, choose, expand, pair_gate, names_any, order, tagged_answer, read_question, near_repeats, unsupported
 
 LEAF = 'Blue nails\n\nNails of a blue colour that appear without fever in at least 3 fingers.\nAlso called: Sky nails.\nA kind of: Nail change.'
 TOY = Recogniser({('finding', 'f1'): ['Blue nails'], ('finding', 'f2'): ['Fever'], ('finding', 'f3'): ['Rash'], ('finding', 'f4'): ['Nail change']})
@@ -65,7 +65,7 @@ def test_other_signs_and_numbers_are_no_support():
 
 def test_reading_is_kind():
     assert read_question('Sure!\nWhat is it?\nBye') == 'What is it?' and read_question('<question>What\n is it?</question>') == 'What is it?'
-    assert read_answer('A b.\n\nC d.') == 'A b.' and read_answer('<answer>A b.') == 'A b.'
+    assert tagged_answer('A b.\n\nC d.') == 'A b.' and tagged_answer('<answer>A b.') == 'A b.'
 
 
 def test_held_out_names_keep_a_passage_out():
@@ -82,8 +82,8 @@ def test_operators_alternate():
 
 
 def test_empty():
-    assert repeats([], 0).tolist() == [] and gate([], [], None, P) == []
-    assert list(repeats(['', 'a', '', 'one two three'], 0))[-1] == False
+    assert near_repeats([], 0).tolist() == [] and pair_gate([], [], None, P) == []
+    assert list(near_repeats(['', 'a', '', 'one two three'], 0))[-1] == False
 
 
 @pytest.fixture(scope='module')
@@ -109,7 +109,7 @@ def test_pairs_with_another_passage_are_refused(folder):
 
 
 def test_a_prompt_that_the_model_refuses_is_the_fault_of_the_pair():
-    from citrus.llm.models import set_aside
+    from citrus.llm.models import refused_reply
     class Refuses(Says):
-        async def ask(self, messages, model, sampling, role): return [set_aside('400 content_filter')] * sampling.n
+        async def ask(self, messages, model, sampling, role): return [refused_reply('400 content_filter')] * sampling.n
     assert {m['fault'] for m in alone(expand(Refuses(''), DOC, CREW))} == {'set aside: 400 content_filter'}

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ADVICE', 'KERNEL_ENV', 'module_of', 'module_path', 'place_of', 'notebooks', 'library_notebooks', 'library_code',
            'exported_code', 'same_text', 'out_of_step', 'plan', 'needed', 'chosen', 'advice', 'place', 'failure',
-           'seconds_of', 'last_seconds', 'CellBar', 'AtomicHandler', 'set_aside', 'papermill_run', 'execute', 'lock_of',
-           'bring', 'run_stages']
+           'seconds_of', 'last_seconds', 'CellBar', 'AtomicHandler', 'keep_failed', 'papermill_run', 'run_notebook',
+           'lock_of', 'bring', 'run_stages']
 
 # %% ../../nbs/lib/core/runner.ipynb #4b79924e
 import ast, contextlib, functools, json, logging, os, re, sys, time
@@ -191,7 +191,7 @@ class AtomicHandler:
         self.bar.show(json.loads(text)['cells'])
     def pretty_path(self, path: str) -> str: return path.removeprefix('atomic://')
 
-def set_aside(copy: Path):
+def keep_failed(copy: Path):
     "Keep the notebook of an earlier try as `notebook-failed-N.ipynb`"
     if copy.exists(): copy.rename(copy.with_name(f'notebook-failed-{len(list(copy.parent.glob("notebook-failed-*"))) + 1}.ipynb'))
 
@@ -216,11 +216,11 @@ def papermill_run(source: Path, copy: Path, values: dict, title: str):
             stderr_file=sys.stderr, progress_bar=False,
             extra_arguments=['--log-level=CRITICAL'])  # a kernel that is stopped logs a traceback of its own sockets
 
-def execute(s: Stage):
+def run_notebook(s: Stage):
     "Run the notebook of a stage, then give its folder its final name. Raises `UserError` if it fails or does not finish the stage"
     copy = s.dir / 'notebook.ipynb'
     s.dir.mkdir(exist_ok=True)
-    set_aside(copy)
+    keep_failed(copy)
     (s.dir / 'manifest.json').unlink(missing_ok=True)   # of a try that was killed while it ended
     os.environ.update(KERNEL_ENV, CITRUS_KEY=s.key, CITRUS_HOME=str(home()))
     # a kernel started from a venv that is not activated must still find its own programs
@@ -240,7 +240,7 @@ def bring(s: Stage):
     "Make a stage unless the store has it, and link the run to it"
     with hold(lock_of(s.final.name)):
         if s.final.exists(): link(s.run, s.name, s.final)
-        else: execute(s)
+        else: run_notebook(s)
 
 # %% ../../nbs/lib/core/runner.ipynb #27f463c9
 def run_stages(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Z', 'wilson', 'discordant', 'exact_p', 'error_under', 'score_interval', 't_outside', 't_quantile', 'independent',
-           'mcnemar', 'difference', 'spread', 'crossed', 'holm', 'fisher', 'two_shares', 'smallest_difference',
+           'mcnemar', 'difference', 'mean_variance', 'crossed', 'holm', 'fisher', 'two_shares', 'smallest_difference',
            'power_table', 'shares_interval', 'equivalence_p', 'equivalence']
 
 # %% ../../nbs/lib/core/stats.ipynb #c823d820
@@ -147,7 +147,7 @@ def difference(
     return (b - c) / n, low, high
 
 # %% ../../nbs/lib/core/stats.ipynb #5cc6080a
-def spread(
+def mean_variance(
     values,   # (students, questions)
     number,   # Cluster of each question, counted from 0
 ) -> tuple:   # (variance of the mean, quantile)
@@ -175,7 +175,7 @@ def crossed(
     values = np.asarray(values, float)
     number = np.arange(values.shape[1]) if clusters is None else np.unique(clusters, return_inverse=True)[1]
     mean = float(values.mean())
-    variance, t = spread(values, number)
+    variance, t = mean_variance(values, number)
     if kind == 'value':
         half = t * math.sqrt(variance) if variance else math.inf
         return mean, mean - half, mean + half

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['store', 'commit', 'manifest', 'run_folder', 'Stage', 'linked', 'assemble', 'die_with_parent', 'hold', 'sweep',
-           'copy_whole', 'discard', 'show_life', 'begin_session', 'sessions', 'stage', 'unrepeatable', 'describe',
-           'results', 'device', 'earlier', 'process_memory', 'seal', 'link']
+           'copy_whole', 'discard', 'show_life', 'begin_session', 'sessions', 'stage', 'unrepeatable', 'describe_file',
+           'result_files', 'device', 'earlier', 'process_memory', 'seal', 'link']
 
 # %% ../../nbs/lib/core/store.ipynb #89e28c7f
 import contextlib, ctypes, fcntl, hashlib, json, os, platform, re, shutil, signal, subprocess, sys
@@ -197,14 +197,14 @@ def unrepeatable(why: str):
     if _open and why not in _open.doubts: _open.doubts.append(why)
 
 # %% ../../nbs/lib/core/store.ipynb #ce20f89e
-def describe(path: Path) -> dict:
+def describe_file(path: Path) -> dict:
     "Rows (of a table), bytes and SHA-256 of a file"
     with open(path, 'rb') as f: sha = hashlib.file_digest(f, 'sha256').hexdigest()
     table = path.suffix in ('.jsonl', '.csv')
     rows = path.read_bytes().count(b'\n') - (path.suffix == '.csv') if table else None
     return dict(rows=rows, bytes=path.stat().st_size, sha256=sha)
 
-def results(folder: Path) -> dict:   # relative name -> path
+def result_files(folder: Path) -> dict:   # relative name -> path
     "The files of a stage folder that are results: not hidden, not the manifest, not the executed notebook"
     paths = {str(p.relative_to(folder)): p for p in sorted(folder.rglob('*')) if p.is_file()}
     return {n: p for n, p in paths.items() if not n.startswith(('.', 'manifest.json', 'notebook')) and '/.' not in n}
@@ -219,7 +219,7 @@ def device() -> str:
 def earlier(folder: Path) -> list:   # Names
     "The tables of a stage that are older than its first session: brought from elsewhere, their seconds not counted"
     first = min(json.loads(p.read_text(encoding='utf-8'))['started'] for p in folder.glob('.session-*.json'))
-    tables = {n: p for n, p in results(folder).items() if p.suffix in ('.jsonl', '.csv')}
+    tables = {n: p for n, p in result_files(folder).items() if p.suffix in ('.jsonl', '.csv')}
     return [n for n, p in tables.items() if p.stat().st_mtime < first]
 
 # %% ../../nbs/lib/core/store.ipynb #47c346f7
@@ -238,7 +238,7 @@ def finish(self: Stage, **metrics) -> pd.DataFrame:   # The manifest, for displa
     os.utime(self.dir / _session)
     worked = sessions(self.dir)
     m = dict(stage=self.name, key=self.key, run=self.run, recipe=recipe, params=self.params, inputs=self.made_of['inputs'],
-             files={n: describe(p) for n, p in results(self.dir).items()}, metrics=metrics, seed=self.params.get('seed'),
+             files={n: describe_file(p) for n, p in result_files(self.dir).items()}, metrics=metrics, seed=self.params.get('seed'),
              seconds=round(sum(w['seconds'] for w in worked), 1), started=worked[0]['started'], sessions=worked,
              earlier=earlier(self.dir), device=device(), commit=at, dirty=dirty, versions=versions(),
              repeatable=not self.doubts, doubts=self.doubts, made_of=self.made_of,

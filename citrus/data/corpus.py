@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXECUTORS', 'Reading', 'read_batch', 'taggers_of', 'task_file', 'run_task', 'part_of', 'part_size', 'ReadPart',
-           'read_corpus', 'speed_of', 'executor_of', 'queued', 'wait_for', 'execute', 'tasks_of', 'readings_of']
+           'read_corpus', 'speed_of', 'executor_of', 'queued', 'wait_for', 'read_by_executor', 'tasks_of',
+           'readings_of']
 
 # %% ../../nbs/lib/data/corpus.ipynb #018a8fa9
 import inspect, itertools, json, multiprocessing, subprocess, time
@@ -27,7 +28,7 @@ from .arms import ARMS
 from .contamination import Index, matchable, search
 from .quality import check_rules, signals
 from .reading import whole
-from .signatures import batches, signatures, write_signatures
+from .signatures import document_batches, signatures, write_signatures
 
 # %% ../../nbs/lib/data/corpus.ipynb #9b7b1545
 @dataclass
@@ -87,7 +88,7 @@ def task_file(folder: Path, arm: str, i: int) -> Path: return Path(folder) / 'ar
 def run_task(folder: Path, arm: str, i: int, docs: list, index: Index, domains, p: dict, taggers: dict = {}):
     "Read one task and write it down"
     rows, have, sigs, n = [], [np.zeros(0, np.int64)], [np.zeros((0, p['bands'] * p['band_rows']), np.uint64)], 0
-    for part in batches(docs, lambda d: d['text']):
+    for part in document_batches(docs, lambda d: d['text']):
         out, signed, found = read_batch(arm, part, index, domains, p, taggers)
         rows += out
         have.append(signed + n)
@@ -145,7 +146,7 @@ def read_corpus(
     global _read   # a forked process has what its parent had: nothing is copied
     _read = ReadPart(folder, arms, index, domains, p)
     ranks = range(len(_read.parts))
-    if p['executor']: execute(_read, p)
+    if p['executor']: read_by_executor(_read, p)
     elif p['workers'] < 2: [_read(None, rank) for rank in ranks]
     else:
         with multiprocessing.get_context('fork').Pool(p['workers'], initializer=die_with_parent) as pool: pool.map(_call, ranks, chunksize=1)
@@ -185,7 +186,7 @@ def wait_for(note: Path, wait: float):
     "Wait for the job whose number is in a file, if there is one"
     while note.exists() and queued(note.read_text()): time.sleep(wait)
 
-def execute(step: ReadPart, p: dict, wait: float = 10):   # wait: seconds between two looks at the queue
+def read_by_executor(step: ReadPart, p: dict, wait: float = 10):   # wait: seconds between two looks at the queue
     "Read all parts by an executor, and return when all are read. Raises `UserError` if some are not"
     from citrus.data import corpus as library   # what another process is sent must be of a module that it can import
     step = library.ReadPart(step.folder, step.arms, step.index, step.domains, p)

@@ -16,7 +16,7 @@ from ..core.parameters import nearest
 from ..core.records import check
 from .abstracts import document
 from .instructions import sft, worked
-from .questions import letter_position, question
+from .questions import letter_position, question_record
 
 # %% ../../nbs/lib/data/hub.ipynb #ccb0b0bf
 @dataclass(frozen=True)
@@ -47,41 +47,41 @@ def medqa4_row(i: int, r: dict) -> dict:
     "A row of MedQA with four options"
     texts = list(r['options'].values())
     key = keyed_twice(letter_position(r['answer_idx'], ''.join(r['options'])), texts.index(r['answer']))
-    return question(f'medqa4-{i}', 'medqa', '', r['question'], texts, key, step=r['meta_info'])
+    return question_record(f'medqa4-{i}', 'medqa', '', r['question'], texts, key, step=r['meta_info'])
 
 def medmcqa_row(i: int, r: dict) -> dict | None:   # None where the answer is not public, which the hub writes as -1
     "A row of MedMCQA"
     if r['cop'] == -1: return None
-    return question(f'medmcqa-{r["id"]}', 'medmcqa', '', r['question'], [r[f'op{o}'] for o in 'abcd'], r['cop'], subject=r['subject_name'])
+    return question_record(f'medmcqa-{r["id"]}', 'medmcqa', '', r['question'], [r[f'op{o}'] for o in 'abcd'], r['cop'], subject=r['subject_name'])
 
 def pubmedqa_row(i: int, r: dict) -> dict:
     "A row of PubMedQA"
     decisions = ['yes', 'no', 'maybe']
     context = '\n'.join(r['context']['contexts'])
-    return question(f'pubmedqa-{r["pubid"]}', 'pubmedqa', '', r['question'], decisions, decisions.index(r['final_decision']), context=context)
+    return question_record(f'pubmedqa-{r["pubid"]}', 'pubmedqa', '', r['question'], decisions, decisions.index(r['final_decision']), context=context)
 
 def careqa_row(i: int, r: dict) -> dict | None:   # None for a row without a question: the file has two
     "A row of CareQA, whose keys count from 1"
     if r['question'] is None: return None
     texts = [r[f'op{o}'] for o in '1234']
     if float(r['cop']) != int(r['cop']): raise ValueError(f'the key is {r["cop"]!r}, needs a whole number')
-    return question(f'careqa-{r["unique_id"]}', 'careqa', '', r['question'], texts, int(r['cop']) - 1, subject=r['category'], year=int(r['year']))
+    return question_record(f'careqa-{r["unique_id"]}', 'careqa', '', r['question'], texts, int(r['cop']) - 1, subject=r['category'], year=int(r['year']))
 
 # %% ../../nbs/lib/data/hub.ipynb #c57ac852
 def mmlu_row(i: int, r: dict) -> dict:
     "A row of MMLU"
-    return question(f'mmlu-{r["subject"]}-{i}', f'mmlu_{r["subject"]}', '', r['question'], r['choices'], r['answer'], subject=r['subject'])
+    return question_record(f'mmlu-{r["subject"]}-{i}', f'mmlu_{r["subject"]}', '', r['question'], r['choices'], r['answer'], subject=r['subject'])
 
 def mmlu_pro_row(i: int, r: dict) -> dict:
     "A row of MMLU-Pro"
     key = keyed_twice(r['answer_index'], letter_position(r['answer']))
-    return question(f'mmlu_pro-{r["question_id"]}', 'mmlu_pro', '', r['question'], r['options'], key, subject=r['category'])
+    return question_record(f'mmlu_pro-{r["question_id"]}', 'mmlu_pro', '', r['question'], r['options'], key, subject=r['category'])
 
 def jmed_row(i: int, r: dict) -> dict:
     "A row of JMED, which gives its answer as a list of letters"
     said = r['answer'] if isinstance(r['answer'], list) else [r['answer']]
     keys = [letter_position(l, ''.join(r['options'])) for l in said]
-    return question(f'jmed-{i}', 'jmed', '', r['question'], list(r['options'].values()), keys)
+    return question_record(f'jmed-{i}', 'jmed', '', r['question'], list(r['options'].values()), keys)
 
 # %% ../../nbs/lib/data/hub.ipynb #d5fbc580
 HUB |= {

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOISE', 'UNSEEN', 'PILE', 'LINE_END', 'SPACES', 'SOFT_END', 'LEXICON', 'GATES', 'ONE_SENTENCE', 'ENGLISH_ONLY',
            'ENGLISH', 'normalise', 'word_hashes', 'ngrams', 'limit_table', 'identifier', 'weight', 'is_wide',
-           'spread_passages', 'is_english', 'language', 'check_rules', 'judge', 'gate', 'signals']
+           'spread_passages', 'is_english', 'language', 'check_rules', 'judge', 'quality_gate', 'signals']
 
 # %% ../../nbs/lib/data/quality.ipynb #e103f80a
 import functools, itertools, re, unicodedata
@@ -16,7 +16,7 @@ import pandas as pd
 
 # %% ../../nbs/lib/data/quality.ipynb #6a5c9bcd
 from ..core.parameters import nearest
-from .signals import Batch, measure, mix, RULES, share
+from .signals import Batch, measure_batch, mix, QUALITY_RULES, share
 from .tokens import Lexicon
 
 # %% ../../nbs/lib/data/quality.ipynb #04019bae
@@ -65,7 +65,7 @@ GATES = dict(characters='ours', noise='ours', language='FineWeb')   # looked at 
 
 def limit_table(limits: dict) -> pd.DataFrame:   # A row for each rule
     "Our limits beside the published ones"
-    rows = [dict(rule=name, source=whose, published=f'{low:g} to {high:g}', ours='{:g} to {:g}'.format(*limits[name]) if name in limits else 'not judged') for name, (low, high, whose) in RULES.items()]
+    rows = [dict(rule=name, source=whose, published=f'{low:g} to {high:g}', ours='{:g} to {:g}'.format(*limits[name]) if name in limits else 'not judged') for name, (low, high, whose) in QUALITY_RULES.items()]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/lib/data/quality.ipynb #ef3bafff
@@ -122,7 +122,7 @@ def language(
 # %% ../../nbs/lib/data/quality.ipynb #d1a0d855
 def check_rules(limits: dict, exempt: dict, names):
     "Raises `UserError` if a parameter names a rule, an arm or a language that does not exist"
-    known = [*GATES, *RULES, 'prose']
+    known = [*GATES, *QUALITY_RULES, 'prose']
     for rule in [*limits, *itertools.chain(*exempt.values())]:
         if rule not in known: raise nearest('rule of clean.limits or clean.exempt', rule, known)
     for name in exempt:
@@ -135,11 +135,11 @@ def judge(
     free,             # Rules that do not judge this document
 ) -> str:             # '' if it is kept
     "The first rule that a document breaks"
-    spared = {*free, *(r for r in RULES if r != 'words' and 'prose' in free)}
+    spared = {*free, *(r for r in QUALITY_RULES if r != 'words' and 'prose' in free)}
     return next((r for r in found if r in limits and r not in spared and not limits[r][0] <= found[r] <= limits[r][1]), '')
 
 # %% ../../nbs/lib/data/quality.ipynb #2a1f8548
-def gate(text: str, limits: dict) -> tuple:   # (normalised text, {characters, noise}, '' or the rule that it breaks)
+def quality_gate(text: str, limits: dict) -> tuple:   # (normalised text, {characters, noise}, '' or the rule that it breaks)
     "What is looked at before a text is tokenised; of a text that is far too long only the beginning"
     most = limits.get('characters', [0, 10**7])[1]
     clean, noise = normalise(text[:most * 4])
@@ -155,10 +155,10 @@ def signals(
     p: dict,          # Parameters of the stage
 ) -> tuple:           # [normalised text, {signal: value}, rule broken, language] of each text; `Batch` of those that passed the gates, their numbers
     "Measure and judge a batch of documents"
-    rows = [[*gate(t, p['limits']), ''] for t in texts]
+    rows = [[*quality_gate(t, p['limits']), ''] for t in texts]
     inside = [i for i, r in enumerate(rows) if not r[2]]
     b = Batch([rows[i][0] for i in inside], LEXICON)
-    table = measure(b) if inside else {}
+    table = measure_batch(b) if inside else {}
     for k, i in enumerate(inside):
         rows[i][3], wanted = language(rows[i][0], p['languages'])
         rows[i][1] |= dict(language=round(wanted, 4)) | {name: round(float(v[k]), 4) for name, v in table.items()}

@@ -16,7 +16,7 @@ from ..core.files import UserError
 from .arms import ARMS
 from .hub import HUB
 from .lines import read_rows, ROW
-from .source import Found, Kind, KINDS, Refused, Source
+from .source import Found, Kind, SOURCE_KINDS, Refused, Source
 
 # %% ../../nbs/lib/data/remote.ipynb #2a4e19ba
 def read_pdf(path: Path, options: dict):
@@ -29,7 +29,7 @@ def read_pdf(path: Path, options: dict):
     counts = dict(pages=len(pages), failed=sum(bool(p.reason) for p in pages), scanned=sum(p.by == 'ocr' for p in pages))
     yield Found('', document_text(pages), counts | dict(confidence=round(sure, 3)))
 
-KINDS['pdf'] = Kind(read_pdf, ('.pdf',), 'path', True, dict(ocr=True))
+SOURCE_KINDS['pdf'] = Kind(read_pdf, ('.pdf',), 'path', True, dict(ocr=True))
 
 # %% ../../nbs/lib/data/remote.ipynb #6377c5e3
 TRIES, PAUSE = 5, 5   # How often a stream is opened again; seconds before the first time, twice as many before the next
@@ -117,7 +117,7 @@ def read_hub(source: Source, options: dict, part: tuple = (0, 1)):
     if known and known.record == 'document' and 'text' not in source.options: yield from adapted(rows, known.row)
     else: yield from read_rows(rows, options)
 
-KINDS['hub'] = Kind(read_hub, by='source', options=ROW | dict(config=None, split='train', revision=None))
+SOURCE_KINDS['hub'] = Kind(read_hub, by='source', options=ROW | dict(config=None, split='train', revision=None))
 
 # %% ../../nbs/lib/data/remote.ipynb #077b9e2d
 def read_embedded(source: Source, options: dict, part: tuple = (0, 1)):
@@ -126,4 +126,4 @@ def read_embedded(source: Source, options: dict, part: tuple = (0, 1)):
     for doc in itertools.islice(ARMS[source.path].loader(), i, None, n):
         yield Found('', doc['text'], doc['meta'] | dict(lang=doc['lang']), doc['id'])
 
-KINDS['embedded'] = Kind(read_embedded, by='source')
+SOURCE_KINDS['embedded'] = Kind(read_embedded, by='source')

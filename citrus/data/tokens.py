@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['HAN', 'QUOTE', 'MARK', 'CURRENCY', 'ICON', 'UNIT', 'PREFIX', 'SUFFIX', 'LETTER', 'LOWER', 'UPPER', 'INFIX', 'DECIMAL',
-           'ADDRESS', 'NOT', 'ASK', 'ENDS', 'WHOLE', 'TITLED', 'FACES', 'CASES', 'SINGLE', 'DOTTED', 'OPENS', 'FIRST',
-           'TERMINAL', 'PUNCTUATION', 'NUMBER', 'BLANK', 'WORD', 'OUTSIDE', 'IDEOGRAPH', 'SIMPLE', 'STOP_WORDS',
-           'STOP_BITS', 'COUNTS', 'special_cases', 'inner', 'peel', 'tokenise', 'spaced', 'unaccented', 'plainly',
-           'words_of', 'facts_of', 'Column', 'spread', 'offsets', 'sums', 'Table', 'Tokens', 'Lexicon']
+           'ADDRESS', 'NOT', 'QUESTION_WORDS', 'ENDS', 'WHOLE_WORDS', 'TITLED', 'FACES', 'SPECIAL_CASES', 'SINGLE',
+           'DOTTED', 'OPENS', 'PLAIN_STARTS', 'TERMINAL', 'PUNCTUATION', 'NUMBER', 'BLANK', 'WORD', 'OUTSIDE',
+           'IDEOGRAPH', 'SIMPLE', 'STOP_WORDS', 'STOP_BITS', 'COUNTS', 'special_cases', 'inner', 'peel', 'tokenise',
+           'spaced', 'unaccented', 'plainly', 'words_of', 'token_facts', 'Column', 'spread_indices', 'offsets', 'sums',
+           'Table', 'Tokens', 'Lexicon']
 
 # %% ../../nbs/lib/data/tokens.ipynb #2909c81b
 import functools, itertools, re, string, unicodedata
@@ -36,11 +37,11 @@ ADDRESS = re.compile(r'(?:[\w+.-]{2,}://)?(?:\S+@)?(?:[A-Za-z0-9\u00a1-\uffff](?
 
 # %% ../../nbs/lib/data/tokens.ipynb #7e07463d
 NOT = 'ai are ca could dare did does do had has have is may might must need ought sha should was were wo would'.split()
-ASK = 'there what when where who why how'.split()
-ENDS = {"nt n't n’t": NOT, "ve 've ’ve": ['could', 'might', 'must', 'should', 'would', 'not', 'i', 'you', 'we', 'they', 'these', 'those', 'that', 'this', *ASK], "m 'm ’m": ['i'],
-        "ll 'll ’ll d 'd ’d": ['i', 'you', 'he', 'she', 'it', 'we', 'they', 'that', 'this', 'these', 'those', *ASK], "s 's ’s": ['he', 'she', 'it', 'that', 'this', *ASK],
-        "re 're ’re": ['you', 'we', 'they', 'these', 'those', *ASK]}   # ending: what it is written after
-WHOLE = "its hell shell well ill were whore shed id. o'clock ma'am and/or w/o c++ e.g. i.e. a.m. p.m. v.s. vs. co. 8)".split()
+QUESTION_WORDS = 'there what when where who why how'.split()
+ENDS = {"nt n't n’t": NOT, "ve 've ’ve": ['could', 'might', 'must', 'should', 'would', 'not', 'i', 'you', 'we', 'they', 'these', 'those', 'that', 'this', *QUESTION_WORDS], "m 'm ’m": ['i'],
+        "ll 'll ’ll d 'd ’d": ['i', 'you', 'he', 'she', 'it', 'we', 'they', 'that', 'this', 'these', 'those', *QUESTION_WORDS], "s 's ’s": ['he', 'she', 'it', 'that', 'this', *QUESTION_WORDS],
+        "re 're ’re": ['you', 'we', 'they', 'these', 'those', *QUESTION_WORDS]}   # ending: what it is written after
+WHOLE_WORDS = "its hell shell well ill were whore shed id. o'clock ma'am and/or w/o c++ e.g. i.e. a.m. p.m. v.s. vs. co. 8)".split()
 TITLED = """Adm. Ak. Ala. Apr. Ariz. Ark. Aug. Bros. Calif. Co. Colo. Conn. Corp. D.C. Dec. Del. Dr. Feb. Fla. Ga. Gen. Gov. Ia. Id. Ill. Inc. Ind. Jan. Jr. Jul. Jun. Kan. Kans. Ky. La. Ltd. Mar. Mass. Md. Messrs.
 Mich. Minn. Miss. Mo. Mont. Mr. Mrs. Ms. Mt. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev. Nov. Oct. Okla. Ore. Pa. Ph.D. Prof. Rep. Rev. S.C. Sen. Sep. Sept. St. Tenn. Va. Wash. Wis. C++ E.g. I.e.""".split()
 FACES = frozenset("): :( :) :* '' ’’ ;) (: (; =( =) =/ =[ =] =| :/ :] [: [= ]= :> :| :}".split())
@@ -51,11 +52,11 @@ def special_cases() -> dict:   # piece -> where it is cut
     cuts = {'cannot': [3], 'gonna': [3], 'gotta': [3], 'yall': [1], 'ima': [1, 2], "let's": [3], "y'all": [2], "c'mon": [3], "i'ma": [1, 3]}
     cuts |= {start + end: [len(start)] for ends, starts in ENDS.items() for end in ends.split() for start in starts}
     more = {piece + ve: [*at, len(piece)] for piece, at in cuts.items() for ve in ('ve', "'ve", '’ve') if piece.endswith(('nt', "n't", 'n’t', 'll', 'd'))}
-    cuts = {p: at for p, at in (cuts | more).items() if p not in ('id.', *WHOLE)}
+    cuts = {p: at for p, at in (cuts | more).items() if p not in ('id.', *WHOLE_WORDS)}
     cuts |= {p.capitalize(): at for p, at in cuts.items()}
-    return cuts | {p: [] for p in [*WHOLE, *map(str.capitalize, WHOLE[:8]), *TITLED, *(f'{c}.' for c in 'abcdefghijklmnopqrstuvwxyz')]}
+    return cuts | {p: [] for p in [*WHOLE_WORDS, *map(str.capitalize, WHOLE_WORDS[:8]), *TITLED, *(f'{c}.' for c in 'abcdefghijklmnopqrstuvwxyz')]}
 
-CASES = special_cases()
+SPECIAL_CASES = special_cases()
 
 # %% ../../nbs/lib/data/tokens.ipynb #c755d83d
 def inner(piece: str) -> list:
@@ -72,16 +73,16 @@ def inner(piece: str) -> list:
 SINGLE = frozenset(MARK.replace('\\', '') + QUOTE + '—–') - {'…'}   # come off the end whatever is before them
 DOTTED = frozenset(string.ascii_lowercase + string.digits + '%²-+…') | SINGLE - set('—–')   # a full stop comes off behind these
 OPENS = re.compile("[0-9'’]")   # without one of these, nothing comes off behind a letter
-FIRST = frozenset(string.ascii_letters + string.digits)   # nothing comes off before these, but for US$ and its like
+PLAIN_STARTS = frozenset(string.ascii_letters + string.digits)   # nothing comes off before these, but for US$ and its like
 
 def peel(piece: str) -> list:
     "Take marks off both ends of a piece, then cut what is left"
     before, after = [], []
     while piece:
-        if piece in CASES: return before + [piece[i:j] for i, j in itertools.pairwise([0, *CASES[piece], len(piece)])] + after[::-1]
+        if piece in SPECIAL_CASES: return before + [piece[i:j] for i, j in itertools.pairwise([0, *SPECIAL_CASES[piece], len(piece)])] + after[::-1]
         if piece.isalpha(): return before + [piece] + after[::-1]
         last = piece[-1]
-        if (piece[0] not in FIRST or '$' in piece) and (m := PREFIX.match(piece)): before.append(m[0]); piece = piece[m.end():]
+        if (piece[0] not in PLAIN_STARTS or '$' in piece) and (m := PREFIX.match(piece)): before.append(m[0]); piece = piece[m.end():]
         elif last in SINGLE or last == '.' and piece[-2:-1] in DOTTED: after.append(last); piece = piece[:-1]
         elif last not in string.digits and (not last.isalpha() or OPENS.search(piece)) and (m := SUFFIX.search(piece[-64:])): after.append(m[0]); piece = piece[:-len(m[0])]
         else: return before + inner(piece) + after[::-1]
@@ -90,7 +91,7 @@ def peel(piece: str) -> list:
 # %% ../../nbs/lib/data/tokens.ipynb #c302c9ee
 def tokenise(piece: str) -> list:   # Tokens, which joined are the piece
     "Cut a piece without blanks into words and marks"
-    if piece.isascii() and piece.isalpha() and piece not in CASES or len(piece) > 1000: return [piece]   # longer is no word, and its time would grow with the square
+    if piece.isascii() and piece.isalpha() and piece not in SPECIAL_CASES or len(piece) > 1000: return [piece]   # longer is no word, and its time would grow with the square
     if not piece.isascii() and HAN.search(piece):
         return [t for part in re.findall(f'{HAN.pattern}|[^\u3400-\u4dbf\u4e00-\u9fff]+', piece) for t in ([part] if HAN.match(part) else tokenise(part))]
     tokens, found = peel(piece), []
@@ -113,11 +114,11 @@ SIMPLE = re.compile(r'(\(?)((?:[A-Za-z]+-)*(?:[A-Za-z]*[a-z]|[A-Z]{2,}))(?:([.,;
 
 def spaced(piece: str) -> str:
     "Tokens of a piece, with a blank between them; nine in ten are a word or a few with hyphens, perhaps with a mark, and need no rules"
-    if piece.isascii() and piece.isalpha() and piece not in CASES: return piece
+    if piece.isascii() and piece.isalpha() and piece not in SPECIAL_CASES: return piece
     m = SIMPLE.fullmatch(piece)
     if not m: return _spaced(piece)
     opens, word, mark, closes, end = m.groups('')
-    if word in CASES or word + mark in CASES or len(piece) > 1000: return _spaced(piece)
+    if word in SPECIAL_CASES or word + mark in SPECIAL_CASES or len(piece) > 1000: return _spaced(piece)
     return ' '.join(filter(None, (opens, word.replace('-', ' - '), mark, closes, end)))
 
 @functools.lru_cache(2**16)
@@ -140,7 +141,7 @@ STOP_WORDS = 'the be to of and that have with'.split()
 STOP_BITS = {w: 1 << i for i, w in enumerate(STOP_WORDS)}
 COUNTS = ['tokens', 'real', 'characters', 'alphabetic', 'han', 'stop', 'words']   # columns of a piece; `stop` is a bit for each stop word
 
-def facts_of(token: str) -> tuple:   # (real, characters, alphabetic, Chinese, bit of a stop word, kind of mark)
+def token_facts(token: str) -> tuple:   # (real, characters, alphabetic, Chinese, bit of a stop word, kind of mark)
     "What is known of a token; `real` is one that is more than marks, a mark that ends a sentence is 2, another one 1"
     if token.isalpha(): return 1, len(token), 1, int(bool(HAN.match(token))), STOP_BITS.get(token, 0), 0
     mark = 2 if token in TERMINAL else int(all(unicodedata.category(c)[0] == 'P' for c in token))
@@ -161,7 +162,7 @@ class Column:
         self.n = end
 
 # %% ../../nbs/lib/data/tokens.ipynb #d9de4e7d
-def spread(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def spread_indices(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     "Indices start, start + 1, ... for each start, as many as its count"
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
@@ -194,7 +195,7 @@ class Tokens(Table):
         facts = np.ones((len(tokens), 6), np.int64)   # a word of ASCII, unless it is corrected below
         facts[:, 1], facts[:, 3:] = list(map(len, tokens)), 0
         for i, t in enumerate(tokens):
-            if t in STOP_BITS or not (t.isascii() and t.isalpha()): facts[i] = facts_of(t)
+            if t in STOP_BITS or not (t.isascii() and t.isalpha()): facts[i] = token_facts(t)
         self.facts.extend(facts)
         self.hash.extend(np.fromiter(map(xxhash.xxh3_64_intdigest, map(str.encode, tokens)), np.uint64, len(tokens)))
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CLOSED_TAGS', 'EMPTY_TAGS', 'TAG', 'NO_TAGS', 'FOREIGN_MARKUP', 'CHARSET', 'ENCODING', 'WIDER', 'SHIFTED', 'EXPONENT',
            'FORMULAS', 'OTHER_SIGN', 'MEMBERS', 'UNPACK', 'PAGES', 'depth', 'too_deep', 'declared', 'readable',
-           'page_string', 'shifted', 'formula_line', 'with_powers', 'main_text', 'read_html', 'unzipped', 'deflated',
-           'unbrotlied', 'unzstded', 'body_of', 'plain_string', 'read_record', 'warc_records', 'read_warc']
+           'page_string', 'shifted_number', 'formula_line', 'with_powers', 'main_text', 'read_html', 'unzipped',
+           'deflated', 'unbrotlied', 'unzstded', 'body_of', 'plain_string', 'read_record', 'warc_records', 'read_warc']
 
 # %% ../../nbs/lib/data/web.ipynb #4d456c4f
 import contextlib, html, io, re, zlib
@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 # %% ../../nbs/lib/data/web.ipynb #aebfddce
 from .abstracts import behind, lowered, math_text, raised, unmarked
-from .lines import BYTE_MARKS, CONTROLS, decoded, is_text, own_id, unmarked_utf16
-from .source import Bounded, Found, Kind, KINDS, LONGEST, Refused
+from .lines import BYTE_MARKS, CONTROL_BYTES, decoded, is_text, own_id, unmarked_utf16
+from .source import Bounded, Found, Kind, SOURCE_KINDS, DOCUMENT_BYTES, Refused
 
 # %% ../../nbs/lib/data/web.ipynb #beafc164
 CLOSED_TAGS = 'p|li|td|th|tr|dt|dd|option|optgroup|tbody|thead|tfoot|caption|colgroup|rt|rp'   # closed by the parser's leave
@@ -77,7 +77,7 @@ EXPONENT = re.compile(r'[+−–‐‑-]|[+−–‐‑-]?(?:\d{1,4}(?:\.\d{1,4}
 FORMULAS = re.compile(r'<((?:\w+:)?(?:math|mfrac|msup|msub|msubsup))\b[^>]*>(?:(?!<\1\b).)*?</\1\s*>', re.I | re.S)
 OTHER_SIGN = re.compile('&(?!(?:lt|gt|amp|quot|apos|#0*(?:34|38|39|60|62));)')   # of another sign than those of markup
 
-def shifted(m: re.Match) -> str:
+def shifted_number(m: re.Match) -> str:
     "A raised or lowered number, whatever it is dressed in; words and links stay as they are"
     inner = ''.join(html.unescape(re.sub('<[^>]*>', '', m[2])).split())
     if re.search(r'<a\b', m[2], re.I): return m[0]
@@ -97,7 +97,7 @@ def formula_line(m: re.Match) -> str:
 
 def with_powers(page: str) -> str:
     "A page whose raised and lowered numbers, and formulas, are written in one line"
-    return SHIFTED.sub(shifted, FORMULAS.sub(formula_line, page))
+    return SHIFTED.sub(shifted_number, FORMULAS.sub(formula_line, page))
 
 def main_text(page: bytes, server: str = '') -> str:
     "Main text of an HTML page. Raises `Refused` if it is nested too deep"
@@ -110,7 +110,7 @@ def read_html(stream: Bounded, options: dict):
     "An HTML page: one document"
     yield Found('', main_text(stream.read()))
 
-KINDS['html'] = Kind(read_html, ('.html', '.htm', '.xhtml'))
+SOURCE_KINDS['html'] = Kind(read_html, ('.html', '.htm', '.xhtml'))
 
 # %% ../../nbs/lib/data/web.ipynb #9eed4572
 MEMBERS = 100   # Packed pieces that one body may be of
@@ -118,7 +118,7 @@ MEMBERS = 100   # Packed pieces that one body may be of
 def unzipped(wbits: int) -> Callable:
     "A function that unpacks what zlib packed, member by member. It raises `zlib.error` for what is cut short"
     def unpack(data: bytes) -> bytes:
-        pieces, left = [], LONGEST + 1
+        pieces, left = [], DOCUMENT_BYTES + 1
         for _ in range(MEMBERS):
             member = zlib.decompressobj(wbits)
             pieces.append(member.decompress(data, left))
@@ -138,16 +138,16 @@ def unbrotlied(data: bytes) -> bytes:
     "Unpack brotli. Raises `OSError` if it is none or is cut short"
     import brotli
     packed = brotli.Decompressor()
-    try: page = packed.process(data, output_buffer_limit=LONGEST + 1)
+    try: page = packed.process(data, output_buffer_limit=DOCUMENT_BYTES + 1)
     except brotli.error as e: raise OSError(str(e)) from None
-    if not packed.is_finished() and len(page) <= LONGEST: raise OSError('cut short')
+    if not packed.is_finished() and len(page) <= DOCUMENT_BYTES: raise OSError('cut short')
     return page
 
 # %% ../../nbs/lib/data/web.ipynb #2e4c0ac8
 def unzstded(data: bytes) -> bytes:
     "Unpack zstandard"
     import pyarrow
-    return pyarrow.input_stream(pyarrow.BufferReader(data), compression='zstd').read(LONGEST + 1)
+    return pyarrow.input_stream(pyarrow.BufferReader(data), compression='zstd').read(DOCUMENT_BYTES + 1)
 
 UNPACK = {'gzip': unzipped(31), 'x-gzip': unzipped(31), 'deflate': deflated, 'br': unbrotlied, 'zstd': unzstded}
 
@@ -157,7 +157,7 @@ def body_of(record) -> bytes:
     from warcio.bufferedreaders import ChunkedDataReader
     header = record.http_headers.get_header if record.http_headers else lambda name, default='': default
     chunked = 'chunked' in header('Transfer-Encoding', '').lower()
-    data = (ChunkedDataReader(record.raw_stream) if chunked else record.raw_stream).read(LONGEST + 1)
+    data = (ChunkedDataReader(record.raw_stream) if chunked else record.raw_stream).read(DOCUMENT_BYTES + 1)
     for way in reversed(header('Content-Encoding', '').lower().split(',')):
         if way.strip() in ('', 'identity'): continue
         if way.strip() not in UNPACK:
@@ -166,7 +166,7 @@ def body_of(record) -> bytes:
         try: data = UNPACK[way.strip()](data)
         except (zlib.error, OSError):
             if not is_text(data[:1000]): raise Refused('broken compression of a page') from None
-    if len(data) > LONGEST: raise Refused(f'document over {LONGEST >> 20} MB')
+    if len(data) > DOCUMENT_BYTES: raise Refused(f'document over {DOCUMENT_BYTES >> 20} MB')
     if not is_text(data[:4000]): raise Refused('page that is no text')
     return data
 
@@ -174,7 +174,7 @@ def plain_string(text: bytes, server: str) -> str:
     "A page of plain text. Raises `UnicodeDecodeError` if it is neither UTF-8 nor what the server declares"
     wide = next((name for name in declared(b'', server) if name.lower().startswith(('utf-16', 'utf-32'))), '')
     meant = readable(text, wide) if wide and not text.startswith(tuple(BYTE_MARKS)) else ''
-    if meant and '\0' not in meant and not readable(text.translate(None, CONTROLS), 'utf-8'): return meant
+    if meant and '\0' not in meant and not readable(text.translate(None, CONTROL_BYTES), 'utf-8'): return meant
     try: return decoded(text)
     except UnicodeDecodeError:
         found = next(filter(None, (readable(text, name) for name in declared(b'', server))), None)
@@ -224,4 +224,4 @@ def read_warc(stream: Bounded, options: dict):
         stream.next()
     if stream.broken: raise stream.broken   # warcio takes it for the end of the file
 
-KINDS['warc'] = Kind(read_warc, ('.warc', '.wet'))
+SOURCE_KINDS['warc'] = Kind(read_warc, ('.warc', '.wet'))

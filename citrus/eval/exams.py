@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIX', 'THREE', 'MMLU_HUB', 'PRO_HUB', 'PUBMED', 'PRO', 'EXAMS', 'CONTENT', 'Exam', 'exam_text', 'as_json',
            'json_lines', 'json_columns', 'headless_csv', 'labelled_abstracts', 'medbullets', 'official_ids', 'official',
-           'health', 'biology', 'mmlu_more', 'mmlu_six', 'mmlu_nine', 'file_records', 'file_schema', 'hub_rows',
+           'health', 'biology', 'mmlu_more', 'mmlu_six', 'mmlu_nine', 'file_records', 'file_schema', 'exam_rows',
            'content', 'sources', 'key_fault', 'own_exam', 'load_exam', 'card', 'key_skew', 'faults', 'cards',
            'shuffled_keys']
 
@@ -24,7 +24,7 @@ from ..core.keys import digest
 from ..core.parameters import nearest
 from ..core.records import read_jsonl
 from ..data.hub import hub, hub_records
-from ..data.questions import BENCHMARKS, letter_position, LETTERS, question, right_labels
+from ..data.questions import BENCHMARKS, letter_position, LETTERS, question_record, right_labels
 from ..data.wheels import arrow_rows, counted
 
 # %% ../../nbs/lib/eval/exams.ipynb #43bc0f60
@@ -95,7 +95,7 @@ def medbullets(rows, n: int, where: str = 'medbullets') -> list:
     for i, r in enumerate(rows):
         try:
             key = letter_position(r['answer_idx'], letters.upper())
-            records.append(question(f'medbullets{n}-{i}', f'medbullets{n}', 'test', r['question'], [r[f'op{l}'] for l in letters], key, link=r['link']))
+            records.append(question_record(f'medbullets{n}-{i}', f'medbullets{n}', 'test', r['question'], [r[f'op{l}'] for l in letters], key, link=r['link']))
         except (LookupError, TypeError, ValueError) as e: raise UserError(f'{where}, row {i}: {type(e).__name__}: {e}') from None
     return records
 
@@ -167,7 +167,7 @@ def file_schema(e: Exam) -> str:
     "The hub data set whose rows a file's rows are like"
     return e.hub[0]
 
-def hub_rows(name: str) -> list:
+def exam_rows(name: str) -> list:
     "Records of an exam from the hub"
     id, split, revision, configs = EXAMS[name].hub
     return [q for config in configs for q in hub('question', id, split, config, revision)]
@@ -221,7 +221,7 @@ def load_exam(
     e, there = EXAMS[name], sources(name, folder)
     if not there or source and source not in there: raise UserError(f'{name}: not {source or "to be had"} here (sources: {", ".join(there) or "none"}); give a folder with the file {" ".join(e.files)}')
     source = source or there[0]
-    found = {'embedded': lambda: e.embedded(), 'files': lambda: file_records(name, folder), 'hub': lambda: hub_rows(name)}[source]()
+    found = {'embedded': lambda: e.embedded(), 'files': lambda: file_records(name, folder), 'hub': lambda: exam_rows(name)}[source]()
     found = [q | dict(context=q['context'] if e.context else None, meta=q['meta'] | dict(exam_source=source)) for q in found if e.keep is None or e.keep(q)]
     if len(found) != e.n: raise UserError(f'{name} from {source}: {len(found)} questions, needs {e.n}; another version of the data, or a damaged file')
     return found

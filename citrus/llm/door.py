@@ -22,7 +22,7 @@ from ..core.parameters import nearest
 from ..core.store import unrepeatable
 from . import local, servers, vllm   # each adds itself to `BACKENDS`
 from .ledger import Budget, deterministic, identity, Ledger, reply_key
-from .models import ASIDE, BACKENDS, Model, Reply, Sampling, SESSION
+from .models import SET_ASIDE, BACKENDS, Model, Reply, Sampling, SESSION
 
 # %% ../../nbs/lib/llm/door.ipynb #2da7d1cb
 TOGETHER = 0.02   # Seconds: replies of one decoding batch come within them and are kept in one piece, since a part, decoded alone after a kill, could read differently in bfloat16
@@ -176,7 +176,7 @@ def put_aside(self: Door, r: Request, reply: Reply):
     refused = sum(n for (model, _), n in self.aside.items() if model == name)
     if refused > share * self.requests[name]:
         told = f'model {name!r}: refuses {refused} of {self.requests[name]} prompts, more than the share of {share:g} that may be set aside'
-        return self.refuse(r, UserError(f'{told}; the last one: {reply.finish.removeprefix(ASIDE)}'))
+        return self.refuse(r, UserError(f'{told}; the last one: {reply.finish.removeprefix(SET_ASIDE)}'))
     if not r.answer.done(): r.answer.set_result(reply)
     self.rouse(r)
 
@@ -204,8 +204,8 @@ def write(self: Door):
     for ledger, both in by.items():
         self.hold([r for r, _ in both], -1)
         for r, reply in both:
-            if reply.finish.startswith(ASIDE): self.put_aside(r, reply)
-        pairs = [(r, reply) for r, reply in both if not reply.finish.startswith(ASIDE)]
+            if reply.finish.startswith(SET_ASIDE): self.put_aside(r, reply)
+        pairs = [(r, reply) for r, reply in both if not reply.finish.startswith(SET_ASIDE)]
         try: ledger.add([dict(key=r.key, messages=r.messages, index=r.index, role=r.role, text=a.text, tokens=a.tokens, prompt_tokens=a.prompt_tokens, finish=a.finish, seconds=round(a.seconds, 4)) for r, a in pairs])
         except (OSError, UserError) as e:
             for r, _ in pairs: self.refuse(r, e)

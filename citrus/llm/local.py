@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['attend', 'use_attend', 'compute_dtype', 'load_local', 'conversation', 'render', 'pick', 'Rows', 'start', 'step',
-           'go_on', 'uniforms', 'decode', 'batches', 'stop_ids', 'transformers']
+           'go_on', 'uniforms', 'continue_batch', 'prompt_batches', 'stop_ids', 'transformers']
 
 # %% ../../nbs/lib/llm/local.ipynb #0262f5cd
 import time
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 # %% ../../nbs/lib/llm/local.ipynb #2e98f688
 from ..core.files import UserError
 from .ledger import reply_seed
-from .models import BACKENDS, Model, Reply, Sampling, set_aside
+from .models import BACKENDS, Model, Reply, Sampling, refused_reply
 
 # %% ../../nbs/lib/llm/local.ipynb #270146e8
 def attend(module, query, key, value, attention_mask, scaling=None, **rest):
@@ -144,7 +144,7 @@ def uniforms(seeds: list, n: int):   # (replies, n) in [0, 1)
     return torch.from_numpy(np.stack([np.random.default_rng(s).random(n) for s in seeds]))
 
 # %% ../../nbs/lib/llm/local.ipynb #c90ee1be
-def decode(
+def continue_batch(
     model, prompts: list,   # Token ids of the prompt of each reply
     sampling: Sampling,
     seeds: list,            # One for each reply
@@ -166,7 +166,7 @@ def decode(
     return said
 
 # %% ../../nbs/lib/llm/local.ipynb #041b40ea
-def batches(
+def prompt_batches(
     lengths: list,     # Tokens of each prompt and its longest reply
     rows: int,         # Most prompts in a batch
     positions: int,    # Most rows x length in a batch
@@ -192,12 +192,12 @@ def transformers(model: Model, sampling: Sampling, prompts: list):
     lengths = [len(i) + sampling.max_tokens for i in ids]
     room = lm.config.max_position_embeddings
     for i, n in enumerate(lengths):
-        if n > room: yield i, set_aside(f'a prompt and its reply may take {n} tokens, the model holds {room}')
+        if n > room: yield i, refused_reply(f'a prompt and its reply may take {n} tokens, the model holds {room}')
     fit = [i for i, n in enumerate(lengths) if n <= room]
     rows, positions = model.options.get('batch', 64), model.options.get('positions', 65536)
-    for places in batches([lengths[i] for i in fit], rows, positions):
+    for places in prompt_batches([lengths[i] for i in fit], rows, positions):
         group, began = [fit[k] for k in places], time.time()
-        said = decode(lm, [ids[i] for i in group], sampling, [reply_seed(sampling, *prompts[i]) for i in group], stop, min(stop))
+        said = continue_batch(lm, [ids[i] for i in group], sampling, [reply_seed(sampling, *prompts[i]) for i in group], stop, min(stop))
         for i, tokens in zip(group, said):
             ended = tokens[-1] in stop
             yield i, Reply(tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True), len(tokens), 'stop' if ended else 'length', (time.time() - began) / len(group), prompt_tokens=len(ids[i]))

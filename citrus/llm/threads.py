@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
 
 # %% ../../nbs/lib/llm/threads.ipynb #a1c50eb2
-from .models import ASIDE, Model, Sampling
+from .models import SET_ASIDE, Model, Sampling
 from ..world.chart import chart
 
 # %% ../../nbs/lib/llm/threads.ipynb #2153350e
@@ -53,5 +53,5 @@ async def ask(self: Thread, door, messages: list, model: Model, sampling: Sampli
     if part == 'reason': self.prompts.append((len(self.steps), messages[-1]['content']))
     *_, reply = await door.ask(messages, model, replace(sampling, n=self.asked[part, messages[-1]['content']]), role=part)
     self.tokens += reply.tokens
-    if reply.finish.startswith(ASIDE): self.aside = reply.finish
+    if reply.finish.startswith(SET_ASIDE): self.aside = reply.finish
     return reply

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TERMS', 'LOSSES', 'random_pairs', 'apart', 'citrus_loss', 'undivided_loss', 'trl_loss', 'liger_loss', 'present',
-           'make_model', 'measure', 'in_process', 'measure_all', 'cost_table', 'plot_cost']
+           'make_model', 'measure_step', 'in_process', 'measure_all', 'cost_table', 'plot_cost']
 
 # %% ../../nbs/studies/cost.ipynb #59472b75
 import gc, itertools, json, os, random, subprocess, sys, time
@@ -85,7 +85,7 @@ def make_model(model: str, toy: dict):
     return load_student(model) if model != 'toy' else LlamaForCausalLM(LlamaConfig(**toy, tie_word_embeddings=True))
 
 # %% ../../nbs/studies/cost.ipynb #788a630a
-def measure(out: str, model: str, way: str, toy: dict, lengths: list, pairs: int, seed: int):
+def measure_step(out: str, model: str, way: str, toy: dict, lengths: list, pairs: int, seed: int):
     "Write loss, CPU-seconds and peak memory of one step, forward and backward"
     torch.set_num_threads(1)
     lm = make_model(model, toy).train()
@@ -116,7 +116,7 @@ def measure_all(s, models: dict) -> pd.DataFrame:   # models: name -> folder, or
     for name, i, way in tqdm(jobs, desc='steps'):
         out = s.dir / 'steps' / f'{name}-{i}-{way.replace(", ", "_").replace(" ", "_")}.json'
         out.parent.mkdir(exist_ok=True)
-        row = json.loads(out.read_text()) if out.exists() else in_process('studies.cost.measure', out=str(out), model=str(models[name]), way=way, toy=p['toy'], lengths=p['lengths'][name], pairs=p['pairs'], seed=p['seed'])
+        row = json.loads(out.read_text()) if out.exists() else in_process('studies.cost.measure_step', out=str(out), model=str(models[name]), way=way, toy=p['toy'], lengths=p['lengths'][name], pairs=p['pairs'], seed=p['seed'])
         rows.append(dict(model=name, repeat=i) | row)
     return pd.DataFrame(rows)
 

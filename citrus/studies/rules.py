@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SYMBOLS', 'SUCCESSORS', 'ENTROPY', 'CORPORA', 'LEVEL', 'chain', 'trap', 'crowded', 'benign', 'real', 'corpus',
-           'spread', 'Shuffled', 'controller', 'tiny', 'validate', 'mean_of', 'prepared', 'look', 'training', 'job_of',
-           'file_of', 'train_part', 'start_part', 'train_all', 'table_of', 'normed', 'lattice', 'moves', 'together',
-           'arms_of_corpus', 'mixture_losses', 'search_mixtures', 'best_of', 'main_jobs', 'interval', 'p_of',
-           'final_losses', 'final_table', 'pairs_of', 'verdict', 'verdicts', 'ranking', 'reach', 'diverged', 'speed',
-           'speeds', 'sentence', 'summary', 'headline', 'grey', 'plot_final', 'plot_speeds', 'plot_weights', 'by_arm',
-           'plot_arms']
+           'spread_sequences', 'Shuffled', 'controller', 'tiny', 'held_out_loss', 'mean_of', 'prepared', 'look',
+           'training', 'job_of', 'file_of', 'train_part', 'start_part', 'train_all', 'table_of', 'normed', 'lattice',
+           'moves', 'joint_moves', 'arms_of_corpus', 'mixture_losses', 'search_mixtures', 'best_of', 'main_jobs',
+           'interval', 'p_of', 'final_losses', 'final_table', 'pairs_of', 'rule_verdict', 'rule_verdicts', 'ranking',
+           'reach', 'diverged', 'steps_saved', 'speeds', 'sentence', 'study_summary', 'rule_metrics', 'grey',
+           'plot_final', 'plot_speeds', 'plot_weights', 'by_arm', 'plot_arms']
 
 # %% ../../nbs/studies/rules.ipynb #42eb8f2b
 import functools, json, math, subprocess, sys, time
@@ -78,7 +78,7 @@ def corpus(name: str, seed: int, p: dict, clean: Path) -> tuple:   # arm -> docu
     arms = dict(trap=trap, crowded=crowded, benign=benign)[name](np.random.default_rng(seed), n + apart)
     return {a: [x[:-apart]] for a, x in arms.items()}, {a: [x[-apart:]] for a, x in arms.items()}, SYMBOLS
 
-def spread(documents: list, length: int, n: int) -> tuple:   # (sequences, length) tokens; documents that they touch
+def spread_sequences(documents: list, length: int, n: int) -> tuple:   # (sequences, length) tokens; documents that they touch
     "At most n sequences, evenly spread over some documents"
     text, ends = np.concatenate(documents), np.cumsum([len(d) for d in documents])
     whole = len(text) // length
@@ -117,7 +117,7 @@ def tiny(vocabulary: int, p: dict, seed: int):   # p: parameters of the study
     shape |= dict(vocab_size=vocabulary, num_attention_heads=4, max_position_embeddings=p['length'])
     return LlamaForCausalLM(LlamaConfig(**shape))
 
-def validate(model, held: dict) -> dict:   # held: arm -> (sequences, length) tokens; arm -> nats a token
+def held_out_loss(model, held: dict) -> dict:   # held: arm -> (sequences, length) tokens; arm -> nats a token
     "Mean loss of each arm's held-out sequences"
     import torch
     with torch.inference_mode():
@@ -138,7 +138,7 @@ def prepared(job: dict, p: dict, clean: Path) -> tuple:   # streams; held-out se
     read, apart, vocabulary = corpus(job['corpus'], job['seed'], p, clean)
     key = job['seed'] << 32
     arms = [Stream(documents, p['length'], key + i, arm) for i, (arm, documents) in enumerate(read.items())]
-    cut = {arm: spread(documents, p['length'], p['held_out']) for arm, documents in apart.items()}
+    cut = {arm: spread_sequences(documents, p['length'], p['held_out']) for arm, documents in apart.items()}
     held = {arm: torch.as_tensor(x, dtype=torch.long) for arm, (x, _) in cut.items()}
     return arms, held, {arm: n for arm, (_, n) in cut.items()}, vocabulary
 
@@ -165,12 +165,12 @@ def training(job: dict, p: dict, clean: Path) -> list:   # A row for each look; 
     warm, every, rows = max(1, round(0.05 * p['steps'])), max(1, p['steps'] // p['checks']), []
     probe = {arm: x[::max(1, len(x) // p['probe'])][:p['probe']] for arm, x in held.items()}
     while progress.step < p['steps']:
-        if progress.step % every == 0: rows.append(look(job, progress, every, validate(mean.module, probe)))
+        if progress.step % every == 0: rows.append(look(job, progress, every, held_out_loss(mean.module, probe)))
         rate = p['learning_rate'] * min(1, (progress.step + 1) / warm)
         advance(model, optimizer, accelerator, arms, progress, rate, p['batch'], passes, job['seed'])
         mean.update_parameters(model)
-    final, sequences = validate(mean.module, held), {arm: len(x) for arm, x in held.items()}
-    last = look(job, progress, every, validate(mean.module, probe))
+    final, sequences = held_out_loss(mean.module, held), {arm: len(x) for arm, x in held.items()}
+    last = look(job, progress, every, held_out_loss(mean.module, probe))
     return [*rows, last | dict(final=final, sequences=sequences, documents=documents)]
 
 # %% ../../nbs/studies/rules.ipynb #8d9daf1b
@@ -243,7 +243,7 @@ def moves(arms: list) -> list:   # Mixtures
     factors = [{}, *({a: f} for a in arms for f in (2, 0.5))]
     return [normed({a: f.get(a, 1) for a in arms}) for f in factors]
 
-def together(arms: list, loss: list, lengths=(0.35, 0.7, 1.4)) -> list:   # loss: of each of `moves`
+def joint_moves(arms: list, loss: list, lengths=(0.35, 0.7, 1.4)) -> list:   # loss: of each of `moves`
     "Mixtures along the slopes that the moves have shown"
     slope = np.array(loss[1::2]) - np.array(loss[2::2])
     return [normed(dict(zip(arms, np.exp(-x * slope / np.abs(slope).max()).tolist()))) for x in lengths]
@@ -264,7 +264,7 @@ def search_mixtures(s) -> pd.DataFrame:   # columns corpus, shares, loss
     mixtures = [(name, m) for name in ('trap', 'crowded') for m in lattice(arms_of_corpus(s, name), s.params['grid'])]
     arms = arms_of_corpus(s, 'real')
     tried = mixture_losses(s, mixtures + [('real', m) for m in moves(arms)])
-    further = together(arms, tried[tried.corpus == 'real'].loss.tolist())
+    further = joint_moves(arms, tried[tried.corpus == 'real'].loss.tolist())
     return pd.concat([tried, mixture_losses(s, [('real', m) for m in further])], ignore_index=True)
 
 def best_of(tried: pd.DataFrame) -> dict:   # corpus -> mixture
@@ -323,7 +323,7 @@ def pairs_of(losses: pd.DataFrame) -> pd.DataFrame:   # A row for each pair of r
     return pd.DataFrame(out)
 
 # %% ../../nbs/studies/rules.ipynb #22a1000f
-def verdict(pairs: pd.DataFrame, name: str, rule: str, against: str) -> str:
+def rule_verdict(pairs: pd.DataFrame, name: str, rule: str, against: str) -> str:
     "How the final loss of a rule differs from that of another, in words"
     hit = pairs[(pairs.corpus == name) & (pairs['first'].isin([rule, against])) & (pairs.second.isin([rule, against]))]
     if not len(hit): return ''
@@ -332,11 +332,11 @@ def verdict(pairs: pd.DataFrame, name: str, rule: str, against: str) -> str:
     words = 'not told' if r.p_holm >= 0.05 else 'lower' if d < 0 else 'higher'
     return f'{words}: {d:+.3f} [{low:+.3f}, {high:+.3f}]'
 
-def verdicts(pairs: pd.DataFrame, against: str) -> pd.DataFrame:   # index rule, columns corpora
+def rule_verdicts(pairs: pd.DataFrame, against: str) -> pd.DataFrame:   # index rule, columns corpora
     "Every rule against one"
     order = [r for r in dict.fromkeys([*pairs['first'], *pairs.second]) if r != against]
     names = dict.fromkeys(pairs.corpus)
-    return pd.DataFrame({name: {r: verdict(pairs, name, r, against) for r in order} for name in names})
+    return pd.DataFrame({name: {r: rule_verdict(pairs, name, r, against) for r in order} for name in names})
 
 def ranking(losses: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:   # columns corpus, lowest, not told from it
     "The rule with the lowest mean final loss on each corpus, and those that cannot be told from it"
@@ -345,7 +345,7 @@ def ranking(losses: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:   # colu
     for name in dict.fromkeys(losses.corpus):
         real_rules = [r for r in mean[name].index if r != 'oracle' and not r.endswith('shuffled')]
         lowest = mean[name][real_rules].idxmin()
-        like = [r for r in real_rules if r != lowest and verdict(pairs, name, r, lowest).startswith('not told')]
+        like = [r for r in real_rules if r != lowest and rule_verdict(pairs, name, r, lowest).startswith('not told')]
         out.append(dict(corpus=name, lowest=lowest, loss=mean[name][lowest], not_told_from_it=', '.join(like)))
     return pd.DataFrame(out)
 
@@ -361,7 +361,7 @@ def diverged(losses: np.ndarray) -> bool:
     "Whether a training ends above where it was half-way"
     return bool(losses[-1] > losses[len(losses) // 2])
 
-def speed(steps: np.ndarray, losses: np.ndarray, base: np.ndarray) -> float:
+def steps_saved(steps: np.ndarray, losses: np.ndarray, base: np.ndarray) -> float:
     "Steps that a training saves against another; not a number if either has diverged"
     if diverged(losses) or diverged(base): return math.nan
     slower = max(losses, base, key=lambda x: x[-1])
@@ -375,7 +375,7 @@ def speeds(rows: pd.DataFrame, against: str) -> pd.DataFrame:
     curves = {k: g.to_numpy() for k, g in wide.groupby(['corpus', 'rule'], sort=False)}
     steps, out = wide.columns.to_numpy(float), []
     for (name, rule), losses in curves.items():
-        each = np.array([speed(steps, x, b) for x, b in zip(losses, curves[name, against])])
+        each = np.array([steps_saved(steps, x, b) for x, b in zip(losses, curves[name, against])])
         known = each[~np.isnan(each)]
         mean = np.exp(interval(np.log(known))) if len(known) else [math.nan] * 3
         size = dict(seeds=len(known), diverged=sum(map(diverged, losses)))
@@ -387,10 +387,10 @@ LEVEL = 'odm', 'odm_released', 'exp3', 'ucb'   # Rules that are rewarded by the 
 
 def sentence(pairs: pd.DataFrame, rule: str, against: str) -> str:
     "One rule against another, on every corpus"
-    told = [f'{name} {v}' for name in dict.fromkeys(pairs.corpus) if (v := verdict(pairs, name, rule, against))]
+    told = [f'{name} {v}' for name in dict.fromkeys(pairs.corpus) if (v := rule_verdict(pairs, name, rule, against))]
     return f'*{rule}*: ' + '; '.join(told)
 
-def summary(pairs: pd.DataFrame, speed_table: pd.DataFrame, against: str) -> str:   # Markdown
+def study_summary(pairs: pd.DataFrame, speed_table: pd.DataFrame, against: str) -> str:   # Markdown
     "The study as a list: final loss against one rule, the controls, what diverged"
     order = [r for r in dict.fromkeys([*pairs['first'], *pairs.second]) if r != against]
     controls = [r for r in order if r.endswith('shuffled')]
@@ -406,9 +406,9 @@ def summary(pairs: pd.DataFrame, speed_table: pd.DataFrame, against: str) -> str
     lines += ['', f'Diverged: {names or "none"}.']
     return '\n'.join(lines)
 
-def headline(pairs: pd.DataFrame, against: str) -> dict:   # metrics of the manifest
+def rule_metrics(pairs: pd.DataFrame, against: str) -> dict:   # metrics of the manifest
     "Final loss of the rules that matter minus that of one, by corpus; how often a control was better, which must be 0"
-    words = verdicts(pairs, against)
+    words = rule_verdicts(pairs, against)
     wrong = words[words.index.str.endswith('shuffled')]
     better = sum(v.startswith('lower') for row in wrong.to_numpy() for v in row)
     out, told = dict(controls_better=better), ('odm', 'exp3', 'progress', 'oracle')

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'GIB', 'RESERVE', 'LIVE', 'BUCKET', 'SUB_GROUP', 'PROMPT', 'Shape', 'shape_of', 'linears',
-           'layer_parameters', 'parameters', 'multiplied', 'adapter_parameters', 'states', 'layer_bytes', 'logit_bytes',
-           'activations', 'Step', 'memory', 'spare', 'settled', 'device_bytes', 'must_recompute', 'steps_of', 'verdict',
-           'describe', 'fits', 'forecast', 'token_flops', 'gpu_hours']
+           'layer_parameters', 'weight_count', 'multiplied', 'adapter_parameters', 'states', 'layer_bytes',
+           'logit_bytes', 'activations', 'Step', 'memory', 'spare', 'settled', 'device_bytes', 'must_recompute',
+           'steps_of', 'memory_verdict', 'memory_row', 'fit_table', 'forecast', 'token_flops', 'gpu_hours']
 
 # %% ../../nbs/lib/train/memory.ipynb #80539e9a
 import os
@@ -60,13 +60,13 @@ def layer_parameters(s: Shape) -> int:
     "Parameters of a layer"
     return sum(i * o for i, o in linears(s)) + s.bias * (s.queries + 2 * s.keys) + 2 * s.hidden
 
-def parameters(s: Shape) -> int:
+def weight_count(s: Shape) -> int:
     "Parameters of a model"
     return s.vocab * s.hidden * (1 if s.tied else 2) + s.layers * layer_parameters(s) + s.hidden
 
 def multiplied(s: Shape) -> int:
     "Parameters that every token is multiplied by: all but the input embedding"
-    return parameters(s) - (0 if s.tied else s.vocab * s.hidden)
+    return weight_count(s) - (0 if s.tied else s.vocab * s.hidden)
 
 # %% ../../nbs/lib/train/memory.ipynb #51fa773f
 def adapter_parameters(s: Shape, rank: int) -> int:
@@ -75,7 +75,7 @@ def adapter_parameters(s: Shape, rank: int) -> int:
 
 def states(s: Shape, devices: int = 1, offload: bool = False, lora: int = 0) -> dict:   # bytes on one device
     "Weights, gradients and optimiser of a training, as one device holds them between steps"
-    n = parameters(s)
+    n = weight_count(s)
     learned = adapter_parameters(s, lora) if lora else n
     if devices == 1: return dict(weights=4 * (n + learned if lora else n), gradients=4 * learned, optimizer=8 * learned)
     return dict(weights=2 * (n + (learned if lora else 0)) // devices, gradients=2 * learned // devices, optimizer=0 if offload else 12 * learned // devices)
@@ -120,7 +120,7 @@ class Step:
 def memory(step: Step) -> dict:   # name -> bytes on one device
     "The memory of a training step: what stays, and the highest of what comes and goes"
     s, alone = step.shape, step.devices == 1
-    learned = adapter_parameters(s, step.lora) if step.lora else parameters(s)
+    learned = adapter_parameters(s, step.lora) if step.lora else weight_count(s)
     held = states(s, step.devices, step.offload, step.lora)
     passing = activations(s, step.tokens, step.scored, alone, step.recompute, step.chunked)
     gathered = 0 if alone else 2 * (LIVE + BUCKET + 2 * s.vocab * s.hidden)
@@ -159,24 +159,24 @@ def steps_of(values: dict) -> dict:   # stage -> `Step`; values: as `citrus.core
                 prefer=Step(s, PROMPT * prefer['micro_batch'] + pair, pair, prefer['processes'], chunked=True, offload=prefer['offload'], lora=prefer['lora_rank']))
 
 # %% ../../nbs/lib/train/memory.ipynb #2af5f24a
-def verdict(step: Step, capacity: int) -> str:
+def memory_verdict(step: Step, capacity: int) -> str:
     "One line: whether a step fits, and by how much"
     left = spare(step, capacity) / GIB
     return f'fits, {left:.1f} GiB to spare' if left >= 0 else f'does not fit, {-left:.1f} GiB too much'
 
-def describe(step: Step, capacity: int) -> dict:   # GiB
+def memory_row(step: Step, capacity: int) -> dict:   # GiB
     "A row of the table: what a device holds, with checkpointing if memory asks for it"
     step = settled(step, capacity)
-    return dict(devices=step.devices, tokens=step.tokens, checkpointing=step.recompute, offload=step.offload) | {k: round(v / GIB, 1) for k, v in memory(step).items()} | dict(verdict=verdict(step, capacity))
+    return dict(devices=step.devices, tokens=step.tokens, checkpointing=step.recompute, offload=step.offload) | {k: round(v / GIB, 1) for k, v in memory(step).items()} | dict(verdict=memory_verdict(step, capacity))
 
-def fits(values: dict, gib: float = 80.0) -> pd.DataFrame:   # values: as `citrus.core.recipes.settings` gives them; gib: memory of a device
+def fit_table(values: dict, gib: float = 80.0) -> pd.DataFrame:   # values: as `citrus.core.recipes.settings` gives them; gib: memory of a device
     "Memory of every training of a recipe on devices of this size"
-    return pd.DataFrame([dict(stage=stage) | describe(step, int(gib * GIB)) for stage, step in steps_of(values).items()])
+    return pd.DataFrame([dict(stage=stage) | memory_row(step, int(gib * GIB)) for stage, step in steps_of(values).items()])
 
 def forecast(base, tokens: int, devices: int = 1) -> pd.Series:   # base: model folder; tokens: of a micro-batch
     "What a step of pre-training will hold on each device of this machine"
     from transformers import AutoConfig
-    return pd.Series(describe(Step(shape_of(AutoConfig.from_pretrained(base)), tokens, tokens, devices), device_bytes()))
+    return pd.Series(memory_row(Step(shape_of(AutoConfig.from_pretrained(base)), tokens, tokens, devices), device_bytes()))
 
 # %% ../../nbs/lib/train/memory.ipynb #a8518d0d
 def token_flops(s: Shape, length: int) -> float:   # length: tokens that attend to each other

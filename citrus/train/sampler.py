@@ -13,14 +13,14 @@ from fastcore.basics import patch
 
 # %% ../../nbs/lib/train/sampler.ipynb #423a4771
 from ..core.files import UserError
-from .bandit import Bandit, RULES
+from .bandit import Bandit, MIX_RULES
 
 # %% ../../nbs/lib/train/sampler.ipynb #f4980e8f
 def numbers(bandit: Bandit, n: int, seed: int) -> np.ndarray:   # (n,)
     "Numbers from 0 to 1 that decide the draws of the next step"
     random = np.random.Generator(np.random.Philox(key=[seed, bandit.t]))
     if bandit.rule == 'uniform': return random.random(n)
-    if RULES[bandit.rule].get('weighted'): return (random.random() + np.arange(n) / n) % 1
+    if MIX_RULES[bandit.rule].get('weighted'): return (random.random() + np.arange(n) / n) % 1
     steps = np.arange((bandit.t - 1) * n, bandit.t * n)
     return (seed * 0.7548776662 + steps * 0.6180339887498949) % 1
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHORT_ANSWER', 'END', 'WRAPPED', 'TOKEN_OR_MARK', 'GLUED', 'BE', 'SEEN', 'ACTIVE', 'NO_CHANGE', 'UNCHANGED', 'ADVERB',
-           'KNOWN', 'HINTS', 'ABOUT', 'SIGNS_OF', 'KIN', 'OF_KIN', 'CASES', 'CONDITION', 'HEAD', 'COMPOUND', 'HE_HAS',
-           'MORE', 'NEITHER_DOES', 'CUES_OF', 'REPORTS', 'WHEN', 'TAKEN_ILL', 'ILL', 'YEARS', 'ALIVE', 'AGED', 'ANYONE',
-           'PLACE', 'LINK', 'CLOSES', 'RECOGNISED', 'PREDICATE', 'SUSPENDED', 'PREPOSITION', 'NEAR', 'PEOPLE',
+           'KNOWN', 'HINTS', 'ABOUT', 'SIGNS_OF', 'KIN', 'OF_KIN', 'INSTANCES', 'CONDITION', 'HEAD', 'COMPOUND',
+           'HE_HAS', 'MORE', 'NEITHER_DOES', 'CUES_OF', 'REPORTS', 'WHEN', 'TAKEN_ILL', 'ILL', 'YEARS', 'ALIVE', 'AGED',
+           'ANYONE', 'PLACE', 'LINK', 'CLOSES', 'RECOGNISED', 'PREDICATE', 'SUSPENDED', 'PREPOSITION', 'NEAR', 'PEOPLE',
            'ONE_NAME', 'NOT_HERE', 'NONE_OF', 'CUES_RE', 'HINT_OF_A_CUE', 'MAYBE', 'REACH', 'VERB', 'NEGATED',
            'OWN_CLAUSE', 'HIS', 'PLURAL', 'PREDICATE_OF_HEAD', 'OPENED_BY', 'statements', 'bare_words', 'outline',
            'either', 'one_of', 'Scope', 'read_name', 'read_after', 'read_turn', 'read_bracket', 'read_joint',
@@ -93,7 +93,7 @@ KIN = either(one_of("""mother/s father/s mom mum dad grandma grandpa parent/s br
 OF_KIN = one_of('his her the a an their one two both maternal paternal younger older half')
 
 # %% ../../nbs/lib/world/negation.ipynb #d1b985d4
-CASES = either(HINTS, one_of("""case/s presence occurrence recurrence/s development onset
+INSTANCES = either(HINTS, one_of("""case/s presence occurrence recurrence/s development onset
     appearance existence attack/s instance/s
     bout/s type/s form/s kind/s sort diagnosis diagnoses possibility period/s"""), 'any', 'one')
 CONDITION = one_of("""disease/s *infection/s *reaction/s
@@ -249,7 +249,7 @@ CUES_OF |= dict(
     bracket=r'[][()]',
     joint='[,/&+]|and|or|nor|as well as',
     contrast='but not(?= @)',
-    case=rf'{CASES} of',
+    case=rf'{INSTANCES} of',
     governs=rf'(?:of|{PREPOSITION})(?= {NEAR}@)',
     blocked=either(PREPOSITION, 'other', 'if', 'whether', 'when', 'than', 'till', 'until'),
     word=r'\S+')

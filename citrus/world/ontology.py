@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FINDING', 'SCALE', 'COUNT', 'PERCENT', 'STATED_WEIGHT', 'UNSTATED_WEIGHT', 'ONSET', 'INHERITANCE', 'Term', 'stanzas',
-           'parse_terms', 'parse_replaced', 'last_of', 'weighed', 'frequency', 'pooled', 'annotations', 'findings_of',
-           'parse_diseases', 'parse_circumstances']
+           'parse_terms', 'parse_replaced', 'last_of', 'weighed', 'finding_frequency', 'pooled', 'annotations',
+           'findings_of', 'parse_diseases', 'parse_circumstances']
 
 # %% ../../nbs/lib/world/ontology.ipynb #fac403e8
 import functools, re
@@ -82,14 +82,14 @@ def weighed(text: str) -> tuple:   # (patients with the finding, patients), by c
     elif text: raise ValueError(f'{text!r} is no count n/m, no percentage and no term of the scale')
     return UNSTATED_WEIGHT / 2, UNSTATED_WEIGHT
 
-def frequency(text: str) -> float:   # Share of patients who have the finding
+def finding_frequency(text: str) -> float:   # Share of patients who have the finding
     "An annotated frequency as a number; one half where nothing is annotated. Raises `ValueError` for what is none"
     n, total = weighed(text)
     return n / total
 
 def pooled(texts: list) -> float:   # In [0, 1]
     "The frequency that several rows give: all their patients together"
-    if len(texts) == 1: return frequency(texts[0])
+    if len(texts) == 1: return finding_frequency(texts[0])
     patients = [weighed(t) for t in texts]
     return sum(n for n, _ in patients) / sum(total for _, total in patients)
 
@@ -125,7 +125,7 @@ def parse_circumstances(hpoa: str, namespace: str) -> dict:   # disease id -> {'
     "Onset and inheritance of the diseases of one namespace, and the sex of findings that only one sex has"
     found = defaultdict(lambda: dict(onset={}, inheritance=[], sex={}))
     for r in annotations(hpoa, namespace):
-        if r[10] == 'C' and r[3] in ONSET: found[r[0]]['onset'][r[3]] = frequency(r[7])
+        if r[10] == 'C' and r[3] in ONSET: found[r[0]]['onset'][r[3]] = finding_frequency(r[7])
         if r[10] == 'I' and r[3] in INHERITANCE: found[r[0]]['inheritance'] = sorted({*found[r[0]]['inheritance'], r[3]})
         if r[10] == 'P' and r[8].upper() in ('MALE', 'FEMALE'): found[r[0]]['sex'][r[3]] = r[8].upper()
     return dict(found)

@@ -16,7 +16,7 @@ from ..core.keys import digest
 from .families import World
 from .ontology import ONSET
 from .patients import naming, Patient
-from .questions import question
+from .questions import patient_question
 
 # %% ../../nbs/lib/world/phenopackets.ipynb #7ee127af
 def dig(thing, *path):
@@ -137,4 +137,4 @@ def published_question(world: World, id: str, p: Patient, options: int, seed: in
     "A published patient as a `question` record over the whole namespace; findings named like the disease are left out of the text"
     told = naming(world, p.family)
     shown = Patient(p.family, p.disease, *([t for t in ts if t not in told] for ts in (p.present, p.absent)), p.about)
-    return question(world, shown, 'published', id, list(world.families), options, random.Random(digest(['published', seed, id]))) if shown.present else None
+    return patient_question(world, shown, 'published', id, list(world.families), options, random.Random(digest(['published', seed, id]))) if shown.present else None

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESENT', 'ABSENT', 'CLOSED', 'OPEN', 'NONE', 'lower', 'listing', 'finding_words', 'person', 'vignette', 'choices',
-           'question', 'Plan', 'findings_key', 'belongs', 'make_question', 'stream', 'questions', 'rows',
-           'append_questions', 'production']
+           'patient_question', 'Plan', 'findings_key', 'belongs', 'make_question', 'stream', 'questions',
+           'question_rows', 'append_questions', 'production']
 
 # %% ../../nbs/lib/world/questions.ipynb #3cdbcbd8
 import json, random, time
@@ -23,7 +23,7 @@ from ..core.stats import wilson
 from ..eval.judge import reveals
 from .families import World
 from .ontology import INHERITANCE, ONSET
-from .patients import draw, naming, near_misses, Patient, verified
+from .patients import draw_patient, naming, near_misses, Patient, verified
 from .reader import lay_words
 
 # %% ../../nbs/lib/world/questions.ipynb #0bad425d
@@ -85,7 +85,7 @@ def choices(
     return [dict(label=l, text=t) for l, t in zip(labels, names, strict=True)], labels[names.index(NONE if left_out else p.family)]
 
 # %% ../../nbs/lib/world/questions.ipynb #4aa77d32
-def question(
+def patient_question(
     world: World, p: Patient, split: str, id: str, among, n: int, rng: random.Random,
     label: str = None,   # Diagnosis to print instead of the true one (the shuffled control)
     lay: float = 0.0, history: float = 0.0,
@@ -131,12 +131,12 @@ def make_question(
     "Question i of a set, made alone. Raises `UserError` for a family that gives no unique patient"
     name, rng, draws = plan.names[i % len(plan.names)], random.Random(digest([plan.split, plan.seed, i])), 0
     for _ in range(tries):
-        p = draw(world, plan.owner.get(name, name), rng, plan.low, plan.high)
+        p = draw_patient(world, plan.owner.get(name, name), rng, plan.low, plan.high)
         if p and not belongs(p.present, plan.split): continue
         draws += 1
         p = p and verified(world, p, plan.names, rng, plan.absent)
         if not p or naming(world, name) & {*p.present, *p.absent}: continue
-        q = question(world, p, plan.split, f'{plan.split}-{plan.seed}-{i}', plan.names, plan.options, rng, name, plan.lay, plan.history)
+        q = patient_question(world, p, plan.split, f'{plan.split}-{plan.seed}-{i}', plan.names, plan.options, rng, name, plan.lay, plan.history)
         if not reveals(q['open_stem'], q): return q | dict(meta=q['meta'] | dict(draws=draws))
     raise UserError(f'{name}: no patient in {tries} draws that only this family explains; ask for more findings')
 
@@ -164,7 +164,7 @@ def questions(
     return made, sum(q['meta']['draws'] for q in made)
 
 # %% ../../nbs/lib/world/questions.ipynb #ec178d7a
-def rows(path):
+def question_rows(path):
     "The rows of a JSONL file, one at a time"
     with open(path, encoding='utf-8', newline='\n') as f: yield from map(json.loads, f)
 
@@ -175,7 +175,7 @@ def append_questions(path, world: World, plan: Plan, n: int) -> int:   # Rows of
         end = 0
         for line in f: end += len(line) if line.endswith(b'\n') else 0
         f.truncate(end)
-    before = [(int(q['id'].rpartition('-')[2]), findings_key(q['meta']['present'])) for q in rows(path)]
+    before = [(int(q['id'].rpartition('-')[2]), findings_key(q['meta']['present'])) for q in question_rows(path)]
     todo = tqdm(stream(world, plan, n, before), desc=f'{plan.split} questions', total=n, initial=len(before), disable=n < 2000)
     with open(path, 'a', encoding='utf-8', newline='\n') as f:
         for q in todo: f.write(json.dumps(check(q, 'question', q['id']), ensure_ascii=False) + '\n')
