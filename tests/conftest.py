@@ -10,7 +10,7 @@ from citrus.core.files import home, root
 
 BIN = Path(sys.executable).parent
 MICRO = root() / 'tests' / 'micro.yml'
-SLOW = set('cases chain chaos chat clean evaluate exact interchange likelihood mix pages prefer ranks rules sessions sft signals size sources synth vllm'.split())   # Files whose tests train, serve, kill or read much; `make check` leaves them out
+SLOW = set('bandit cases chain chaos chat clean evaluate exact families interchange likelihood mix pages patients prefer ranks rules sessions sft signals size sources synth vllm'.split())   # Files whose tests train, serve, kill or read much; `make check` leaves them out
 
 
 def pytest_configure(config): config.addinivalue_line('markers', 'slow: needs more than a few seconds; `make check` leaves it out')
