@@ -20,9 +20,18 @@ from .core.store import Stage
 from .evaluate import compare_models, CONTROLS
 
 # %% ../nbs/95_ablate.ipynb #8f5beceb
-STAGE_LABELS = dict(base='base model', cpt='+ continued pre-training', sft1='+ SFT stage 1', sft2='+ SFT stage 2', sft3='+ SFT stage 3 (reasoning)', prefer='+ preference (CPO-SimPO)',
-             answer_only='control: answers only', random='control: random answers',
-             vote='control: a vote of findings', neighbour='control: the nearest patient')
+STAGE_LABELS = dict(
+    base='base model',
+    cpt='+ continued pre-training',
+    sft1='+ SFT stage 1',
+    sft2='+ SFT stage 2',
+    sft3='+ SFT stage 3 (reasoning)',
+    prefer='+ preference (CPO-SimPO)',
+    answer_only='control: answers only',
+    random='control: random answers',
+    vote='control: a vote of findings',
+    neighbour='control: the nearest patient',
+)
 UNTRAINED = 'base', *CONTROLS
 
 def in_order(models) -> list:
@@ -33,9 +42,18 @@ def in_order(models) -> list:
 # %% ../nbs/95_ablate.ipynb #cf43ac55
 def stage_table(scores: pd.DataFrame) -> pd.DataFrame:   # Rows: models; columns: benchmarks with n
     "The shape of the paper's Table 5, with intervals: `accuracy [low, high]` in percent"
-    t = scores.assign(column=[f'{b} (n={n})' for b, n in zip(scores.benchmark, scores.n)],
-                      cell=[f'{100 * a:.0f} [{100 * l:.0f}, {100 * h:.0f}]' for a, l, h in zip(scores.accuracy, scores.low, scores.high)])
-    return t.pivot(index='model', columns='column', values='cell').reindex(in_order(t.model), columns=list(dict.fromkeys(t.column))).fillna('')
+    t = scores.assign(
+        column=[f'{b} (n={n})' for b, n in zip(scores.benchmark, scores.n)],
+        cell=[
+            f'{100 * a:.0f} [{100 * l:.0f}, {100 * h:.0f}]'
+            for a, l, h in zip(scores.accuracy, scores.low, scores.high)
+        ],
+    )
+    return (
+        t.pivot(index='model', columns='column', values='cell')
+        .reindex(in_order(t.model), columns=list(dict.fromkeys(t.column)))
+        .fillna('')
+    )
 
 # %% ../nbs/95_ablate.ipynb #8fe9316c
 def trained(models) -> list:
@@ -46,11 +64,20 @@ def trained(models) -> list:
 def against_base(
     rows: list,      # Scored `answer` records
 ) -> pd.DataFrame:   # As `compare` gives it
-    "Every trained model against the base model on every benchmark. Raises `UserError` if one or the other was not evaluated"
+    """Every trained model against the base model on every benchmark.
+    Raises `UserError` if one or the other was not evaluated"""
     asked = {(r['model'], r['benchmark']): None for r in rows}
     names = list(dict.fromkeys(b for _, b in asked))
-    pairs = [(m, 'base', b) for b in names for m in trained(m for m, _ in asked) if {(m, b), ('base', b)} <= set(asked)]
-    if not pairs: raise UserError('the run did not evaluate the base model and a trained one: name both in evaluate.models')
+    pairs = [
+        (m, 'base', b)
+        for b in names
+        for m in trained(m for m, _ in asked)
+        if {(m, b), ('base', b)} <= set(asked)
+    ]
+    if not pairs:
+        raise UserError(
+            'the run did not evaluate the base model and a trained one: name both in evaluate.models'
+        )
     return compare_models(rows, pairs)
 
 # %% ../nbs/95_ablate.ipynb #12f471c0
@@ -59,7 +86,10 @@ PATIENTS = 'cases_patients'
 def at(scores: pd.DataFrame, model: str, benchmark: str = PATIENTS) -> pd.Series:
     "The row of a model and benchmark. Raises `UserError` if the run did not evaluate it"
     found = scores[(scores.model == model) & (scores.benchmark == benchmark)]
-    if found.empty: raise UserError(f'scores.csv has no row for {model} on {benchmark}: name both in the parameters of evaluate')
+    if found.empty:
+        raise UserError(
+            f'scores.csv has no row for {model} on {benchmark}: name both in the parameters of evaluate'
+        )
     return found.iloc[0]
 
 def percent(row: pd.Series) -> str:
@@ -84,10 +114,23 @@ def run_verdict(
     name = best_trained(scores)
     best, base = at(scores, name), at(scores, 'base')
     d = diffs[(diffs['first'] == name) & (diffs.benchmark == PATIENTS)].iloc[0]
-    fact = 'BEATS base by more than the 95 % intervals (they are disjoint)' if beats_base(scores) else 'does NOT beat base by more than the 95 % intervals (they overlap)'
-    form = f' Base left {base.abstained} of {base.n} without a readable answer, so part of the gain may be form.' if base.abstained > base.n / 4 else ''
-    return (f'New patients of known diseases: {name} {percent(best)} {fact}; base {percent(base)}, n = {best.n}, chance {100 * best.chance:.1f} %. '
-            f'Paired difference {100 * d.difference:+.0f} points [{100 * d.low:+.0f}, {100 * d.high:+.0f}], p = {d.p_holm:.2g} (McNemar, Holm over {len(diffs)} comparisons).{form}')
+    fact = (
+        'BEATS base by more than the 95 % intervals (they are disjoint)'
+        if beats_base(scores)
+        else 'does NOT beat base by more than the 95 % intervals (they overlap)'
+    )
+    form = (
+        f' Base left {base.abstained} of {base.n} without a readable answer, so part of the gain may be form.'
+        if base.abstained > base.n / 4
+        else ''
+    )
+    return (
+        f'New patients of known diseases: {name} {percent(best)} {fact}; base'
+        f' {percent(base)}, n = {best.n}, chance {100 * best.chance:.1f} %. Paired'
+        f' difference {100 * d.difference:+.0f} points [{100 * d.low:+.0f},'
+        f' {100 * d.high:+.0f}], p = {d.p_holm:.2g} (McNemar, Holm over {len(diffs)}'
+        f' comparisons).{form}'
+    )
 
 # %% ../nbs/95_ablate.ipynb #2b091ac0
 def reasoning_verdict(
@@ -95,18 +138,26 @@ def reasoning_verdict(
     rows: list,           # Scored `answer` records
 ) -> str:
     "Stage 3 against the answer-only control on held-out patients, whichever wins"
-    if not {'sft3', 'answer_only'} <= set(scores.model): return 'Reasoning against bare answers: not both were evaluated.'
+    if not {'sft3', 'answer_only'} <= set(scores.model):
+        return 'Reasoning against bare answers: not both were evaluated.'
     d = compare_models(rows, [('sft3', 'answer_only', PATIENTS)]).iloc[0]
     first, second = ('reasoning (sft3)', 'answers only')
     won = f'{first if d.difference > 0 else second} wins' if d.p < 0.05 else 'the two cannot be told apart'
-    return (f'Reasoning against bare answers: {won}; {first} {percent(at(scores, "sft3"))}, {second} {percent(at(scores, "answer_only"))}, '
-            f'paired difference {100 * d.difference:+.0f} points [{100 * d.low:+.0f}, {100 * d.high:+.0f}], p = {d.p:.2g}.')
+    return (
+        f'Reasoning against bare answers: {won}; {first} {percent(at(scores, "sft3"))},'
+        f' {second} {percent(at(scores, "answer_only"))}, paired difference'
+        f' {100 * d.difference:+.0f} points [{100 * d.low:+.0f}, {100 * d.high:+.0f}], p'
+        f' = {d.p:.2g}.'
+    )
 
 # %% ../nbs/95_ablate.ipynb #e91b2c75
 def pairs_line(pairs: int) -> str:
     "Whether preference training had anything to learn from"
     if pairs: return f'Preference training read {pairs} pairs.'
-    return 'Preference training had no pair to learn from: its row is the model of stage 3 and says nothing about the method.'
+    return (
+        'Preference training had no pair to learn from: its row is the model of stage 3 and says nothing about'
+        ' the method.'
+    )
 
 # %% ../nbs/95_ablate.ipynb #3b96d0aa
 def tables_line(scores: pd.DataFrame) -> str:
@@ -116,7 +167,10 @@ def tables_line(scores: pd.DataFrame) -> str:
     best = at(scores, best_trained(scores))
     meaning = 'so these patients need no reasoning, and a score on them tells how well answers were learned by heart'
     if best.low > vote.high: meaning = f'less than {best.model}, by disjoint intervals'
-    return f'A vote of single findings answers {percent(vote)}, the nearest training patient {percent(at(scores, "neighbour"))}: {meaning}.'
+    return (
+        f'A vote of single findings answers {percent(vote)}, the nearest training patient'
+        f' {percent(at(scores, "neighbour"))}: {meaning}.'
+    )
 
 # %% ../nbs/95_ablate.ipynb #b88019c1
 def chance_line(scores: pd.DataFrame, benchmark: str) -> str:
@@ -125,7 +179,11 @@ def chance_line(scores: pd.DataFrame, benchmark: str) -> str:
     above, below = t[t.low > t.chance], t[t.high < t.chance]
     said = f'{benchmark} (n = {t.n.iloc[0]}, chance {100 * t.chance.iloc[0]:.0f} %): '
     said += f'above chance by its own interval {", ".join(above.model)}' if len(above) else 'no model is above chance'
-    if len(below): said += f'; below it {", ".join(below.model)} ({below.abstained.sum()} of {below.n.sum()} replies without a readable answer)'
+    if len(below):
+        said += (
+            f'; below it {", ".join(below.model)} ({below.abstained.sum()} of'
+            f' {below.n.sum()} replies without a readable answer)'
+        )
     return said + ('; all are at chance.' if len(above) + len(below) == 0 else '.')
 
 # %% ../nbs/95_ablate.ipynb #4df96b37
@@ -137,21 +195,38 @@ def facts(
 ) -> list:
     "What a run shows, a sentence or two for each point"
     names = list(dict.fromkeys(scores.benchmark))
-    control = ['This is the control run: its training material has the findings of the diseases exchanged, so no model should beat base on real patients.'] if shuffled else []
-    patients = [run_verdict(scores, against_base(rows)), reasoning_verdict(scores, rows), pairs_line(pairs), tables_line(scores)]
+    control = (
+        [
+            'This is the control run: its training material has the findings of the diseases exchanged, so no'
+            ' model should beat base on real patients.'
+        ]
+        if shuffled
+        else []
+    )
+    patients = [
+        run_verdict(scores, against_base(rows)),
+        reasoning_verdict(scores, rows),
+        pairs_line(pairs),
+        tables_line(scores),
+    ]
     return control + patients + [chance_line(scores, b) for b in names if b != PATIENTS]
 
 def run_summary(scores: pd.DataFrame, said: list) -> str:
     "A small table and the facts, for a terminal"
     table = stage_table(scores).rename_axis(index=None, columns=None).to_string()
-    fill = lambda fact: textwrap.fill(fact.replace(' %', '\u00a0%'), 160, initial_indent='- ', subsequent_indent='  ').replace('\u00a0', ' ')
+    fill = lambda fact: textwrap.fill(
+        fact.replace(' %', '\u00a0%'), 160, initial_indent='- ', subsequent_indent='  '
+    ).replace('\u00a0', ' ')
     return '\n'.join(['Accuracy in percent with 95 % interval', '', table, ''] + [fill(f) for f in said]) + '\n'
 
 def results_markdown(scores: pd.DataFrame, said: list, run: str) -> str:
     "The same in Markdown, for the page of this stage"
     t = stage_table(scores)
     row = lambda cells: f'| {" | ".join(cells)} |'
-    lines = [row(['accuracy in percent [95 % interval]', *t.columns]), row(['---'] * (1 + len(t.columns)))] + [row([STAGE_LABELS[m], *t.loc[m]]) for m in t.index]
+    lines = [
+        row(['accuracy in percent [95 % interval]', *t.columns]),
+        row(['---'] * (1 + len(t.columns))),
+    ] + [row([STAGE_LABELS[m], *t.loc[m]]) for m in t.index]
     return '\n'.join([f'Run `{run}`, one seed.', '', *lines, '', *(f'- {fact}' for fact in said)]) + '\n'
 
 # %% ../nbs/95_ablate.ipynb #e5af26ff
@@ -162,10 +237,33 @@ def plot_stages(t: pd.DataFrame):   # Rows of one benchmark: `model, n, accuracy
     fig, ax = plt.subplots(figsize=(7, 0.42 * len(t) + 1.2))
     for y, (model, r) in enumerate(t.iterrows()):
         color = '0.55' if STAGE_LABELS[model].startswith('control') else 'C0'
-        ax.errorbar(r.accuracy, y, xerr=[[r.accuracy - r.low], [r.high - r.accuracy]], fmt='o', ms=7, capsize=3, lw=2, color=color)
-        ax.annotate(f'{100 * r.accuracy:.0f} %', (r.high, y), (6, 0), textcoords='offset points', va='center', fontsize=9, color=color)
+        ax.errorbar(
+            r.accuracy,
+            y,
+            xerr=[[r.accuracy - r.low], [r.high - r.accuracy]],
+            fmt='o',
+            ms=7,
+            capsize=3,
+            lw=2,
+            color=color,
+        )
+        ax.annotate(
+            f'{100 * r.accuracy:.0f} %',
+            (r.high, y),
+            (6, 0),
+            textcoords='offset points',
+            va='center',
+            fontsize=9,
+            color=color,
+        )
     ax.axvline(t.chance.iloc[0], ls='--', lw=1, color='0.4', zorder=0)
-    ax.set(yticks=range(len(t)), yticklabels=[STAGE_LABELS[m] for m in t.index], xlim=(-0.03, 1.1), xticks=np.arange(0, 1.1, 0.2), xlabel='accuracy, 95 % interval (dashed: chance)')
+    ax.set(
+        yticks=range(len(t)),
+        yticklabels=[STAGE_LABELS[m] for m in t.index],
+        xlim=(-0.03, 1.1),
+        xticks=np.arange(0, 1.1, 0.2),
+        xlabel='accuracy, 95 % interval (dashed: chance)',
+    )
     ax.set_title(f'New patients of known diseases, n = {t.n.iloc[0]}', loc='left')
     ax.invert_yaxis()
     ax.grid(axis='x', alpha=0.3)
@@ -177,11 +275,26 @@ def plot_differences(t: pd.DataFrame):   # `first, benchmark, n, difference, low
     "Paired difference to the base model with 95 % intervals, a panel for each benchmark; filled: p < 0.05 after Holm"
     import matplotlib.pyplot as plt
     names, models = list(dict.fromkeys(t.benchmark)), in_order(t['first'])
-    fig, axes = plt.subplots(1, len(names), figsize=(2.2 * len(names) + 1.6, 0.36 * len(models) + 1.2), sharey=True, squeeze=False, layout='constrained')
+    fig, axes = plt.subplots(
+        1,
+        len(names),
+        figsize=(2.2 * len(names) + 1.6, 0.36 * len(models) + 1.2),
+        sharey=True,
+        squeeze=False,
+        layout='constrained',
+    )
     for ax, name in zip(axes[0], names):
         for r in t[t.benchmark == name].itertuples():
-            ax.errorbar(100 * r.difference, models.index(r.first), xerr=[[100 * (r.difference - r.low)], [100 * (r.high - r.difference)]],
-                        fmt='o', ms=6, capsize=2, color='C0', mfc='C0' if r.p_holm < 0.05 else 'white')
+            ax.errorbar(
+                100 * r.difference,
+                models.index(r.first),
+                xerr=[[100 * (r.difference - r.low)], [100 * (r.high - r.difference)]],
+                fmt='o',
+                ms=6,
+                capsize=2,
+                color='C0',
+                mfc='C0' if r.p_holm < 0.05 else 'white',
+            )
         ax.axvline(0, lw=1, color='0.4', zorder=0)
         ax.set(yticks=range(len(models)), yticklabels=models, ylim=(len(models) - 0.5, -0.5))
         ax.set_title(f'{name}\nn = {t[t.benchmark == name].n.iloc[0]}', fontsize=9)
@@ -193,5 +306,11 @@ def plot_differences(t: pd.DataFrame):   # `first, benchmark, n, difference, low
 def figures(s: Stage) -> pd.DataFrame:   # `figure, stage, rows`
     "The figures of this stage and of those that it reads, with the length of the table each is drawn from"
     folders = s.folders | {s.name: s.dir}
-    return pd.DataFrame([dict(figure=p.stem, stage=name, rows=len(pd.read_csv(p))) for name, folder in folders.items() for p in sorted(Path(folder, 'figures').glob('*.csv'))],
-                        columns=['figure', 'stage', 'rows'])
+    return pd.DataFrame(
+        [
+            dict(figure=p.stem, stage=name, rows=len(pd.read_csv(p)))
+            for name, folder in folders.items()
+            for p in sorted(Path(folder, 'figures').glob('*.csv'))
+        ],
+        columns=['figure', 'stage', 'rows'],
+    )

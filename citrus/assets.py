@@ -28,24 +28,43 @@ BENCHMARK_LICENCES = dict(medqa='MIT', medmcqa='MIT', mmlu='MIT')   # of the ben
 
 # %% ../nbs/10_assets.ipynb #bc61a35c
 def inventory() -> pd.DataFrame:
-    "Every embedded set with its number of rows, read through once; what trains comes from no benchmark that is reported"
-    sets = [(n, a.loader, 'document', a.licence, a.benchmark or '') for n, a in ARMS.items()] + [(n, *m) for n, m in MATERIAL.items()]
+    """Every embedded set with its number of rows, read through once; what trains comes from no benchmark that is
+    reported"""
+    sets = [
+        (n, a.loader, 'document', a.licence, a.benchmark or '') for n, a in ARMS.items()
+    ] + [(n, *m) for n, m in MATERIAL.items()]
     sets += [(n, load, 'question', BENCHMARK_LICENCES[n.partition('_')[0]], n) for n, load in BENCHMARKS.items()]
-    rows = [dict(set=n, record=kind, rows=sum(1 for _ in load()), licence=licence, taken_from=benchmark, reported=kind == 'question')
-            for n, load, kind, licence, benchmark in tqdm(sets, desc='sets')]
+    rows = [
+        dict(
+            set=n,
+            record=kind,
+            rows=sum(1 for _ in load()),
+            licence=licence,
+            taken_from=benchmark,
+            reported=kind == 'question',
+        )
+        for n, load, kind, licence, benchmark in tqdm(sets, desc='sets')
+    ]
     return pd.DataFrame(rows)
 
 # %% ../nbs/10_assets.ipynb #2ca31e0f
 def wheel_rows() -> list:
     "What each wheel is: for the manifest"
-    return [dict(package=p.package, version=p.version, sha256=p.sha256, bytes=wheel(p.package).stat().st_size) for p in pins().values()]
+    return [
+        dict(package=p.package, version=p.version, sha256=p.sha256, bytes=wheel(p.package).stat().st_size)
+        for p in pins().values()
+    ]
 
 # %% ../nbs/10_assets.ipynb #3c5e1913
 def say(folder: Path, text: str, tokens: int = 48) -> str:
     "The greedy reply of a model to one user turn"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    prompt = tokenizer.apply_chat_template([dict(role='user', content=text)], add_generation_prompt=True, return_dict=True, return_tensors='pt')
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32
+    )
+    prompt = tokenizer.apply_chat_template(
+        [dict(role='user', content=text)], add_generation_prompt=True, return_dict=True, return_tensors='pt'
+    )
     said = model.generate(**prompt, max_new_tokens=tokens, do_sample=False)[0, prompt['input_ids'].shape[1]:]
     return tokenizer.decode(said, skip_special_tokens=True)

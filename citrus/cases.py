@@ -27,7 +27,8 @@ from .world.reader import FindingReader
 
 # %% ../nbs/20_cases.ipynb #203acbbb
 def eligible(world: World, low: int, longest: int = 40) -> list:
-    "Names of families with at least `low + 3` findings that half of the patients have, and a name of at most `longest` characters"
+    """Names of families with at least `low + 3` findings that half of the patients have, and a name of at most
+    `longest` characters"""
     common = lambda f: sum(freq >= 0.5 and t in world.terms for t, freq in f.findings.items())
     return sorted(n for n, f in world.families.items() if common(f) >= low + 3 and len(n) <= longest)
 
@@ -38,7 +39,15 @@ def distinct(world: World, name: str, low: int, high: int) -> bool:
     return sum(p is not None and world.explainers(p.present) == {name} for p in draws) >= 4
 
 # %% ../nbs/20_cases.ipynb #f3e63312
-def choose_families(world: World, known: int, new: int, seed: int, low: int, high: int, longest: int = 40) -> tuple:   # (known names, new names)
+def choose_families(
+    world: World,
+    known: int,
+    new: int,
+    seed: int,
+    low: int,
+    high: int,
+    longest: int = 40,
+) -> tuple:   # (known names, new names)
     "Two disjoint seeded samples of families, no two of one name. Raises `UserError` if there are too few"
     pool, picked, taken, stems = eligible(world, low, longest), [], [], set()
     random.Random(digest(['families', seed])).shuffle(pool)
@@ -46,12 +55,22 @@ def choose_families(world: World, known: int, new: int, seed: int, low: int, hig
         if len(picked) == known + new: break
         mine = [n.lower() for n in (name, *world.families[name].aliases)]
         text = '\n'.join(mine)
-        clash = family_name(name) in stems or any(n in text for n in taken) or any(n in '\n'.join(taken) for n in mine) or len(picked) >= known and naming(world, name)
+        clash = (
+            family_name(name) in stems
+            or any(n in text for n in taken)
+            or any(n in '\n'.join(taken) for n in mine)
+            or len(picked) >= known
+            and naming(world, name)
+        )
         if clash or not distinct(world, name, low, high): continue
         picked.append(name)
         taken += mine
         stems.add(family_name(name))
-    if len(picked) < known + new: raise UserError(f'only {len(picked)} families are eligible, {known + new} are asked for: lower `known`, `new` or `findings`, or raise `longest`')
+    if len(picked) < known + new:
+        raise UserError(
+            f'only {len(picked)} families are eligible, {known + new} are asked for: lower `known`, `new` or'
+            ' `findings`, or raise `longest`'
+        )
     return sorted(picked[:known]), sorted(picked[known:])
 
 # %% ../nbs/20_cases.ipynb #43f26eb2
@@ -66,9 +85,13 @@ def fact_rows(
     for i in range(n):
         some = rng.sample(common, min(3, len(common)))
         turns = lambda q, a: [dict(role='user', content=q), dict(role='assistant', content=a)]
-        both = dict(findings=turns(f'Name three findings of {name}.', listing(some) + '.'),
-                    disease=[dict(role='system', content=SYSTEM)] + turns(f'Which disease has {listing(some)}?', target('', name)))
-        for way, messages in both.items(): yield dict(id=f'fact-{digest([name, way, i])}', stage=1, source='hpo_facts', messages=messages)
+        both = dict(
+            findings=turns(f'Name three findings of {name}.', listing(some) + '.'),
+            disease=[dict(role='system', content=SYSTEM)]
+            + turns(f'Which disease has {listing(some)}?', target('', name)),
+        )
+        for way, messages in both.items():
+            yield dict(id=f'fact-{digest([name, way, i])}', stage=1, source='hpo_facts', messages=messages)
 
 # %% ../nbs/20_cases.ipynb #ce405ec8
 def check_split(
@@ -77,7 +100,8 @@ def check_split(
     diseases: list,
     facts: list,
 ):
-    "Raises `UserError` if a held-out patient or disease is in the training material, or a question names its own answer"
+    """Raises `UserError` if a held-out patient or disease is in the training material, or a question names its
+    own answer"""
     held = {n.lower() for q in diseases for n in names(q)}
     kept, leaked, told, shared = {findings_key(q['meta']['present']) for q in patients}, set(), [], 0
     seen = {json.dumps(r['messages'], ensure_ascii=False).lower() for r in facts}
@@ -85,7 +109,11 @@ def check_split(
     for q in train:
         told += [q['id']] * reveals(q['open_stem'], q)
         shared += findings_key(q['meta']['present']) in kept
-        fresh = {q['stem'].lower(), *(o['text'].lower() for o in q['options']), *(n.lower() for n in names(q))} - seen
+        fresh = {
+            q['stem'].lower(),
+            *(o['text'].lower() for o in q['options']),
+            *(n.lower() for n in names(q)),
+        } - seen
         leaked |= {n for n in held if any(n in text for text in fresh)}
         seen |= fresh - {q['stem'].lower()}
     leaked |= {n for n in held if any(n in text for text in seen)}
@@ -97,22 +125,43 @@ def check_split(
 def family_facts(world: World, known: list, owner: dict, n: int, seed: int) -> list:   # `sft` records
     "The facts of the known families, each family's own or, in the shuffled control, another one's"
     rng = random.Random(digest(['facts', seed]))
-    theirs = lambda f: {lower(world.terms[t].name): q for t, q in world.families[owner.get(f, f)].findings.items() if t in world.terms and t not in naming(world, f)}
+    theirs = lambda f: {
+        lower(world.terms[t].name): q
+        for t, q in world.families[owner.get(f, f)].findings.items()
+        if t in world.terms and t not in naming(world, f)
+    }
     return [r for f in known for r in fact_rows(f, theirs(f), rng, n)]
 
-def make_sets(world: World, p: dict) -> dict:   # 'patients', 'diseases', 'facts': records; 'train': `Plan`; 'known': names; 'owner'
+def make_sets(
+    world: World,
+    p: dict,
+) -> dict:   # 'patients', 'diseases', 'facts': records; 'train': `Plan`; 'known': names; 'owner'
     "Both held-out sets, the facts, and the plan of the training questions, from the parameters of the stage"
     known, new = choose_families(world, p['known'], p['new'], p['seed'], *p['findings'], p['longest'])
     owner = derange(known, p['seed']) if p['shuffled'] else {}
-    plan = functools.partial(Plan, seed=p['seed'], low=p['findings'][0], high=p['findings'][1], **{k: p[k] for k in ('options', 'absent', 'lay', 'history')})
-    return dict(patients=list(stream(world, plan('patients', tuple(known)), p['patients'])), diseases=list(stream(world, plan('diseases', tuple(new)), p['diseases'])),
-                facts=family_facts(world, known, owner, p['facts'], p['seed']), train=plan('train', tuple(known), owner=owner), known=known, owner=owner)
+    plan = functools.partial(
+        Plan,
+        seed=p['seed'],
+        low=p['findings'][0],
+        high=p['findings'][1],
+        **{k: p[k] for k in ('options', 'absent', 'lay', 'history')},
+    )
+    return dict(
+        patients=list(stream(world, plan('patients', tuple(known)), p['patients'])),
+        diseases=list(stream(world, plan('diseases', tuple(new)), p['diseases'])),
+        facts=family_facts(world, known, owner, p['facts'], p['seed']),
+        train=plan('train', tuple(known), owner=owner),
+        known=known,
+        owner=owner,
+    )
 
 def write_sets(s: Stage, world: World, made: dict) -> dict:   # file -> rows
     "Write all sets of a stage and check that they are apart; the training questions go to disk as they are made"
     counts = dict(train=append_questions(s.dir / 'train.jsonl', world, made['train'], s.params['train']))
     check_split(question_rows(s.dir / 'train.jsonl'), made['patients'], made['diseases'], made['facts'])
-    counts |= {f: s.write(f'{f}.jsonl', made[f], 'question') for f in ('patients', 'diseases')} | dict(facts=s.write('facts.jsonl', made['facts'], 'sft'))
+    counts |= {
+        f: s.write(f'{f}.jsonl', made[f], 'question') for f in ('patients', 'diseases')
+    } | dict(facts=s.write('facts.jsonl', made['facts'], 'sft'))
     save_knowledge(knowledge_of(world, made['known'], made['owner']), s.dir / 'knowledge.json')
     return counts
 
@@ -125,14 +174,47 @@ def reading(reader: FindingReader, qs: list) -> dict:
         true = {(t, s) for s, ts in enumerate((q['meta']['present'], q['meta']['absent'])) for t in ts}
         right, read, there = right + len(found & true), read + len(found), there + len(true)
     said = dict(precision=(right, read), recall=(right, there))
-    return dict(questions=len(qs), findings=there) | {k + e: v for k, (x, n) in said.items() for e, v in zip(('', '_low', '_high'), (x / max(n, 1), *wilson(x, n)))}
+    return dict(questions=len(qs), findings=there) | {
+        k + e: v
+        for k, (x, n) in said.items()
+        for e, v in zip(('', '_low', '_high'), (x / max(n, 1), *wilson(x, n)))
+    }
 
 def reading_table(world: World, names: list, n: int, seed: int, low: int, high: int) -> pd.DataFrame:
     "The reader on n fresh questions at several shares of lay words, and with shuffled names"
     called = {t: term.names for t, term in world.terms.items() if world.is_finding(t)}
-    readers = dict(true=FindingReader(called), shuffled=FindingReader({t: called[o] for t, o in derange(list(called), seed).items()}))
-    sets = {lay: list(stream(world, Plan('reading', tuple(names), seed, low, high, min(4, len(names)), absent=2, lay=lay, history=0.5), n)) for lay in (0.0, 0.5, 1.0)}
-    return pd.DataFrame([dict(names=name, lay=lay) | reading(r, qs) for name, r in readers.items() for lay, qs in sets.items() if name == 'true' or lay == 0])
+    readers = dict(
+        true=FindingReader(called),
+        shuffled=FindingReader({t: called[o] for t, o in derange(list(called), seed).items()}),
+    )
+    sets = {
+        lay: list(
+            stream(
+                world,
+                Plan(
+                    'reading',
+                    tuple(names),
+                    seed,
+                    low,
+                    high,
+                    min(4, len(names)),
+                    absent=2,
+                    lay=lay,
+                    history=0.5,
+                ),
+                n,
+            )
+        )
+        for lay in (0.0, 0.5, 1.0)
+    }
+    return pd.DataFrame(
+        [
+            dict(names=name, lay=lay) | reading(r, qs)
+            for name, r in readers.items()
+            for lay, qs in sets.items()
+            if name == 'true' or lay == 0
+        ]
+    )
 
 # %% ../nbs/20_cases.ipynb #54832d0c
 def expert_score(
@@ -145,7 +227,14 @@ def expert_score(
     for q in qs:
         ranked = propose(k.belief(*k.reader(q['open_stem'])), temperature, random.Random(q['id']))
         hits.append(ranked.index(q['answer_text']))
-    return dict(n=len(qs), top1=sum(h == 0 for h in hits), top3=sum(h < 3 for h in hits), found=sum(set(q['meta']['present']) <= set(k.reader(q['open_stem'])[0]) for q in qs))
+    return dict(
+        n=len(qs),
+        top1=sum(h == 0 for h in hits),
+        top3=sum(h < 3 for h in hits),
+        found=sum(
+            set(q['meta']['present']) <= set(k.reader(q['open_stem'])[0]) for q in qs
+        ),
+    )
 
 # %% ../nbs/20_cases.ipynb #6f27b3f4
 def plot_expert(table: pd.DataFrame):
@@ -156,6 +245,11 @@ def plot_expert(table: pd.DataFrame):
         low, high = zip(*map(wilson, g.top1, g.n))
         ax.fill_between(g.temperature, low, high, alpha=.2)
         ax.plot(g.temperature, g.top1 / g.n, marker='o', label=name)
-    ax.set(xlabel='temperature of the expert', ylabel='names the disease first', ylim=(-.03, 1.05), title=f'Knowledge expert on new patients (n = {table.n.iloc[0]})')
+    ax.set(
+        xlabel='temperature of the expert',
+        ylabel='names the disease first',
+        ylim=(-0.03, 1.05),
+        title=f'Knowledge expert on new patients (n = {table.n.iloc[0]})',
+    )
     ax.legend(title='knowledge')
     return fig

@@ -50,7 +50,9 @@ def funnel_table(readings: list, arms) -> pd.DataFrame:   # arm, step, removed, 
 # %% ../nbs/30_clean.ipynb #bb47baaf
 def wide(funnel: pd.DataFrame) -> pd.DataFrame:
     "The funnel for reading: documents removed, a column for each arm; steps that removed nothing are left out"
-    table = funnel.pivot(index='step', columns='arm', values='removed').loc[['read', *REMOVAL_STEPS], list(funnel.arm.unique())]
+    table = funnel.pivot(index='step', columns='arm', values='removed').loc[
+        ['read', *REMOVAL_STEPS], list(funnel.arm.unique())
+    ]
     table.loc['read'] = funnel[funnel.step == 'read'].set_index('arm').left
     table.loc['left'] = funnel[funnel.step == REMOVAL_STEPS[-1]].set_index('arm').left
     return table[table.any(axis=1)].assign(all=lambda t: t.sum(axis=1))
@@ -61,8 +63,16 @@ def contents(readings: list, arms: dict, share: float) -> pd.DataFrame:
     rows = []
     for name, arm in arms.items():
         kept = [r for r in readings if r.arm == name and not r.reason]
-        rows.append(dict(arm=name, domain=arm.domain, documents=len(kept), validation=sum(held_out(r.id, share) for r in kept),
-                         words=sum(r.words for r in kept), characters=sum(r.characters for r in kept)))
+        rows.append(
+            dict(
+                arm=name,
+                domain=arm.domain,
+                documents=len(kept),
+                validation=sum(held_out(r.id, share) for r in kept),
+                words=sum(r.words for r in kept),
+                characters=sum(r.characters for r in kept),
+            )
+        )
     table = pd.DataFrame(rows)
     return table.assign(share=(table.words / max(table.words.sum(), 1)).round(3))
 
@@ -93,8 +103,11 @@ def plot_documents(funnel: pd.DataFrame):   # A figure
     for step, colour in zip(lost.index, plt.get_cmap('tab20').colors):
         ax.barh(range(len(left)), lost.loc[step], left=left, color=colour, label=step.replace('_', ' '))
         left += lost.loc[step].to_numpy()
-    for i, n in enumerate(counts.loc['left']): ax.text(left[i], i, f'  {n:,} left', va='center', fontsize=8)
-    ax.set_yticks(range(len(left)), [f'{arm} (n={n:,})' for arm, n in counts.loc['read'].items()])
+    for i, n in enumerate(counts.loc['left']):
+        ax.text(left[i], i, f'  {n:,} left', va='center', fontsize=8)
+    ax.set_yticks(
+        range(len(left)), [f'{arm} (n={n:,})' for arm, n in counts.loc['read'].items()]
+    )
     ax.set(xlim=(0, 1.15 * max(left.max(), 1)), xlabel='removed, % of the documents read')
     ax.invert_yaxis()
     ax.spines[['top', 'right']].set_visible(False)
@@ -117,17 +130,42 @@ def quantiles(table: pd.DataFrame, limits: dict, exempt: dict) -> pd.DataFrame: 
     rows = []
     for (arm, part), rule in itertools.product(table.groupby('arm', sort=False), [r for r in limits if r in table]):
         low, high = limits[rule]
-        outside, spared = int(((part[rule] < low) | (part[rule] > high)).sum()), rule in (free := exempt.get(arm, ())) or 'prose' in free and rule in QUALITY_RULES and rule != 'words'
+        outside, spared = (
+            int(((part[rule] < low) | (part[rule] > high)).sum()),
+            rule in (free := exempt.get(arm, ()))
+            or 'prose' in free
+            and rule in QUALITY_RULES
+            and rule != 'words',
+        )
         q = part[rule].quantile([.01, .25, .5, .75, .99]).round(3).tolist()
-        rows.append(dict(arm=arm, signal=rule, low=low, high=high, n=len(part), q01=q[0], q25=q[1], median=q[2], q75=q[3], q99=q[4], outside=outside, judged=not spared))
+        rows.append(
+            dict(
+                arm=arm,
+                signal=rule,
+                low=low,
+                high=high,
+                n=len(part),
+                q01=q[0],
+                q25=q[1],
+                median=q[2],
+                q75=q[3],
+                q99=q[4],
+                outside=outside,
+                judged=not spared,
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../nbs/30_clean.ipynb #e45fee29
 def plot_signals(table: pd.DataFrame, limits: dict):   # A figure
     "The distribution of each signal in each arm, and its limits"
     import matplotlib.pyplot as plt
-    names, arms = [r for r in limits if r in table and table[r].nunique() > 1], list(table.arm.unique())
-    fig, axes = plt.subplots(-(-len(names) // 5), 5, figsize=(13, 1.7 * -(-len(names) // 5)), squeeze=False)
+    names, arms = [r for r in limits if r in table and table[r].nunique() > 1], list(
+        table.arm.unique()
+    )
+    fig, axes = plt.subplots(
+        -(-len(names) // 5), 5, figsize=(13, 1.7 * -(-len(names) // 5)), squeeze=False
+    )
     for ax, name in itertools.zip_longest(axes.flat, names):
         if not name: ax.axis('off'); continue
         top = max(table[name].quantile(.995), 1e-3)
@@ -140,7 +178,11 @@ def plot_signals(table: pd.DataFrame, limits: dict):   # A figure
         ax.tick_params(labelsize=6)
         ax.spines[['top', 'right']].set_visible(False)
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    axes.flat[-1].legend(handles, labels, fontsize=6, frameon=False, loc='center') if len(names) < axes.size else fig.legend(handles, labels, fontsize=6, ncols=7, loc='lower center')
+    (
+        axes.flat[-1].legend(handles, labels, fontsize=6, frameon=False, loc='center')
+        if len(names) < axes.size
+        else fig.legend(handles, labels, fontsize=6, ncols=7, loc='lower center')
+    )
     fig.tight_layout()
     return fig
 
@@ -155,7 +197,14 @@ def snippets(folder: Path, readings: list, arms: dict, seed: int, n: int = 20) -
         those = [r for r in shown if (not r.reason) == kept]
         drawn = {id(r) for r in rng.sample(those, min(n, len(those)))}
         for d in records(folder, shown, lambda r: id(r) in drawn):
-            rows.append(dict(kept=kept, reason=d['meta'].get('reason', ''), source=d['source'], text=' '.join(d['text'][:160].split())))
+            rows.append(
+                dict(
+                    kept=kept,
+                    reason=d['meta'].get('reason', ''),
+                    source=d['source'],
+                    text=' '.join(d['text'][:160].split()),
+                )
+            )
     return pd.DataFrame(rows)
 
 # %% ../nbs/30_clean.ipynb #fdc4df94
@@ -177,7 +226,13 @@ class Clean:
     recall: pd.DataFrame      # Control: near-copies planted and found
 
 # %% ../nbs/30_clean.ipynb #5d473347
-def controls(folder: Path, readings: list, sets: dict, index: Index, p: dict) -> tuple:   # (planted questions, planted copies)
+def controls(
+    folder: Path,
+    readings: list,
+    sets: dict,
+    index: Index,
+    p: dict,
+) -> tuple:   # (planted questions, planted copies)
     "Plant questions and near-copies in documents of this run, and count what is found"
     able = [r for r in readings if not r.reason and r.words > 60]
     drawn = {id(r) for r in random.Random(p['seed']).sample(able, min(len(able), 1000))}
@@ -193,7 +248,8 @@ def arms_of(sources: list) -> dict:   # name -> Arm, in order of preference
 
 # %% ../nbs/30_clean.ipynb #3c55e945
 def clean(sets: dict, p: dict, folder: Path, arms: dict = ARMS) -> Clean:
-    "Clean the arms against benchmarks and held-out cases. Raises `UserError` if a written file still gives away a question"
+    """Clean the arms against benchmarks and held-out cases.
+    Raises `UserError` if a written file still gives away a question"""
     index, data = build_index(sets), labelled(arms, p)
     domains = domains_of(data)
     speed = read_corpus(folder, arms, index, domains, p)
@@ -202,13 +258,27 @@ def clean(sets: dict, p: dict, folder: Path, arms: dict = ARMS) -> Clean:
     remove_benchmarks(readings)
     files = parts(readings, arms, p['validation'])
     matrix = matrix_of(folder, readings, files, index, list(sets))
-    if matrix.loc[matrix.index.str.endswith('.jsonl'), list(sets)].any(axis=None): raise UserError('clean: a written file gives away a benchmark question; see the matrix')
-    return Clean(folder, readings, files, speed, funnel_table(readings, arms), contents(readings, arms, p['validation']), label_summary(readings, arms, p['other']), test_domains(data, p['seed']), confusion(data),
-                 signal_table(folder, arms, every=max(1, len(readings) // 20_000)), matrix, *controls(folder, readings, sets, index, p))
+    if matrix.loc[matrix.index.str.endswith('.jsonl'), list(sets)].any(axis=None):
+        raise UserError('clean: a written file gives away a benchmark question; see the matrix')
+    return Clean(
+        folder,
+        readings,
+        files,
+        speed,
+        funnel_table(readings, arms),
+        contents(readings, arms, p['validation']),
+        label_summary(readings, arms, p['other']),
+        test_domains(data, p['seed']),
+        confusion(data),
+        signal_table(folder, arms, every=max(1, len(readings) // 20_000)),
+        matrix,
+        *controls(folder, readings, sets, index, p),
+    )
 
 # %% ../nbs/30_clean.ipynb #9313fa42
 def exam_sets(exams: list, files: str) -> dict:   # name -> `question` records
-    "The embedded benchmarks, and what else is to be evaluated; with contexts, even of exams that are asked without them"
+    """The embedded benchmarks, and what else is to be evaluated; with contexts, even of exams that are asked
+    without them"""
     embedded = {name: load() for name, load in BENCHMARKS.items()}
     others = [name.removesuffix('_closed') for name in exams if name not in ('medqa', 'medmcqa', 'mmlu_medical')]
     return embedded | {Path(name).stem: load_exam(name, files) for name in dict.fromkeys(others)}
@@ -230,9 +300,16 @@ def describe_clean(c: Clean) -> dict:
     "The numbers of the manifest"
     sure = c.recall[c.recall.jaccard.isin(['(0.8, 0.9]', '(0.9, 1.0]'])]
     whole = c.planted[c.planted.form != 'shuffled']
-    return dict(read=len(c.readings), kept=sum(not r.reason for r in c.readings), words=int(c.contents.words.sum()), medical_share=round(float(medical_share(c.contents)), 3),
-                duplicates=sum('duplicate' in r.reason for r in c.readings), benchmark_documents=sum(r.reason == 'benchmark question' for r in c.readings),
-                planted_found=f'{whole.found.sum()} of {whole.tried.sum()}',
-                shuffled_found=int(c.planted.found[c.planted.form == 'shuffled'].sum()),
-                classifier=f'{c.domains.accuracy.iloc[0]:.3f}, n={c.domains.n.iloc[0]}', classifier_shuffled=float(c.domains.accuracy.iloc[-1]),
-                recall_above_08=round(float(share((sure.found * sure.n).sum(), sure.n.sum())), 3))
+    return dict(
+        read=len(c.readings),
+        kept=sum(not r.reason for r in c.readings),
+        words=int(c.contents.words.sum()),
+        medical_share=round(float(medical_share(c.contents)), 3),
+        duplicates=sum('duplicate' in r.reason for r in c.readings),
+        benchmark_documents=sum(r.reason == 'benchmark question' for r in c.readings),
+        planted_found=f'{whole.found.sum()} of {whole.tried.sum()}',
+        shuffled_found=int(c.planted.found[c.planted.form == 'shuffled'].sum()),
+        classifier=f'{c.domains.accuracy.iloc[0]:.3f}, n={c.domains.n.iloc[0]}',
+        classifier_shuffled=float(c.domains.accuracy.iloc[-1]),
+        recall_above_08=round(float(share((sure.found * sure.n).sum(), sure.n.sum())), 3),
+    )

@@ -65,9 +65,17 @@ def validate_benchmark(b: Benchmark) -> Benchmark:
     ids = [q['id'] for q in b.questions]
     if not ids: raise UserError(f'{b.name} has no questions')
     twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
-    if twice: raise UserError(f'{b.name}: id {twice[0]!r} comes more than once ({len(twice)} such ids); ids must be unique')
+    if twice:
+        raise UserError(
+            f'{b.name}: id {twice[0]!r} comes more than once ({len(twice)} such ids); ids must be unique'
+        )
     faults = [(q['id'], f) for q in b.questions if (f := fault(q, b.form))]
-    if faults: raise UserError(f'{b.name}, question {faults[0][0]!r}: {faults[0][1]} ({len(faults)} of {len(ids)} questions are faulty); mend the source or leave the question out')
+    if faults:
+        raise UserError(
+            f'{b.name}, question {faults[0][0]!r}: {faults[0][1]} ({len(faults)} of'
+            f' {len(ids)} questions are faulty); mend the source or leave the'
+            ' question out'
+        )
     return b
 
 # %% ../nbs/90_evaluate.ipynb #2869792c
@@ -90,33 +98,85 @@ def benchmarks(
     seed: int,
 ) -> list:                # of `Benchmark`
     "The two held-out case sets and the exams, checked and sampled"
-    found = [Benchmark('cases_patients', 'open', sample_questions(s.read('cases', 'patients.jsonl', 'question'), patients, seed), case_tokens),
-             Benchmark('cases_diseases', 'options', sample_questions(s.read('cases', 'diseases.jsonl', 'question'), diseases, seed), case_tokens)]
-    found += [Benchmark(Path(name).stem, 'options', sample_questions(load_exam(name, files), exam_n, seed), exam_tokens) for name in exams]
+    found = [
+        Benchmark(
+            'cases_patients',
+            'open',
+            sample_questions(s.read('cases', 'patients.jsonl', 'question'), patients, seed),
+            case_tokens,
+        ),
+        Benchmark(
+            'cases_diseases',
+            'options',
+            sample_questions(s.read('cases', 'diseases.jsonl', 'question'), diseases, seed),
+            case_tokens,
+        ),
+    ]
+    found += [
+        Benchmark(
+            Path(name).stem, 'options', sample_questions(load_exam(name, files), exam_n, seed), exam_tokens
+        )
+        for name in exams
+    ]
     return [validate_benchmark(b) for b in found]
 
 # %% ../nbs/90_evaluate.ipynb #003f3046
 def overview(benchmarks: list) -> pd.DataFrame:
     "What is asked, how, and which rules will read it: a row for each benchmark"
-    return pd.DataFrame([dict(benchmark=b.name, form=b.form, n=len(b.questions), max_tokens=b.max_tokens, prompt=digest(SYSTEM), extractor=extractor()) for b in benchmarks])
+    return pd.DataFrame(
+        [
+            dict(
+                benchmark=b.name,
+                form=b.form,
+                n=len(b.questions),
+                max_tokens=b.max_tokens,
+                prompt=digest(SYSTEM),
+                extractor=extractor(),
+            )
+            for b in benchmarks
+        ]
+    )
 
 # %% ../nbs/90_evaluate.ipynb #783cf657
-FOLDERS = dict(base=('assets', 'student'), cpt=('mix', 'model'), sft1=('sft', 'stage1'), sft2=('sft', 'stage2'), sft3=('sft', 'stage3'),
-               answer_only=('sft', 'answer_only'), prefer=('prefer', 'model'))
+FOLDERS = dict(
+    base=('assets', 'student'),
+    cpt=('mix', 'model'),
+    sft1=('sft', 'stage1'),
+    sft2=('sft', 'stage2'),
+    sft3=('sft', 'stage3'),
+    answer_only=('sft', 'answer_only'),
+    prefer=('prefer', 'model'),
+)
 
 def model_of(s: Stage, name: str, backend: str) -> Model:
     "A model of this run. Raises `UserError` if the name or its folder does not exist"
     if name not in FOLDERS: raise nearest('model', name, FOLDERS)
     before, folder = FOLDERS[name]
     path = s.folders[before] / folder
-    if not path.is_dir(): raise UserError(f'{name}: stage {before} of run {s.run!r} has no folder {folder}/; leave {name} out of evaluate.models or run {before} again')
+    if not path.is_dir():
+        raise UserError(
+            f'{name}: stage {before} of run {s.run!r} has no folder {folder}/; leave'
+            f' {name} out of evaluate.models or run {before} again'
+        )
     return local_model(name, path, backend)
 
 # %% ../nbs/90_evaluate.ipynb #da1e0ea4
 def record(model: str, b: Benchmark, q: dict, reply, k: int = 0) -> dict:
-    "A reply as an `answer` record, not yet scored; k is the number of the sample. Half a character, as a cut server reply may hold, becomes `?`"
-    return dict(id=f'{model}/{b.name}/{q["id"]}' + (f'#{k}' if k else ''), model=model, benchmark=b.name, question_id=q['id'], raw=(reply.text or '').encode(errors='replace').decode(), extracted=None, by='', correct=False,
-                tokens=reply.tokens, finish=reply.finish, subject=q['meta'].get('subject', ''))
+    """A reply as an `answer` record, not yet scored; k is the number of the sample. Half a character, as a cut
+    server reply may hold, becomes `?`"""
+    return dict(
+        id=f'{model}/{b.name}/{q["id"]}' + (f'#{k}' if k else ''),
+        model=model,
+        benchmark=b.name,
+        question_id=q['id'],
+        raw=(reply.text or '').encode(errors='replace').decode(),
+        extracted=None,
+        by='',
+        correct=False,
+        tokens=reply.tokens,
+        finish=reply.finish,
+        subject=q['meta'].get('subject', ''),
+    )
 
 # %% ../nbs/90_evaluate.ipynb #3e8a1c24
 def answer(
@@ -127,11 +187,23 @@ def answer(
     samples: int = 1,     # Replies to each question
 ) -> list:                # `answer` records, not yet scored
     "Ask every model every question. Raises `UserError` for several samples without a temperature: they would be one"
-    if samples > 1 and not temperature: raise UserError(f'{samples} replies to each question at temperature 0 are the same reply {samples} times: set evaluate.temperature, or evaluate.samples=1')
+    if samples > 1 and not temperature:
+        raise UserError(
+            f'{samples} replies to each question at temperature 0 are the same reply {samples} times: set'
+            ' evaluate.temperature, or evaluate.samples=1'
+        )
     rows = []
     for m, b in tqdm([(m, b) for m in models for b in benchmarks], desc='models x benchmarks'):
-        replies = chat([ask(q, b.form) for q in b.questions], m, Sampling(temperature=temperature, max_tokens=b.max_tokens, seed=seed, n=samples))
-        rows += [record(m.name, b, q, reply, k) for q, said in zip(b.questions, replies, strict=True) for k, reply in enumerate(said)]
+        replies = chat(
+            [ask(q, b.form) for q in b.questions],
+            m,
+            Sampling(temperature=temperature, max_tokens=b.max_tokens, seed=seed, n=samples),
+        )
+        rows += [
+            record(m.name, b, q, reply, k)
+            for q, said in zip(b.questions, replies, strict=True)
+            for k, reply in enumerate(said)
+        ]
     return rows
 
 # %% ../nbs/90_evaluate.ipynb #684351a2
@@ -154,7 +226,18 @@ def majority_vote(rows: list) -> list:   # One `answer` record for each model an
         said = Counter(canonical(r['extracted']) for r in group if r['extracted'] is not None)
         name, n = said.most_common(1)[0] if said else (None, 0)
         first = next((r for r in group if r['extracted'] is not None and canonical(r['extracted']) == name), group[0])
-        found.append(first | (dict(id=group[0]['id'], tokens=sum(r['tokens'] for r in group), by=f'vote {n} of {len(group)}: {first["by"]}') if len(group) > 1 else {}))
+        found.append(
+            first
+            | (
+                dict(
+                    id=group[0]['id'],
+                    tokens=sum(r['tokens'] for r in group),
+                    by=f'vote {n} of {len(group)}: {first["by"]}',
+                )
+                if len(group) > 1
+                else {}
+            )
+        )
     return found
 
 # %% ../nbs/90_evaluate.ipynb #dde3b973
@@ -183,8 +266,22 @@ def likely(
         said = [candidates(q, style) for q in asked]
         for q, c, scores in zip(asked, said, likelihood([(prompt(q, style), c) for q, c in zip(asked, said)], m), strict=True):
             picked, by_length = (q['options'][choice(scores, c, way)]['label'] for way in (False, True))
-            rows.append(dict(model=m.name, benchmark=b.name, question_id=q['id'], order=order, style=style, key=q['answer'], scores=scores, chosen=picked, chosen_norm=by_length,
-                             correct=picked in right_labels(q), correct_norm=by_length in right_labels(q), subject=q['meta'].get('subject', '')))
+            rows.append(
+                dict(
+                    model=m.name,
+                    benchmark=b.name,
+                    question_id=q['id'],
+                    order=order,
+                    style=style,
+                    key=q['answer'],
+                    scores=scores,
+                    chosen=picked,
+                    chosen_norm=by_length,
+                    correct=picked in right_labels(q),
+                    correct_norm=by_length in right_labels(q),
+                    subject=q['meta'].get('subject', ''),
+                )
+            )
     return rows
 
 # %% ../nbs/90_evaluate.ipynb #d73fddf6
@@ -198,18 +295,54 @@ def order_table(rows: list, benchmarks: list) -> pd.DataFrame:   # A row for eac
         share = [np.mean([r['correct'] for r in part]) for part in by.values()]
         low, high = wilson(sum(r['correct'] for r in by[0]), len(by[0]))
         letters = lambda field: Counter(r[field] for r in g)
-        bias = sum(abs(letters('chosen')[l] - letters('key')[l]) for l in set(letters('chosen')) | set(letters('key'))) / (2 * len(g))
-        held = sum(any(PLACED.search(o['text']) for o in questions[name, r['question_id']]['options']) for r in by[0])
-        found.append(dict(model=model, benchmark=name, n=len(by[0]), accuracy=share[0], low=low, high=high, accuracy_norm=np.mean([r['correct_norm'] for r in by[0]]),
-                          orders=len(by), spread=max(share) - min(share), bias=bias, kept_order=held, favourite=letters('chosen').most_common(1)[0][0]))
+        bias = sum(
+            abs(letters('chosen')[l] - letters('key')[l])
+            for l in set(letters('chosen')) | set(letters('key'))
+        ) / (2 * len(g))
+        held = sum(
+            any(
+                PLACED.search(o['text'])
+                for o in questions[name, r['question_id']]['options']
+            )
+            for r in by[0]
+        )
+        found.append(
+            dict(
+                model=model,
+                benchmark=name,
+                n=len(by[0]),
+                accuracy=share[0],
+                low=low,
+                high=high,
+                accuracy_norm=np.mean([r['correct_norm'] for r in by[0]]),
+                orders=len(by),
+                spread=max(share) - min(share),
+                bias=bias,
+                kept_order=held,
+                favourite=letters('chosen').most_common(1)[0][0],
+            )
+        )
     return pd.DataFrame(found, columns=ORDER_COLUMNS)
 
 # %% ../nbs/90_evaluate.ipynb #3fcfbe45
 def right_pairs(rows: list, first: str, second: str, benchmark: str) -> tuple:   # Two lists of bool
-    "Whether two models answered each question of a benchmark rightly. Raises `UserError` if they were not asked the same"
-    by = {m: {r['question_id']: r['correct'] for r in rows if r['model'] == m and r['benchmark'] == benchmark} for m in (first, second)}
-    if by[first].keys() != by[second].keys(): raise UserError(f'{benchmark}: {first} and {second} did not answer the same questions, so they cannot be compared')
-    return [by[first][i] for i in sorted(by[first])], [by[second][i] for i in sorted(by[first])]
+    """Whether two models answered each question of a benchmark rightly.
+    Raises `UserError` if they were not asked the same"""
+    by = {
+        m: {
+            r['question_id']: r['correct']
+            for r in rows
+            if r['model'] == m and r['benchmark'] == benchmark
+        }
+        for m in (first, second)
+    }
+    if by[first].keys() != by[second].keys():
+        raise UserError(
+            f'{benchmark}: {first} and {second} did not answer the same questions, so they cannot be compared'
+        )
+    return [by[first][i] for i in sorted(by[first])], [
+        by[second][i] for i in sorted(by[first])
+    ]
 
 # %% ../nbs/90_evaluate.ipynb #72fc973f
 def subjects_of(rows: list, benchmark: str) -> list:   # In the order of `paired`; None if there are fewer than twelve
@@ -228,7 +361,18 @@ def compare_models(
         a, b = right_pairs(rows, first, second, benchmark)
         subjects = subjects_of(rows, benchmark)
         d, low, high = difference(a, b, subjects)
-        found.append(dict(first=first, second=second, benchmark=benchmark, n=len(a), difference=d, low=low, high=high, p=mcnemar(a, b, subjects)))
+        found.append(
+            dict(
+                first=first,
+                second=second,
+                benchmark=benchmark,
+                n=len(a),
+                difference=d,
+                low=low,
+                high=high,
+                p=mcnemar(a, b, subjects),
+            )
+        )
     return pd.DataFrame(found).assign(p_holm=holm([f['p'] for f in found]))
 
 # %% ../nbs/90_evaluate.ipynb #d69fab7c
@@ -258,7 +402,10 @@ def random_answers(
 # %% ../nbs/90_evaluate.ipynb #87bacf0b
 def chance(b: Benchmark, names: list) -> float:
     "Accuracy that uniform answers have on average"
-    if b.form == 'open': return float(np.mean([sum(matches(n, q) for n in names) / len(names) for q in b.questions]))
+    if b.form == 'open':
+        return float(
+            np.mean([sum(matches(n, q) for n in names) / len(names) for q in b.questions])
+        )
     return float(np.mean([1 / len(q['options']) for q in b.questions]))
 
 # %% ../nbs/90_evaluate.ipynb #5c7be0f1
@@ -307,8 +454,20 @@ def table(
     found = []
     for (model, benchmark), g in pd.DataFrame(rows).groupby(['model', 'benchmark'], sort=False):
         low, high = wilson(int(g.correct.sum()), len(g))
-        found.append(dict(model=model, benchmark=benchmark, n=len(g), correct=int(g.correct.sum()), abstained=int(g.extracted.isna().sum()), truncated=int((g.finish == 'length').sum()),
-                          accuracy=g.correct.mean(), low=low, high=high, mean_tokens=g.tokens.mean()))
+        found.append(
+            dict(
+                model=model,
+                benchmark=benchmark,
+                n=len(g),
+                correct=int(g.correct.sum()),
+                abstained=int(g.extracted.isna().sum()),
+                truncated=int((g.finish == 'length').sum()),
+                accuracy=g.correct.mean(),
+                low=low,
+                high=high,
+                mean_tokens=g.tokens.mean(),
+            )
+        )
     by_chance = {b.name: chance(b, names) for b in benchmarks}
     return pd.DataFrame(found).assign(chance=lambda t: t.benchmark.map(by_chance))
 
@@ -329,15 +488,37 @@ def plot_scores(t: pd.DataFrame):   # `model, benchmark, n, accuracy, low, high,
     "Accuracy with its 95 % interval of every model on every benchmark; controls in grey, dashed: chance"
     import matplotlib.pyplot as plt
     names, models = list(dict.fromkeys(t.benchmark)), list(dict.fromkeys(t.model))[::-1]
-    fig, axes = plt.subplots(1, len(names), figsize=(2.1 * len(names) + 1, 0.32 * len(models) + 1.2), sharey=True, squeeze=False, layout='constrained')
+    fig, axes = plt.subplots(
+        1,
+        len(names),
+        figsize=(2.1 * len(names) + 1, 0.32 * len(models) + 1.2),
+        sharey=True,
+        squeeze=False,
+        layout='constrained',
+    )
     for ax, name in zip(axes[0], names):
         g = t[t.benchmark == name]
         y = [models.index(m) for m in g.model]
         for place, r in zip(y, g.itertuples()):
             color = '0.6' if r.model in CONTROLS else 'C0'
-            ax.errorbar(r.accuracy, place, xerr=[[r.accuracy - r.low], [r.high - r.accuracy]], fmt='o', ms=5, capsize=2, color=color)
+            ax.errorbar(
+                r.accuracy,
+                place,
+                xerr=[[r.accuracy - r.low], [r.high - r.accuracy]],
+                fmt='o',
+                ms=5,
+                capsize=2,
+                color=color,
+            )
         ax.axvline(g.chance.iloc[0], ls='--', lw=1, color='0.6')
-        ax.set(title=f'{name}\nn = {g.n.iloc[0]}', xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], ylim=(-0.5, len(models) - 0.5), yticks=range(len(models)), yticklabels=models)
+        ax.set(
+            title=f'{name}\nn = {g.n.iloc[0]}',
+            xlim=(-0.03, 1.03),
+            xticks=[0, 0.5, 1],
+            ylim=(-0.5, len(models) - 0.5),
+            yticks=range(len(models)),
+            yticklabels=models,
+        )
         ax.title.set_fontsize(9)
         ax.grid(axis='x', alpha=0.3)
     fig.supxlabel('accuracy, 95 % interval (dashed: chance)', fontsize=9)
@@ -362,7 +543,12 @@ def check_searched(
     ids = {q['id'] for q in searched}
     for b in benchmarks:
         missing = sum(q['id'] not in ids for q in b.questions)
-        if missing: raise UserError(f'evaluate.exams: the corpus was not searched for {missing} of the {len(b.questions)} questions of {b.name}; put the exams into the block `common` of the recipe, so that the stage clean knows them too')
+        if missing:
+            raise UserError(
+                f'evaluate.exams: the corpus was not searched for {missing} of the {len(b.questions)} questions'
+                f' of {b.name}; put the exams into the block `common` of the recipe, so that the stage clean'
+                ' knows them too'
+            )
 
 # %% ../nbs/90_evaluate.ipynb #d8d3744b
 def contamination(
@@ -370,7 +556,11 @@ def contamination(
     benchmarks: list,   # of `Benchmark`
 ) -> tuple:             # (matrix of files and benchmarks, {benchmark: ids of questions that a file gives away})
     "Which training file gives away which question"
-    index, given, seen = build_index({b.name: b.questions for b in benchmarks}), {}, {b.name: set() for b in benchmarks}
+    index, given, seen = (
+        build_index({b.name: b.questions for b in benchmarks}),
+        {},
+        {b.name: set() for b in benchmarks},
+    )
     for name, path in tqdm(files.items(), desc='files'):
         texts = [record_text(r) for r in read_jsonl(path)]
         hits = overlaps(texts, index)
@@ -382,6 +572,12 @@ def contamination(
 # %% ../nbs/90_evaluate.ipynb #de2e7868
 def on_clean(t: pd.DataFrame, rows: list, seen: dict) -> pd.DataFrame:   # The table of scores with two columns more
     "Accuracy on the questions that no training file gives away, beside the whole"
-    kept = {k: [r['correct'] for r in g if r['question_id'] not in seen[k[1]]] for k, g in grouped(rows, 'model', 'benchmark').items()}
+    kept = {
+        k: [r['correct'] for r in g if r['question_id'] not in seen[k[1]]]
+        for k, g in grouped(rows, 'model', 'benchmark').items()
+    }
     at = list(zip(t.model, t.benchmark))
-    return t.assign(n_clean=[len(kept[k]) for k in at], accuracy_clean=[float(np.mean(kept[k])) if kept[k] else float('nan') for k in at])
+    return t.assign(
+        n_clean=[len(kept[k]) for k in at],
+        accuracy_clean=[float(np.mean(kept[k])) if kept[k] else float('nan') for k in at],
+    )

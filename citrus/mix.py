@@ -34,14 +34,25 @@ def encode_documents(
     tokenizer,        # Hugging Face tokenizer
 ) -> list:            # Token ids of each, end token included
     "Token ids of documents, each with its end token"
-    return [np.array([*ids, tokenizer.eos_token_id], np.int32) for ids in (tokenizer(texts, add_special_tokens=False)['input_ids'] if texts else [])]
+    return [
+        np.array([*ids, tokenizer.eos_token_id], np.int32)
+        for ids in (tokenizer(texts, add_special_tokens=False)['input_ids'] if texts else [])
+    ]
 
 def streams(
     arms: dict,       # arm -> file of `document` records
     tokenizer, length: int, seed: int,
 ) -> list:            # A `Stream` for each arm
     "The sources of a training. Raises `UserError` for an arm without a token"
-    return [Stream(encode_documents([d['text'] for d in read_jsonl(path)], tokenizer), length, (seed << 32) + i, name) for i, (name, path) in enumerate(arms.items())]
+    return [
+        Stream(
+            encode_documents([d['text'] for d in read_jsonl(path)], tokenizer),
+            length,
+            (seed << 32) + i,
+            name,
+        )
+        for i, (name, path) in enumerate(arms.items())
+    ]
 
 def pack_documents(texts: list, tokenizer, length: int) -> np.ndarray:   # (sequences, length) int32
     "Documents in their order, cut into equal sequences; the last incomplete one is dropped. For validation"
@@ -49,7 +60,13 @@ def pack_documents(texts: list, tokenizer, length: int) -> np.ndarray:   # (sequ
     return stream[:len(stream) // length * length].reshape(-1, length)
 
 # %% ../nbs/50_mix.ipynb #46e6b18c
-def draw_step(progress: Progress, streams: list, n: int, seed: int, epochs: float) -> list:   # (arm index, tokens) of n sequences
+def draw_step(
+    progress: Progress,
+    streams: list,
+    n: int,
+    seed: int,
+    epochs: float,
+) -> list:   # (arm index, tokens) of n sequences
     "The sequences of the next step; counts them as read"
     batch = []
     for arm in draw_arms(progress.bandit, n, seed, [s.room(epochs) - u for s, u in zip(streams, progress.used)]):
@@ -61,10 +78,25 @@ def check_finite(progress: Progress, lost_steps: int):
     "Raises `UserError` if too many steps were lost"
     if progress.lost <= lost_steps: return
     blame = {a: n for a, n in zip(progress.bandit.arms, progress.bandit.skipped) if n}
-    raise UserError(f'mix: {progress.lost} of {progress.step} steps gave a loss or a gradient that is not finite (losses by arm: {blame}): look at these documents, lower the learning rate, or allow more `lost_steps`')
+    raise UserError(
+        f'mix: {progress.lost} of {progress.step} steps gave a loss or a gradient that is not finite (losses by'
+        f' arm: {blame}): look at these documents, lower the learning rate, or allow more `lost_steps`'
+    )
 
 # %% ../nbs/50_mix.ipynb #640cbf28
-def advance(model, optimizer, accelerator, streams: list, progress: Progress, rate: float, global_batch: int, passes: int, seed: int, epochs: float = 0.0, lost_steps: int = 10):
+def advance(
+    model,
+    optimizer,
+    accelerator,
+    streams: list,
+    progress: Progress,
+    rate: float,
+    global_batch: int,
+    passes: int,
+    seed: int,
+    epochs: float = 0.0,
+    lost_steps: int = 10,
+):
     "One step at learning rate `rate`: draw arms, train on what they give, reward them"
     bandit, share = progress.bandit, global_batch // accelerator.num_processes
     mine = draw_step(progress, streams, global_batch, seed, epochs)[accelerator.process_index * share:][:share]
@@ -75,21 +107,58 @@ def advance(model, optimizer, accelerator, streams: list, progress: Progress, ra
     bandit.update(losses, {a: int(n) for a, (_, n) in zip(bandit.arms, sums.tolist())})
     progress.step += 1
     progress.lost += not taken or not np.isfinite(sums).all()
-    progress.history.append(dict(step=progress.step, weights=dict(zip(bandit.arms, p.tolist())), losses={a: x for a, x in losses.items() if math.isfinite(x)},
-                                 epochs={a: s.epochs(u) for a, s, u in zip(bandit.arms, streams, progress.used)}))
+    progress.history.append(
+        dict(
+            step=progress.step,
+            weights=dict(zip(bandit.arms, p.tolist())),
+            losses={a: x for a, x in losses.items() if math.isfinite(x)},
+            epochs={
+                a: s.epochs(u) for a, s, u in zip(bandit.arms, streams, progress.used)
+            },
+        )
+    )
     check_finite(progress, lost_steps)
 
 # %% ../nbs/50_mix.ipynb #b195094b
-def fit(model, optimizer, accelerator, streams: list, bandit: Bandit, out: str, steps: int, learning_rate: float, checkpoint_seconds: float, **settings) -> list:   # a row for each step
+def fit(
+    model,
+    optimizer,
+    accelerator,
+    streams: list,
+    bandit: Bandit,
+    out: str,
+    steps: int,
+    learning_rate: float,
+    checkpoint_seconds: float,
+    **settings,
+) -> list:   # a row for each step
     "The training loop, from the last checkpoint if there is one; `settings` are further arguments of `advance`"
     last = last_checkpoint(out)
     progress = load_checkpoint(last, model, optimizer, accelerator) if last else Progress(bandit, [0] * len(streams))
     model.train()
-    since, bar = time.time(), tqdm(total=steps, initial=progress.step, desc=f'pre-training ({bandit.rule})', disable=not accelerator.is_main_process)
+    since, bar = time.time(), tqdm(
+        total=steps,
+        initial=progress.step,
+        desc=f'pre-training ({bandit.rule})',
+        disable=not accelerator.is_main_process,
+    )
     while progress.step < steps:
-        advance(model, optimizer, accelerator, streams, progress, learning_rate * schedule(progress.step, steps), **settings)
+        advance(
+            model,
+            optimizer,
+            accelerator,
+            streams,
+            progress,
+            learning_rate * schedule(progress.step, steps),
+            **settings,
+        )
         bar.update()
-        if accelerator.is_main_process: note(out, progress.step, float(np.mean([*progress.history[-1]['losses'].values()] or [math.nan])))
+        if accelerator.is_main_process:
+            note(
+                out,
+                progress.step,
+                float(np.mean([*progress.history[-1]['losses'].values()] or [math.nan])),
+            )
         if due(since, checkpoint_seconds):
             save_checkpoint(out, model, optimizer, accelerator, progress)
             since = time.time()
@@ -118,10 +187,26 @@ def pretrain(
     decisions = max(1, steps // rule.get('every', 1))
     guessing = math.log(model.config.vocab_size)   # the loss of a model that knows nothing counts as a reward of 1
     bandit = Bandit(list(arms), sizes=[s.tokens for s in read], largest=guessing, horizon=decisions, **rule)
-    if must_recompute(model.config, tokens, tokens, accelerator.num_processes): model.gradient_checkpointing_enable(dict(use_reentrant=False))
+    if must_recompute(model.config, tokens, tokens, accelerator.num_processes):
+        model.gradient_checkpointing_enable(dict(use_reentrant=False))
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay)
     model, optimizer = accelerator.prepare(model, optimizer)
-    history = fit(model, optimizer, accelerator, read, bandit, out, steps, learning_rate, checkpoint_seconds, global_batch=global_batch, passes=passes, seed=seed, epochs=epochs, lost_steps=lost_steps)
+    history = fit(
+        model,
+        optimizer,
+        accelerator,
+        read,
+        bandit,
+        out,
+        steps,
+        learning_rate,
+        checkpoint_seconds,
+        global_batch=global_batch,
+        passes=passes,
+        seed=seed,
+        epochs=epochs,
+        lost_steps=lost_steps,
+    )
     whole = whole_model(model, accelerator)   # every process takes part: ZeRO-3 has split the weights
     if accelerator.is_main_process: finish_training(whole, tokenizer, out, history)
 
@@ -156,7 +241,10 @@ def validation_loss(
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=compute_dtype()).eval()
     model.to('cuda' if torch.cuda.is_available() else 'cpu')
     for arm in sorted({d['source'] for d in documents}):
-        losses = arm_losses(model, evenly(pack_documents([d['text'] for d in documents if d['source'] == arm], tokenizer, length), n))
+        losses = arm_losses(
+            model,
+            evenly(pack_documents([d['text'] for d in documents if d['source'] == arm], tokenizer, length), n),
+        )
         error = losses.std(ddof=1) / len(losses) ** 0.5 if len(losses) > 1 else math.nan
         if len(losses): rows.append(dict(arm=arm, loss=losses.mean(), se=error, n=len(losses)))
     return rows
@@ -164,7 +252,12 @@ def validation_loss(
 # %% ../nbs/50_mix.ipynb #b0168074
 def compare_losses(models: dict, documents: list, length: int, n: int) -> pd.DataFrame:
     "Validation loss of several models (name -> folder), in one table"
-    return pd.concat([pd.DataFrame(validation_loss(f, documents, length, n)).assign(model=name) for name, f in tqdm(models.items(), desc='validation')])
+    return pd.concat(
+        [
+            pd.DataFrame(validation_loss(f, documents, length, n)).assign(model=name)
+            for name, f in tqdm(models.items(), desc='validation')
+        ]
+    )
 
 def trajectory(history: list, what: str) -> pd.DataFrame:
     "A history's `weights`, `losses` or `epochs` as a tidy table: step, arm, value"

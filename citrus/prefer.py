@@ -38,7 +38,10 @@ def unread(
     "Questions that a training did not read, drawn by a seed. Raises `UserError` if too few are left"
     read = {r['question_id'] for r in rows if 'question_id' in r}
     left = [q for q in questions if q['id'] not in read]
-    if len(left) < n: raise UserError(f'prefer.questions = {n}: training left {len(left)} of {len(questions)} unread; raise cases.train')
+    if len(left) < n:
+        raise UserError(
+            f'prefer.questions = {n}: training left {len(left)} of {len(questions)} unread; raise cases.train'
+        )
     return seeded_sample(left, n, seed)
 
 def to_ask(s) -> tuple:   # (medical, non-medical `question` records)
@@ -63,34 +66,86 @@ def trainer_class():
             self.terms, self.seen, self.model_accepts_loss_kwargs = (beta, gamma, alpha), Counter(), True
 
         def _get_num_items_in_batch(self, batches, device):
-            counts = torch.tensor([sum(len(b['count']) // 2 for b in batches), sum(int(b['count'].chunk(2)[0].sum()) for b in batches)], device=device)
+            counts = torch.tensor(
+                [
+                    sum(len(b['count']) // 2 for b in batches),
+                    sum(int(b['count'].chunk(2)[0].sum()) for b in batches),
+                ],
+                device=device,
+            )
             return self.accelerator.gather(counts[None]).sum(0)
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             head = self.accelerator.unwrap_model(model).get_output_embeddings()
-            loss, sums = cpo_simpo(answer_logp(model, inputs, head), inputs['count'], *self.terms, *num_items_in_batch.tolist())
+            loss, sums = cpo_simpo(
+                answer_logp(model, inputs, head), inputs['count'], *self.terms, *num_items_in_batch.tolist()
+            )
             self.seen.update(sums)
             return loss * self.accelerator.num_processes
 
         def log(self, logs, *args, **kw):
-            sums = dict(zip(self.seen, self.accelerator.reduce(torch.stack([*self.seen.values()])).tolist())) if self.seen else {}
+            sums = (
+                dict(
+                    zip(
+                        self.seen,
+                        self.accelerator.reduce(
+                            torch.stack([*self.seen.values()])
+                        ).tolist(),
+                    )
+                )
+                if self.seen
+                else {}
+            )
             means = {k: v / sums['length_chosen' if k == 'nll' else 'pairs'] for k, v in sums.items() if k != 'pairs'}
             self.seen.clear()
             super().log(logs | means, *args, **kw)
     return PreferenceTrainer
 
 # %% ../nbs/80_prefer.ipynb #a4fed391
-def preference_settings(out: str, base: str, length: int, lora_rank: int, learning_rate: float, global_batch: int, micro_batch: int, epochs: float, seed: int):
+def preference_settings(
+    out: str,
+    base: str,
+    length: int,
+    lora_rank: int,
+    learning_rate: float,
+    global_batch: int,
+    micro_batch: int,
+    epochs: float,
+    seed: int,
+):
     "Settings of the training. Raises `UserError` if the global batch does not divide among the devices"
     from transformers import AutoConfig, TrainingArguments
     world, answers = int(os.environ.get('WORLD_SIZE', 1)), 2 * micro_batch * length
-    if global_batch % (world * micro_batch): raise UserError(f'prefer.global_batch = {global_batch} does not divide among {world} devices with {micro_batch} pairs at a time')
-    recompute = must_recompute(AutoConfig.from_pretrained(base), answers, answers, world, chunked=True, lora=lora_rank)
+    if global_batch % (world * micro_batch):
+        raise UserError(
+            f'prefer.global_batch = {global_batch} does not divide among {world} devices with {micro_batch}'
+            ' pairs at a time'
+        )
+    recompute = must_recompute(
+        AutoConfig.from_pretrained(base), answers, answers, world, chunked=True, lora=lora_rank
+    )
     return TrainingArguments(
-        output_dir=str(companion(out, 'checkpoint')), num_train_epochs=epochs, per_device_train_batch_size=micro_batch, gradient_accumulation_steps=global_batch // (world * micro_batch), learning_rate=learning_rate,
-        lr_scheduler_type='cosine', warmup_steps=0.1, adam_beta2=0.95, weight_decay=1e-4, bf16=compute_dtype() == torch.bfloat16, use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=recompute, gradient_checkpointing_kwargs=dict(use_reentrant=False), logging_steps=1, save_strategy='no',
-        report_to=[], seed=seed, remove_unused_columns=False, logging_nan_inf_filter=False, disable_tqdm=True)
+        output_dir=str(companion(out, 'checkpoint')),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=global_batch // (world * micro_batch),
+        learning_rate=learning_rate,
+        lr_scheduler_type='cosine',
+        warmup_steps=0.1,
+        adam_beta2=0.95,
+        weight_decay=1e-4,
+        bf16=compute_dtype() == torch.bfloat16,
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=recompute,
+        gradient_checkpointing_kwargs=dict(use_reentrant=False),
+        logging_steps=1,
+        save_strategy='no',
+        report_to=[],
+        seed=seed,
+        remove_unused_columns=False,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+    )
 
 # %% ../nbs/80_prefer.ipynb #05c559e3
 def trainable(base: str, lora_rank: int):
@@ -108,7 +163,8 @@ def train_preferred(
     beta: float, gamma: float, alpha: float, learning_rate: float, global_batch: int, epochs: float, checkpoint_seconds: float, seed: int,
     length: int, micro_batch: int, lora_rank: int,
 ):
-    "Train on preference pairs; does nothing if the model is there, and passes the model on unchanged if there are no pairs"
+    """Train on preference pairs; does nothing if the model is there, and passes the model on unchanged if there
+    are no pairs"""
     if Path(out).exists(): return forget(out)
     rows = read_jsonl(pairs, 'pair')
     if not rows: return unchanged(base, out)
@@ -118,30 +174,62 @@ def train_preferred(
     data, refused = encode_pairs(rows, tokenizer, length)
     columns = max(len(e['prompt']) + len(e['chosen']) + len(e['rejected']) for e in data)
     shared = shares_prompt(AutoConfig.from_pretrained(base), columns)
-    if not shared: print('this architecture does not let two answers share a prompt: each is read in a row of its own')
+    if not shared:
+        print('this architecture does not let two answers share a prompt: each is read in a row of its own')
     args = preference_settings(out, base, length, lora_rank, learning_rate, global_batch, micro_batch, epochs, seed)
-    trainer = trainer_class()(model=trainable(base, lora_rank), args=args, train_dataset=data, data_collator=collate if shared else collate_alone,
-                              beta=beta, gamma=gamma, alpha=alpha)
+    trainer = trainer_class()(
+        model=trainable(base, lora_rank),
+        args=args,
+        train_dataset=data,
+        data_collator=collate if shared else collate_alone,
+        beta=beta,
+        gamma=gamma,
+        alpha=alpha,
+    )
     one_bar(trainer, 'preference training')
     trainer.train(resume_from_checkpoint=resumable(trainer, out, checkpoint_seconds))
-    settings = dict(beta=beta, gamma=gamma, alpha=alpha, learning_rate=learning_rate, global_batch=global_batch, epochs=epochs, length=length, lora_rank=lora_rank)
+    settings = dict(
+        beta=beta,
+        gamma=gamma,
+        alpha=alpha,
+        learning_rate=learning_rate,
+        global_batch=global_batch,
+        epochs=epochs,
+        length=length,
+        lora_rank=lora_rank,
+    )
     record = dict(base=Path(base).name, pairs=len(rows), refused=refused) | settings
     save_preferred(trainer, tokenizer, out, record | dict(shared_prompt=shared, processes=args.world_size, seed=seed))
 
 # %% ../nbs/80_prefer.ipynb #edc78e1b
 def save_preferred(trainer, tokenizer, out: str, record: dict):
-    "Write the curves, then the model with its card and record; every process must call it. Raises `UserError` if a loss was not finite"
+    """Write the curves, then the model with its card and record; every process must call it.
+    Raises `UserError` if a loss was not finite"""
     log = [{k: h[k] for k in CURVES} for h in trainer.state.log_history if 'loss' in h]
-    if any(not math.isfinite(h['loss']) for h in log): raise UserError('prefer: the loss is not finite; lower the learning rate')
+    if any(not math.isfinite(h['loss']) for h in log):
+        raise UserError('prefer: the loss is not finite; lower the learning rate')
     model = whole_model(trainer.model_wrapped, trainer.accelerator)
     if not trainer.is_world_process_zero(): return
     with atomic(f'{out}.history.jsonl') as f: f.writelines(json.dumps(h) + '\n' for h in log)
     record |= dict(steps=len(log), last_loss=log[-1]['loss'], last_margin=log[-1]['margin'])
-    settings = ', '.join(f'{k} {v}' for k, v in record.items() if k not in ('base', 'pairs', 'refused', 'steps', 'last_loss', 'last_margin'))
-    save_student(model, tokenizer, out, PREFER_CARD.format(settings=settings, unused=sum(record['refused'].values()), **record), record)
+    settings = ', '.join(
+        f'{k} {v}'
+        for k, v in record.items()
+        if k not in ('base', 'pairs', 'refused', 'steps', 'last_loss', 'last_margin')
+    )
+    save_student(
+        model,
+        tokenizer,
+        out,
+        PREFER_CARD.format(settings=settings, unused=sum(record['refused'].values()), **record),
+        record,
+    )
     forget(out)
 
-CURVES = 'loss reward_chosen reward_rejected margin accuracy beyond_gamma nll length_chosen length_rejected learning_rate step'.split()
+CURVES = (
+    'loss reward_chosen reward_rejected margin accuracy beyond_gamma nll length_chosen length_rejected'
+    ' learning_rate step'.split()
+)
 
 PREFER_CARD = '''---
 library_name: transformers
@@ -176,7 +264,8 @@ def plot_curves(table: pd.DataFrame):
         return fig
     fig, ax = plt.subplots(1, 2, figsize=(8, 3))
     by_step = table.set_index(table.index + 1)
-    for i, k in enumerate(('reward_chosen', 'reward_rejected')): draw_course(ax[0], by_step[k], 3, f'C{i}', k.replace('_', ' '))
+    for i, k in enumerate(('reward_chosen', 'reward_rejected')):
+        draw_course(ax[0], by_step[k], 3, f'C{i}', k.replace('_', ' '))
     ax[0].set(xlabel='step', ylabel='reward (beta x mean log-probability)', title=f'{len(table)} steps, one seed')
     ax[0].legend()
     draw_course(ax[1], by_step.margin, 3)

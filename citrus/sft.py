@@ -42,13 +42,33 @@ def tuning_settings(
     from transformers import AutoConfig
     from trl import SFTConfig
     world = int(os.environ.get('WORLD_SIZE', 1))
-    if global_batch % world: raise UserError(f'sft.global_batch = {global_batch} does not divide among {world} devices')
+    if global_batch % world:
+        raise UserError(f'sft.global_batch = {global_batch} does not divide among {world} devices')
     recompute = must_recompute(AutoConfig.from_pretrained(base), length, length, world, chunked=True, lora=lora_rank)
     return SFTConfig(
-        output_dir=str(companion(out, 'checkpoint')), num_train_epochs=epochs, per_device_train_batch_size=1, gradient_accumulation_steps=global_batch // world,
-        learning_rate=learning_rate, lr_scheduler_type='cosine', warmup_steps=0.05, weight_decay=weight_decay, adam_beta2=beta2, max_grad_norm=clip,
-        max_length=length, packing=packed, packing_strategy='bfd', bf16=compute_dtype() == torch.bfloat16, use_cpu=not torch.cuda.is_available(), gradient_checkpointing=recompute,
-        logging_steps=1, save_strategy='no', report_to=[], seed=seed, logging_nan_inf_filter=False, disable_tqdm=True)
+        output_dir=str(companion(out, 'checkpoint')),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=global_batch // world,
+        learning_rate=learning_rate,
+        lr_scheduler_type='cosine',
+        warmup_steps=0.05,
+        weight_decay=weight_decay,
+        adam_beta2=beta2,
+        max_grad_norm=clip,
+        max_length=length,
+        packing=packed,
+        packing_strategy='bfd',
+        bf16=compute_dtype() == torch.bfloat16,
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=recompute,
+        logging_steps=1,
+        save_strategy='no',
+        report_to=[],
+        seed=seed,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+    )
 
 # %% ../nbs/70_sft.ipynb #03fd7a1d
 def one_bar(trainer, title: str):
@@ -56,9 +76,16 @@ def one_bar(trainer, title: str):
     from transformers import PrinterCallback, TrainerCallback
 
     class Bar(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kw): self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=title, disable=not state.is_world_process_zero)
+        def on_train_begin(self, args, state, control, **kw):
+            self.bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                desc=title,
+                disable=not state.is_world_process_zero,
+            )
         def on_step_end(self, args, state, control, **kw): self.bar.update()
-        def on_log(self, args, state, control, logs=None, **kw): self.bar.set_postfix({k: f'{v:.3f}' for k, v in logs.items() if k == 'loss'})
+        def on_log(self, args, state, control, logs=None, **kw):
+            self.bar.set_postfix({k: f'{v:.3f}' for k, v in logs.items() if k == 'loss'})
         def on_train_end(self, args, state, control, **kw): self.bar.close()
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Bar())
@@ -87,12 +114,22 @@ def fine_tune(
     tokenizer = AutoTokenizer.from_pretrained(base)
     records = read_jsonl(rows, 'sft')
     encoded, refused = encode_rows(records, tokenizer, settings['length'])
-    if not encoded: raise UserError(f'{rows}: none of {len(records)} rows can be used with {settings["length"]} tokens ({refused}); raise sft.length')
+    if not encoded:
+        raise UserError(
+            f'{rows}: none of {len(records)} rows can be used with {settings["length"]} tokens ({refused});'
+            ' raise sft.length'
+        )
     packed = packed_gap(AutoConfig.from_pretrained(base)) < ROUNDING
     if not packed: print('this architecture does not keep packed rows apart: every row is a sequence of its own')
     args = tuning_settings(out, base, lora_rank, **settings, packed=packed)
     data = Dataset.from_list(encoded)
-    trainer = SFTTrainer(model=load_student(base), args=args, train_dataset=data, processing_class=tokenizer, peft_config=adapters(lora_rank))
+    trainer = SFTTrainer(
+        model=load_student(base),
+        args=args,
+        train_dataset=data,
+        processing_class=tokenizer,
+        peft_config=adapters(lora_rank),
+    )
     one_bar(trainer, f'fine-tuning {Path(out).name}')
     last = resumable(trainer, out, checkpoint_seconds)
     if last: count_on(trainer, Path(last))
@@ -109,8 +146,19 @@ def adapters(rank: int):   # A `peft.LoraConfig`, None for rank 0
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules='all-linear', task_type='CAUSAL_LM')
 
 # %% ../nbs/70_sft.ipynb #b2ddb8e7
-ROW_LICENCES = dict(hpo_facts='HPO licence', textbook="HPO licence for the passages; that of the writer's output for the words", dual_expert="HPO licence for the cases; that of the teacher's output for the words", answer_only='HPO licence', mbpp='CC BY 4.0', coqa='mixed', sciriff='ODC-BY', boolq='CC BY-SA 3.0',
-                gsm8k='MIT', infinity_instruct='CC BY-SA 4.0', medical_o1='Apache-2.0') | dict.fromkeys(EXERCISES, 'Apache-2.0')
+ROW_LICENCES = dict(
+    hpo_facts='HPO licence',
+    textbook="HPO licence for the passages; that of the writer's output for the words",
+    dual_expert="HPO licence for the cases; that of the teacher's output for the words",
+    answer_only='HPO licence',
+    mbpp='CC BY 4.0',
+    coqa='mixed',
+    sciriff='ODC-BY',
+    boolq='CC BY-SA 3.0',
+    gsm8k='MIT',
+    infinity_instruct='CC BY-SA 4.0',
+    medical_o1='Apache-2.0',
+) | dict.fromkeys(EXERCISES, 'Apache-2.0')
 
 SFT_CARD = '''---
 library_name: transformers
@@ -135,20 +183,36 @@ Settings: {settings}. The loss of every step is in `{name}.history.jsonl`; code,
 # %% ../nbs/70_sft.ipynb #70d43403
 def card_of(name: str, record: dict) -> str:
     "The model card of a training record"
-    table = '\n'.join(f'| {source} | {n} | {ROW_LICENCES.get(source, "not stated")} |' for source, n in record['sources'].items())
+    table = '\n'.join(
+        f'| {source} | {n} | {ROW_LICENCES.get(source, "not stated")} |'
+        for source, n in record['sources'].items()
+    )
     how = 'epochs learning_rate global_batch length weight_decay beta2 clip lora_rank packed processes seed'.split()
     unused = sum(record['refused'].values())
-    return SFT_CARD.format(name=name, table=table, unused=unused, settings=', '.join(f'{k} {record[k]}' for k in how), **record)
+    return SFT_CARD.format(
+        name=name, table=table, unused=unused, settings=', '.join(f'{k} {record[k]}' for k in how), **record
+    )
 
 # %% ../nbs/70_sft.ipynb #bc893a20
 def save_tuned(trainer, tokenizer, out: str, record: dict):
-    "Write loss history, then the model with its card and record; every process must call it. Raises `UserError` if a loss was not finite"
-    log = [dict(step=h['step'], loss=h['loss'], tokens=h.get('num_tokens'), lr=h['learning_rate']) for h in trainer.state.log_history if 'loss' in h]
-    if any(h['loss'] != h['loss'] for h in log): raise UserError(f'{Path(out).name}: the loss became NaN; lower the learning rate')
+    """Write loss history, then the model with its card and record; every process must call it.
+    Raises `UserError` if a loss was not finite"""
+    log = [
+        dict(step=h['step'], loss=h['loss'], tokens=h.get('num_tokens'), lr=h['learning_rate'])
+        for h in trainer.state.log_history
+        if 'loss' in h
+    ]
+    if any(h['loss'] != h['loss'] for h in log):
+        raise UserError(f'{Path(out).name}: the loss became NaN; lower the learning rate')
     model = whole_model(trainer.model_wrapped, trainer.accelerator)
     if not trainer.is_world_process_zero(): return
     with atomic(f'{out}.history.jsonl') as f: f.writelines(json.dumps(h) + '\n' for h in log)
-    record |= dict(steps=len(log), tokens=int(log[-1]['tokens']), first_loss=log[0]['loss'], last_loss=log[-1]['loss'])
+    record |= dict(
+        steps=len(log),
+        tokens=int(log[-1]['tokens']),
+        first_loss=log[0]['loss'],
+        last_loss=log[-1]['loss'],
+    )
     save_student(model, tokenizer, out, card_of(Path(out).name, record), record)
     forget(out)
 
@@ -175,7 +239,9 @@ def bare_rows(questions: list) -> list:   # `sft` records
                  messages=[*ask(q, 'open'), reply(q)]) for q in questions]
 
 def fill_tokens(rows: list, tokens: int, folder) -> list:   # `sft` records; the last one goes over
-    "Rows in their order, from the first again if need be, until they hold a number of tokens under a model's tokenizer. Raises `UserError` without rows"
+    """Rows in their order, from the first again if need be, until they hold a number of tokens under a model's
+    tokenizer.
+    Raises `UserError` without rows"""
     if not rows: raise UserError('sft: there are no rows to fill the tokens with')
     from transformers import AutoTokenizer
     tokenizer, kept = AutoTokenizer.from_pretrained(folder), []
@@ -198,7 +264,8 @@ def answer_only_rows(
     return seeded_sample(rows, len(rows), seed)
 
 # %% ../nbs/70_sft.ipynb #7d06c020
-REASONED = {'dual_expert', 'citrus_s3', 'medical_o1'}   # Sources of medical reasoning, which the control has bare answers in place of
+# Sources of medical reasoning, which the control has bare answers in place of
+REASONED = {'dual_expert', 'citrus_s3', 'medical_o1'}
 
 def stage_rows(s, index: Index) -> tuple:   # ({stage name: `sft` records}, rows removed as contaminated)
     "The training rows of every stage and of the control"
@@ -206,24 +273,50 @@ def stage_rows(s, index: Index) -> tuple:   # ({stage name: `sft` records}, rows
     short = lambda rows: [r for r in rows if sum(len(m['content']) for m in r['messages']) <= p['longest']]
     general = lambda id, rows, n: hub_dialogues(id) if id else seeded_sample(short(rows()), n, p['seed'])
     textbook = seeded_sample(s.read('textbook', 'textbook.jsonl', 'sft'), p['textbook_rows'], p['seed'])
-    raw = dict(stage1=s.read('cases', 'facts.jsonl', 'sft') + textbook + general(p['stage1_hub'], instructions, p['instruction_rows']),
-               stage2=general(p['stage2_hub'], dialogues, p['dialogue_rows']), stage3=s.read('synth', 'sft3.jsonl', 'sft') + (hub_dialogues(p['stage3_hub']) if p['stage3_hub'] else []))
+    raw = dict(
+        stage1=s.read('cases', 'facts.jsonl', 'sft')
+        + textbook
+        + general(p['stage1_hub'], instructions, p['instruction_rows']),
+        stage2=general(p['stage2_hub'], dialogues, p['dialogue_rows']),
+        stage3=s.read('synth', 'sft3.jsonl', 'sft')
+        + (hub_dialogues(p['stage3_hub']) if p['stage3_hub'] else []),
+    )
     if p['stage3_hub']: raw['stage3'] = seeded_sample(raw['stage3'], len(raw['stage3']), p['seed'])
     raw['stage1'] = seeded_sample(raw['stage1'], len(raw['stage1']), p['seed'])
     clean = {name: decontaminate(rows, index) for name, rows in raw.items()}
     rows = {name: kept for name, (kept, _) in clean.items()}
     general = [r for r in rows['stage3'] if r['source'] not in REASONED]
-    if p['control']: rows['answer_only'] = answer_only_rows(s.read('cases', 'train.jsonl', 'question'), general, count_tokens(rows['stage3'], s.folders['mix'] / 'model'), s.folders['mix'] / 'model', p['seed'])
+    if p['control']:
+        rows['answer_only'] = answer_only_rows(
+            s.read('cases', 'train.jsonl', 'question'),
+            general,
+            count_tokens(rows['stage3'], s.folders['mix'] / 'model'),
+            s.folders['mix'] / 'model',
+            p['seed'],
+        )
     return rows, sum(n for _, n in clean.values())
 
 # %% ../nbs/70_sft.ipynb #ed538e3e
 def train_stages(s, rows: dict):
     "Train the stages in order, each from the one before, and the control from stage 2"
-    start = dict(stage1=s.folders['mix'] / 'model', stage2=s.dir / 'stage1', stage3=s.dir / 'stage2', answer_only=s.dir / 'stage2')
+    start = dict(
+        stage1=s.folders['mix'] / 'model',
+        stage2=s.dir / 'stage1',
+        stage3=s.dir / 'stage2',
+        answer_only=s.dir / 'stage2',
+    )
     passes = dict(zip(('stage1', 'stage2', 'stage3', 'answer_only'), [*s.params['epochs'], s.params['epochs'][2]]))
     keys = 'learning_rate global_batch length weight_decay beta2 clip lora_rank checkpoint_seconds seed'.split()
     for name in rows:
-        launch('sft.fine_tune', s.params['processes'], out=str(s.dir / name), base=str(start[name]), rows=str(s.dir / f'{name}.jsonl'), epochs=passes[name], **{k: s.params[k] for k in keys})
+        launch(
+            'sft.fine_tune',
+            s.params['processes'],
+            out=str(s.dir / name),
+            base=str(start[name]),
+            rows=str(s.dir / f'{name}.jsonl'),
+            epochs=passes[name],
+            **{k: s.params[k] for k in keys},
+        )
 
 # %% ../nbs/70_sft.ipynb #0efcbc9c
 def histories(folder: Path, names: list) -> pd.DataFrame:

@@ -38,9 +38,22 @@ from .world.reader import words
 async def propose_step(door, t: Thread, cast: Cast):
     "Ask the reasoner for a step, or for what it wants to know, which is answered at once"
     left = cast.look_ups - len(t.learned) if cast.library else 0
-    messages = role_prompt(REASON, t.question['open_stem'], t.kept, feedback=t.feedback, external_knowledge='\n'.join(f'Q: {x}' for x in t.learned),
-                           look_ups_left=str(left) if left > 0 else '', number_of_candidates=str(cast.candidates))
-    reply = await t.ask(door, messages, cast.reasoner, Sampling(temperature=cast.temperature, seed=cast.seed, max_tokens=512), 'reason')
+    messages = role_prompt(
+        REASON,
+        t.question['open_stem'],
+        t.kept,
+        feedback=t.feedback,
+        external_knowledge='\n'.join(f'Q: {x}' for x in t.learned),
+        look_ups_left=str(left) if left > 0 else '',
+        number_of_candidates=str(cast.candidates),
+    )
+    reply = await t.ask(
+        door,
+        messages,
+        cast.reasoner,
+        Sampling(temperature=cast.temperature, seed=cast.seed, max_tokens=512),
+        'reason',
+    )
     step, query = tag(reply.text, 'step'), tag(reply.text, 'ask')
     if step is None and query and left > 0:
         query = ' '.join(query.split())
@@ -51,10 +64,22 @@ async def propose_step(door, t: Thread, cast: Cast):
 async def reflect(door, t: Thread, cast: Cast):
     "Have the last step rated; without a reflector every step is accepted"
     if cast.reflector is None: return t.steps[-1].update(rating=1)
-    messages = role_prompt(REFLECT, t.question['open_stem'], t.kept, proposed_step=t.steps[-1]['text'], reference_diagnosis=t.question['answer_text'] if cast.gold else '')
+    messages = role_prompt(
+        REFLECT,
+        t.question['open_stem'],
+        t.kept,
+        proposed_step=t.steps[-1]['text'],
+        reference_diagnosis=t.question['answer_text'] if cast.gold else '',
+    )
     rating, advice = None, ''
     for _ in range(1 + cast.retries):
-        reply = await t.ask(door, messages, cast.reflector, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=256), 'reflect')
+        reply = await t.ask(
+            door,
+            messages,
+            cast.reflector,
+            Sampling(temperature=cast.others, seed=cast.seed, max_tokens=256),
+            'reflect',
+        )
         rating, advice = tag(reply.text, 'rating'), tag(reply.text, 'feedback') or ''
         leak = cast.gold and reveals(advice, t.question)
         t.leaks += leak
@@ -64,8 +89,17 @@ async def reflect(door, t: Thread, cast: Cast):
 # %% ../nbs/60_synth.ipynb #6a25965d
 async def ask_to_stop(door, t: Thread, cast: Cast):
     "Ask the judge whether to stop; without one, a conclusion ends it"
-    if cast.reflector is None: return t.votes.extend([1, 1] if t.steps[-1]['text'].startswith('Conclusion: ') else [0])
-    reply = await t.ask(door, role_prompt(STOP, t.question['open_stem'], t.kept), cast.reflector, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=64), 'stop')
+    if cast.reflector is None:
+        return t.votes.extend(
+            [1, 1] if t.steps[-1]['text'].startswith('Conclusion: ') else [0]
+        )
+    reply = await t.ask(
+        door,
+        role_prompt(STOP, t.question['open_stem'], t.kept),
+        cast.reflector,
+        Sampling(temperature=cast.others, seed=cast.seed, max_tokens=64),
+        'stop',
+    )
     t.votes.append(int(tag(reply.text, 'stop') == '1'))
 
 async def think(door, q: dict, cast: Cast) -> Thread:
@@ -73,13 +107,23 @@ async def think(door, q: dict, cast: Cast) -> Thread:
     t = Thread(q)
     while not t.done and not t.aside and t.turns < cast.rounds:
         await propose_step(door, t, cast)
-        if t.steps[-1]['role'] == 'reasoning' and t.steps[-1]['rating'] is None: await reflect(door, t, cast)
+        if t.steps[-1]['role'] == 'reasoning' and t.steps[-1]['rating'] is None:
+            await reflect(door, t, cast)
         if t.steps[-1]['rating'] == 1: await ask_to_stop(door, t, cast)
     return t
 
 # %% ../nbs/60_synth.ipynb #081ac89e
-SECOND_VOICE = re.compile(r'\b(experts?|feedback|reviewers?|reference diagnosis|(?:given|correct|reference|right) answer|as (?:told|advised|suggested)|accepted steps?|you(?:r)?)\b', re.I)
-FILLER = set(words('fits none them with that this explains known candidates conclusion finding findings which most both neither'))
+SECOND_VOICE = re.compile(
+    r'\b(experts?|feedback|reviewers?|reference diagnosis|(?:given|correct|reference|right) answer|as'
+    r' (?:told|advised|suggested)|accepted steps?|you(?:r)?)\b',
+    re.I,
+)
+FILLER = set(
+    words(
+        'fits none them with that this explains known candidates conclusion finding findings which most both'
+        ' neither'
+    )
+)
 
 def names_in_play(t: Thread) -> list:
     "The names that were options or candidates"
@@ -96,13 +140,16 @@ def leaked(t: Thread) -> bool:
     return any(reveals(text, t.question) and not reveals(before(steps), t.question) for steps, text in t.prompts)
 
 # %% ../nbs/60_synth.ipynb #713a43b1
-AGAINST = re.compile(r"\b(?:against|not|no|never|neither|nor|cannot|exclud\w*|rul(?:e|es|ed|ing) out"
-                     r"|reject\w*|rather than|instead of|unlikely|doubt\w*|dismiss\w*|wrong|incorrect|false"
-                     r"|fail\w*|(?<!stands )(?<!turns )out|less|least|worse|inferior|lack\w*|drop\w*|discard\w*"
-                     r"|eliminat\w*|abandon\w*|discount\w*|refut\w*|contradict\w*|disprov\w*|hardly|barely|weak\w*"
-                     r"|im(?:plausible|probable|possible)|inconsistent|comes second|without|might|may|could|maybe"
-                     r"|perhaps|possibl[ey]|unless|both|either|or|(?:than|over|beats|above|before)\s(?:\w+\s){0,3}THENAME"
-                     r")\b|n['’]t\b|不|非|排除|除外|怀疑|无法|或|还是", re.I)
+AGAINST = re.compile(
+    r"\b(?:against|not|no|never|neither|nor|cannot|exclud\w*|rul(?:e|es|ed|ing) out"
+    r"|reject\w*|rather than|instead of|unlikely|doubt\w*|dismiss\w*|wrong|incorrect|false"
+    r"|fail\w*|(?<!stands )(?<!turns )out|less|least|worse|inferior|lack\w*|drop\w*|discard\w*"
+    r"|eliminat\w*|abandon\w*|discount\w*|refut\w*|contradict\w*|disprov\w*|hardly|barely|weak\w*"
+    r"|im(?:plausible|probable|possible)|inconsistent|comes second|without|might|may|could|maybe"
+    r"|perhaps|possibl[ey]|unless|both|either|or|(?:than|over|beats|above|before)\s(?:\w+\s){0,3}THENAME"
+    r")\b|n['’]t\b|不|非|排除|除外|怀疑|无法|或|还是",
+    re.I,
+)
 CERTAIN = re.compile(r'\b(?:there is |i have )?(?:no|without|beyond)(?: a| any)? doubt(?: that)?\b', re.I)
 
 def refused_last(sentence: str, rivals: list) -> str:
@@ -116,7 +163,8 @@ def rival_beside(sentence: str, rivals: list) -> bool:
 
 # %% ../nbs/60_synth.ipynb #713a43b2
 def concludes(think: str, answer: str, others: list) -> bool:
-    "Whether the last sentence of a thought decides for an answer: it names it last, and nothing before it turns it round"
+    """Whether the last sentence of a thought decides for an answer: it names it last, and nothing before it turns
+    it round"""
     think = think.replace(answer, answer.replace('. ', '.'))   # a name may hold what ends a sentence
     *_, last = re.split(r'(?<=[.!?])\s+|(?<=[。！？])(?=.)', think.strip())
     rivals = [o for o in others if o != answer]
@@ -140,11 +188,20 @@ def monologue_fault(text: str, t: Thread, length: tuple) -> str:   # '' if nothi
     return '' if length[0] <= len(think.split()) <= length[1] else 'length'
 
 async def retell(door, t: Thread, cast: Cast) -> tuple:   # (the reply, what is wrong with it or '')
-    "Have a thread retold as a monologue; one that fails a check is asked for again, with the reason (paper, section 3.3.3)"
+    """Have a thread retold as a monologue; one that fails a check is asked for again, with the reason (paper,
+    section 3.3.3)"""
     why = ''
     for _ in range(1 + cast.retries):
-        messages = role_prompt(WRITE, t.question['open_stem'], t.kept, form=DESIGNS[cast.design][0], what_was_wrong=why)
-        reply = await t.ask(door, messages, cast.writer, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=2048), 'write')
+        messages = role_prompt(
+            WRITE, t.question['open_stem'], t.kept, form=DESIGNS[cast.design][0], what_was_wrong=why
+        )
+        reply = await t.ask(
+            door,
+            messages,
+            cast.writer,
+            Sampling(temperature=cast.others, seed=cast.seed, max_tokens=2048),
+            'write',
+        )
         why = monologue_fault(reply.text, t, cast.length)
         if not why: break
     return reply.text, why
@@ -154,12 +211,20 @@ async def verify(door, t: Thread, answer: str, cast: Cast) -> dict:   # {by, rig
     "Whether the answer of a thread is right, and who says so"
     right = is_right(answer, t.question, names_in_play(t))
     if right is not None: return dict(by='rule', right=right, said='')
-    messages = role_prompt(VERIFY, t.question['open_stem'], given_answer=answer, reference_diagnosis=t.question['answer_text'])
-    reply = await t.ask(door, messages, cast.writer, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=64), 'verify')
+    messages = role_prompt(
+        VERIFY, t.question['open_stem'], given_answer=answer, reference_diagnosis=t.question['answer_text']
+    )
+    reply = await t.ask(
+        door, messages, cast.writer, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=64), 'verify'
+    )
     return dict(by='judge', right=tag(reply.text, 'same') == '1', said=reply.text)
 
 # %% ../nbs/60_synth.ipynb #ae84b6de
-async def synthesise(door, q: dict, cast: Cast) -> tuple:   # (`Thread`, `trace` record); its outcome is 'kept' or why it is rejected
+async def synthesise(
+    door,
+    q: dict,
+    cast: Cast,
+) -> tuple:   # (`Thread`, `trace` record); its outcome is 'kept' or why it is rejected
     "Reason about a question, retell it, verify it"
     t = await think(door, q, cast)
     text, why = await retell(door, t, cast) if t.done else ('', 'no end within the rounds')
@@ -167,23 +232,57 @@ async def synthesise(door, q: dict, cast: Cast) -> tuple:   # (`Thread`, `trace`
     verdict = await verify(door, t, answer, cast) if not why else dict(by='', right=False, said='')
     leak = cast.gold and leaked(t)
     why = t.aside or why or ('the answer leaked' if leak else '' if verdict['right'] else 'wrong answer')
-    return t, dict(id=f'trace-{q["id"]}', question_id=q['id'], steps=t.steps, votes=t.votes, outcome=why or 'kept', think=seen, answer=answer, verified=verdict['right'], leaked=leak, calls=t.calls,
-                   seed=cast.seed, models=dict(reasoner=cast.reasoner.name, reflector=cast.reflector.name, writer=cast.writer.name), verdict=verdict, design=cast.design, withheld=t.leaks)
+    return t, dict(
+        id=f'trace-{q["id"]}',
+        question_id=q['id'],
+        steps=t.steps,
+        votes=t.votes,
+        outcome=why or 'kept',
+        think=seen,
+        answer=answer,
+        verified=verdict['right'],
+        leaked=leak,
+        calls=t.calls,
+        seed=cast.seed,
+        models=dict(
+            reasoner=cast.reasoner.name,
+            reflector=cast.reflector.name,
+            writer=cast.writer.name,
+        ),
+        verdict=verdict,
+        design=cast.design,
+        withheld=t.leaks,
+    )
 
 # %% ../nbs/60_synth.ipynb #64f10ed6
-def stage3_rows(traces: list, questions: dict, general: list, share: float, seed: int) -> list:   # `sft` records, shuffled
+def stage3_rows(
+    traces: list,
+    questions: dict,
+    general: list,
+    share: float,
+    seed: int,
+) -> list:   # `sft` records, shuffled
     "Kept traces as training rows, with a share of non-medical reasoning"
     reply = lambda t: dict(role='assistant', content=target(t['think'], t['answer']))
     rows = [dict(id=f'sft-{t["id"]}', stage=3, source='dual_expert', question_id=t['question_id'],
                  messages=[*ask(questions[t['question_id']], 'open'), reply(t)]) for t in traces]
     rng = random.Random(digest(['stage3', seed]))
-    rows += [r | dict(messages=[dict(role='system', content=SYSTEM), *r['messages']]) for r in rng.sample(general, min(len(general), round(len(rows) * share / (1 - share))))]
+    rows += [
+        r | dict(messages=[dict(role='system', content=SYSTEM), *r['messages']])
+        for r in rng.sample(
+            general, min(len(general), round(len(rows) * share / (1 - share)))
+        )
+    ]
     rng.shuffle(rows)
     return rows
 
 def general_rows(hub_id: str, longest: int) -> list:   # `sft` records
     "Non-medical reasoning that is not too long"
-    return [r for r in (hub('sft', hub_id) if hub_id else worked_reasoning()) if sum(len(m['content']) for m in r['messages']) <= longest]
+    return [
+        r
+        for r in (hub('sft', hub_id) if hub_id else worked_reasoning())
+        if sum(len(m['content']) for m in r['messages']) <= longest
+    ]
 
 # %% ../nbs/60_synth.ipynb #059e353d
 def design_rows(
@@ -191,24 +290,52 @@ def design_rows(
     questions: dict,   # id -> `question` record
     design: str,       # Key of `DESIGNS`
 ) -> list:             # `sft` records, in the order of the traces
-    "The training rows of kept traces, told in one of the designs. Raises `UserError` for steps that are not in the expert's language"
+    """The training rows of kept traces, told in one of the designs.
+    Raises `UserError` for steps that are not in the expert's language"""
     kept = [[s['text'] for s in t['steps'] if s['rating'] == 1] for t in traces]
     foreign = next((t['id'] for t, steps in zip(traces, kept) if not chart(steps).fits), None)
-    if foreign: raise UserError(f'{foreign}: not in the language of the knowledge expert; run synth with design={design!r} instead')
-    return stage3_rows([t | dict(id=f'{t["id"]}-{design}', think=monologue(steps, design)) for t, steps in zip(traces, kept)], questions, [], 0.0, 0)
+    if foreign:
+        raise UserError(
+            f'{foreign}: not in the language of the knowledge expert; run synth with design={design!r} instead'
+        )
+    return stage3_rows(
+        [
+            t | dict(id=f'{t["id"]}-{design}', think=monologue(steps, design))
+            for t, steps in zip(traces, kept)
+        ],
+        questions,
+        [],
+        0.0,
+        0,
+    )
 
 # %% ../nbs/60_synth.ipynb #3875d359
 def sort_out(traces: list, opened: list) -> tuple:   # (kept `trace` records, rejected records with their reason)
     "What is kept, and what is not: traces that failed, and questions that could not be opened"
-    return ([t for t in traces if t['outcome'] == 'kept'],
-            [t | dict(reason=t['outcome']) for t in traces if t['outcome'] != 'kept'] + [dict(id=f'question-{q["id"]}', question_id=q['id'], reason=why) for q, why in opened if why])
+    return (
+        [t for t in traces if t['outcome'] == 'kept'],
+        [t | dict(reason=t['outcome']) for t in traces if t['outcome'] != 'kept']
+        + [
+            dict(id=f'question-{q["id"]}', question_id=q['id'], reason=why)
+            for q, why in opened
+            if why
+        ],
+    )
 
 # %% ../nbs/60_synth.ipynb #6d469137
 def question_funnel(entered: list, whys: list, selected: int, traces: list) -> pd.DataFrame:
-    "Where questions were lost: `entered` records, why each could not be opened, how many were selected by difficulty, the traces"
+    """Where questions were lost: `entered` records, why each could not be opened, how many were selected by
+    difficulty, the traces"""
     opened = sum(not w for w in whys)
-    losses = [('opening', why, n) for why, n in Counter(w for w in whys if w).most_common()] + [('difficulty', 'easy and not drawn', opened - selected)]
-    losses += [('reasoning' if why == 'no end within the rounds' else 'monologue', why, n) for why, n in Counter(t['outcome'] for t in traces if t['outcome'] != 'kept').most_common()]
+    losses = [
+        ('opening', why, n) for why, n in Counter(w for w in whys if w).most_common()
+    ] + [('difficulty', 'easy and not drawn', opened - selected)]
+    losses += [
+        ('reasoning' if why == 'no end within the rounds' else 'monologue', why, n)
+        for why, n in Counter(
+            t['outcome'] for t in traces if t['outcome'] != 'kept'
+        ).most_common()
+    ]
     table = pd.DataFrame([('enter', '', 0), *losses], columns=['step', 'lost because', 'lost'])
     return table.assign(left=len(entered) - table.lost.cumsum())
 
@@ -218,12 +345,23 @@ def cast_of(p: dict, clean, knowledge) -> Cast:   # Parameters of the stage, fol
     play = lambda spec: role_model(spec, knowledge)
     rules = {k: p[k] for k in 'temperature others gold candidates rounds look_ups design retries seed'.split()}
     if p['design'] not in DESIGNS: raise UserError(f'synth.design = {p["design"]!r}: one of {", ".join(DESIGNS)}')
-    return Cast(play(p['reasoner']), play(p['reflector']), play(p['reflector']), library(knowledge, lambda: corpus_texts(clean)), length=tuple(p['length']), **rules)
+    return Cast(
+        play(p['reasoner']),
+        play(p['reflector']),
+        play(p['reflector']),
+        library(knowledge, lambda: corpus_texts(clean)),
+        length=tuple(p['length']),
+        **rules,
+    )
 
 def panel_of(p: dict, knowledge) -> list:   # (model, temperature) of each grader
     "Who grades in this run. Raises `UserError` for an unknown rule"
-    if p['difficulty'] not in EASY_RULES: raise UserError(f'synth.difficulty = {p["difficulty"]!r}: one of {", ".join(EASY_RULES)}')
-    return [(role_model(spec, knowledge), temperature) for spec, temperature in (with_temperature(g, p['others']) for g in p['graders'])]
+    if p['difficulty'] not in EASY_RULES:
+        raise UserError(f'synth.difficulty = {p["difficulty"]!r}: one of {", ".join(EASY_RULES)}')
+    return [
+        (role_model(spec, knowledge), temperature)
+        for spec, temperature in (with_temperature(g, p['others']) for g in p['graders'])
+    ]
 
 # %% ../nbs/60_synth.ipynb #36b4a099
 def barred(
@@ -234,7 +372,10 @@ def barred(
     texts = ['\n'.join([q['stem'], *(o['text'] for o in q['options'])]) for q in qs]
     found = overlaps(texts, build_index(held))
     names = dict(zip(found.text, found.benchmark))
-    return [q | dict(meta=q['meta'] | dict(benchmark=names[i])) if i in names else q for i, q in enumerate(qs)]
+    return [
+        q | dict(meta=q['meta'] | dict(benchmark=names[i])) if i in names else q
+        for i, q in enumerate(qs)
+    ]
 
 def entered(
     cases: list,
@@ -243,7 +384,10 @@ def entered(
 ) -> list:        # `question` records
     "The questions that enter. Raises `UserError` if fewer were made than are asked for"
     if p['closed_hub']: return barred(list(itertools.islice(hub('question', p['closed_hub']), p['questions'])), held)
-    if p['questions'] > len(cases): raise UserError(f'synth.questions = {p["questions"]}: the stage cases made {len(cases)}; raise cases.train')
+    if p['questions'] > len(cases):
+        raise UserError(
+            f'synth.questions = {p["questions"]}: the stage cases made {len(cases)}; raise cases.train'
+        )
     return cases[:p['questions']]
 
 # %% ../nbs/60_synth.ipynb #c6d0ac8b

@@ -26,7 +26,7 @@ from .data.signals import Batch
 from .data.signatures import signatures
 from .data.tokens import Lexicon
 from .eval.judge import spelling
-from .eval.judge import HARMLESS_WORDS
+from .llm.models import SET_ASIDE
 from .llm.door import converse
 from .llm.models import Model, Sampling
 from .llm.prompt import tag_content, REFUSAL
@@ -47,11 +47,25 @@ def choose(
 ) -> tuple:            # (chosen records, table of how many were left after each step)
     "The passages to expand. Raises `UserError` if there is none"
     free = [d for d in docs if not names_any(d['text'], held)]
-    dense = [d for d, t in zip(free, tags([d['text'] for d in free], r).itertuples()) if t.density >= p['density'] and t.words >= 12]
+    dense = [
+        d
+        for d, t in zip(free, tags([d['text'] for d in free], r).itertuples())
+        if t.density >= p['density'] and t.words >= 12
+    ]
     chosen = random.Random(digest(['passages', p['seed']])).sample(dense, min(p['passages'], len(dense)))
-    if not chosen: raise UserError(f'textbook.density = {p["density"]}: no passage of {p["arm"]} is so dense; lower it')
+    if not chosen:
+        raise UserError(f'textbook.density = {p["density"]}: no passage of {p["arm"]} is so dense; lower it')
     steps = dict(read=docs, names_no_held_out_disease=free, dense=dense, chosen=chosen)
-    return chosen, pd.DataFrame([dict(step=s.replace('_', ' '), passages=len(ds), words=sum(len(d['text'].split()) for d in ds)) for s, ds in steps.items()])
+    return chosen, pd.DataFrame(
+        [
+            dict(
+                step=s.replace('_', ' '),
+                passages=len(ds),
+                words=sum(len(d['text'].split()) for d in ds),
+            )
+            for s, ds in steps.items()
+        ]
+    )
 
 # %% ../nbs/40_textbook.ipynb #5712fe3c
 def unsupported(passage: str, question: str, answer: str, r: Recogniser, p: dict) -> str:   # '' if nothing is wrong
@@ -62,19 +76,28 @@ def unsupported(passage: str, question: str, answer: str, r: Recogniser, p: dict
     said, there = words(answer), set(words(passage))
     own = [w for w in said if len(w) > 3] or said
     if not own or sum(w in there for w in own) < p['support'] * len(own): return 'words not in the passage'
-    if set(re.findall(r'\d+', answer)) - set(re.findall(r'\d+', f'{passage} {question}')): return 'a number not in the passage'
+    if set(re.findall(r'\d+', answer)) - set(re.findall(r'\d+', f'{passage} {question}')):
+        return 'a number not in the passage'
     signs = lambda text: {(i, m.denied) for m in mentions(r, text) for i in m.ids}
     return 'an entity not in the passage' if signs(answer) - signs(passage) else ''
 
 # %% ../nbs/40_textbook.ipynb #3e9756b3
-POINTING = re.compile(r'\b(?:passage|text|paragraph|the (?:above|following)|mentioned|described (?:above|here))\b', re.I)
+POINTING = re.compile(
+    r'\b(?:passage|text|paragraph|the (?:above|following)|mentioned|described (?:above|here))\b', re.I
+)
 
 def pair_similarity(a: str, b: str) -> float:
     "Jaccard similarity of the pairs of neighbouring words of two texts"
     x, y = (set(zip(['', *words(t)], [*words(t), ''])) for t in (a, b))
     return len(x & y) / len(x | y)
 
-def question_fault(passage: str, question: str, answer: str, parents: list, p: dict) -> str:   # '' if nothing is wrong
+def question_fault(
+    passage: str,
+    question: str,
+    answer: str,
+    parents: list,
+    p: dict,
+) -> str:   # '' if nothing is wrong
     "Why a question is of no use, by rule"
     if not question.endswith('?') or len(question.split()) < 4: return 'no question'
     if POINTING.search(question): return 'points at its passage'
@@ -95,7 +118,12 @@ class Crew:
 
 def read_question(text: str) -> str:
     "The question of a reply: what is tagged, else the first line that asks"
-    return ' '.join((tag_content(text, 'question') or next((l for l in text.split('\n') if l.strip().endswith('?')), '')).split())
+    return ' '.join(
+        (
+            tag_content(text, 'question')
+            or next((l for l in text.split('\n') if l.strip().endswith('?')), '')
+        ).split()
+    )
 
 def tagged_answer(text: str) -> str:
     "The answer of a reply: what is tagged, else its first paragraph"
@@ -106,21 +134,37 @@ async def judge_refusal(door, passage: str, question: str, answer: str, crew: Cr
     "Why the judge refuses an answer"
     messages = task(JUDGE, passage=passage, question=question, answer=answer)
     reply, = await door.ask(messages, crew.judge, Sampling(max_tokens=16, seed=crew.p['seed']), 'judge')
-    if reply.finish.startswith(HARMLESS_WORDS): return reply.finish
+    if reply.finish.startswith(SET_ASIDE): return reply.finish
     return '' if tag_content(reply.text, 'supported') == '1' else 'the judge refuses'
 
-async def ask_one(door, passage: str, parent: str, operator: str, before: list, crew: Crew) -> dict:   # {operator, parent, question, answer, fault}
+async def ask_one(
+    door,
+    passage: str,
+    parent: str,
+    operator: str,
+    before: list,
+    crew: Crew,
+) -> dict:   # {operator, parent, question, answer, fault}
     "One question with its answer, and what is wrong with it"
     how = Sampling(temperature=crew.temperature, max_tokens=crew.p['max_tokens'], seed=crew.p['seed'])
-    reply, = await door.ask(task(ASK, passage=passage, question=parent, change=OPERATORS[operator][1] if operator else ''), crew.writer, how, 'ask')
+    (reply,) = await door.ask(
+        task(ASK, passage=passage, question=parent, change=OPERATORS[operator][1] if operator else ''),
+        crew.writer,
+        how,
+        'ask',
+    )
     question = read_question(reply.text)
     made = dict(operator=operator or 'first', parent=parent, question=question, answer='')
-    if reply.finish.startswith(HARMLESS_WORDS): return made | dict(fault=reply.finish)
+    if reply.finish.startswith(SET_ASIDE): return made | dict(fault=reply.finish)
     if not question: return made | dict(fault='no question')
-    reply, = await door.ask(task(ANSWER, passage=passage, question=question), crew.answerer or crew.writer, how, 'answer')
-    if reply.finish.startswith(HARMLESS_WORDS): return made | dict(fault=reply.finish)
+    (reply,) = await door.ask(
+        task(ANSWER, passage=passage, question=question), crew.answerer or crew.writer, how, 'answer'
+    )
+    if reply.finish.startswith(SET_ASIDE): return made | dict(fault=reply.finish)
     answer = made['answer'] = tagged_answer(reply.text)
-    fault = question_fault(passage, question, answer, before, crew.p) or unsupported(passage, question, answer, crew.reader, crew.p)
+    fault = question_fault(passage, question, answer, before, crew.p) or unsupported(
+        passage, question, answer, crew.reader, crew.p
+    )
     return made | dict(fault=fault or await judge_refusal(door, passage, question, answer, crew))
 
 # %% ../nbs/40_textbook.ipynb #8b3114d0
@@ -137,7 +181,11 @@ async def expand(door, doc: dict, crew: Crew) -> list:   # As `ask_one` gives th
     for operator in [''] + order(crew.p['rounds'], rng):
         standing = [m['question'] for m in made if not m['fault']]
         before = [m['question'] for m in made]
-        made.append(await ask_one(door, doc['text'], rng.choice(standing) if operator and standing else '', operator, before, crew))
+        made.append(
+            await ask_one(
+                door, doc['text'], rng.choice(standing) if operator and standing else '', operator, before, crew
+            )
+        )
     return [m | dict(id=f'textbook-{doc["id"]}-{i}', passage=doc['id']) for i, m in enumerate(made)]
 
 # %% ../nbs/40_textbook.ipynb #64b3750f
@@ -153,7 +201,12 @@ def pair_gate(made: list, held: list, index, p: dict) -> list:   # As `expand` g
     "Refuse repeated and contaminated pairs"
     fine = [m for m in made if not m['fault']]
     text = lambda m: f'{m["question"]} {m["answer"]}'
-    for m, again in zip(fine, near_repeats([text(m) for m in fine], p['seed'])): m['fault'] = 'a repetition' if again else 'names a held-out disease' if names_any(text(m), held) else ''
+    for m, again in zip(fine, near_repeats([text(m) for m in fine], p['seed'])):
+        m['fault'] = (
+            'a repetition'
+            if again
+            else 'names a held-out disease' if names_any(text(m), held) else ''
+        )
     left = [m for m in fine if not m['fault']]
     for i in set(overlaps(map(text, left), index).text): left[i]['fault'] = 'in a benchmark or a held-out case'
     return made
@@ -161,12 +214,30 @@ def pair_gate(made: list, held: list, index, p: dict) -> list:   # As `expand` g
 def row(m: dict, crew: Crew) -> dict:   # `sft` record of stage 1
     "A pair as a training row that says where it comes from"
     turns = [dict(role='user', content=m['question']), dict(role='assistant', content=m['answer'])]
-    return dict(id=m['id'], stage=1, source='textbook', messages=turns, meta=dict(passage=m['passage'], operator=m['operator'], parent=m['parent'], writer=crew.writer.name, judge=crew.judge.name))
+    return dict(
+        id=m['id'],
+        stage=1,
+        source='textbook',
+        messages=turns,
+        meta=dict(
+            passage=m['passage'],
+            operator=m['operator'],
+            parent=m['parent'],
+            writer=crew.writer.name,
+            judge=crew.judge.name,
+        ),
+    )
 
 # %% ../nbs/40_textbook.ipynb #8e623438
 def pair_funnel(made: list) -> pd.DataFrame:
     "Pairs by operator, and what became of them"
-    table = pd.DataFrame([dict(operator=m['operator'], outcome=m['fault'] or 'kept') for m in made]).value_counts(['outcome', 'operator']).unstack('operator', fill_value=0)
+    table = (
+        pd.DataFrame(
+            [dict(operator=m['operator'], outcome=m['fault'] or 'kept') for m in made]
+        )
+        .value_counts(['outcome', 'operator'])
+        .unstack('operator', fill_value=0)
+    )
     cols = [o for o in QUESTION_FORMS if o in table]
     return table[cols].assign(all=table[cols].sum(axis=1)).sort_values('all', ascending=False).reset_index()
 
@@ -174,42 +245,100 @@ def expansion(made: list, docs: list) -> dict:
     "Rows for a passage, and their words for each of its words"
     kept = [m for m in made if not m['fault']]
     count = lambda texts: sum(len(t.split()) for t in texts)
-    return dict(passages=len(docs), rows=len(kept), rows_a_passage=len(kept) / len(docs), words_a_word=count(f'{m["question"]} {m["answer"]}' for m in kept) / count(d['text'] for d in docs))
+    return dict(
+        passages=len(docs),
+        rows=len(kept),
+        rows_a_passage=len(kept) / len(docs),
+        words_a_word=count(f'{m["question"]} {m["answer"]}' for m in kept)
+        / count(d['text'] for d in docs),
+    )
 
 # %% ../nbs/40_textbook.ipynb #3015b2f6
 async def check_verdicts(door, pair: tuple, crew: Crew) -> tuple:   # (the rule accepts, the judge accepts)
     "What rule and judge each say of a passage, a question and an answer"
     passage, question, answer = pair
-    rule = question_fault(passage, question, answer, [], crew.p) or unsupported(passage, question, answer, crew.reader, crew.p)
+    rule = question_fault(passage, question, answer, [], crew.p) or unsupported(
+        passage, question, answer, crew.reader, crew.p
+    )
     return not rule, not await judge_refusal(door, passage, question, answer, crew)
 
 def control(made: list, docs: list, crew: Crew) -> pd.DataFrame:
-    "How often kept pairs are accepted with their own passage, with another one, and with the answer of another pair; 95 % Wilson intervals"
+    """How often kept pairs are accepted with their own passage, with another one, and with the answer of another
+    pair; 95 % Wilson intervals"""
     kept, texts = [m for m in made if not m['fault']], {d['id']: d['text'] for d in docs}
-    after = [next((o for o in kept[i + 1:] + kept[:i] if o['passage'] != m['passage']), m) for i, m in enumerate(kept)]
-    sets = {'own passage': [(texts[m['passage']], m['question'], m['answer']) for m in kept], 'another passage': [(texts[o['passage']], m['question'], m['answer']) for m, o in zip(kept, after)],
-            "another pair's answer": [(texts[m['passage']], m['question'], o['answer']) for m, o in zip(kept, after)]}
+    after = [
+        next((o for o in kept[i + 1 :] + kept[:i] if o['passage'] != m['passage']), m)
+        for i, m in enumerate(kept)
+    ]
+    sets = {
+        'own passage': [(texts[m['passage']], m['question'], m['answer']) for m in kept],
+        'another passage': [
+            (texts[o['passage']], m['question'], m['answer']) for m, o in zip(kept, after)
+        ],
+        "another pair's answer": [
+            (texts[m['passage']], m['question'], o['answer']) for m, o in zip(kept, after)
+        ],
+    }
     rows = []
     for name, pairs in sets.items():
         said = converse(lambda door, pair: check_verdicts(door, pair, crew), pairs)
         both = sum(a and b for a, b in said)
-        rows.append(dict(shown_with=name, n=len(said), rule=sum(a for a, _ in said) / max(len(said), 1), judge=sum(b for _, b in said) / max(len(said), 1), both=both / max(len(said), 1), low=wilson(both, len(said))[0], high=wilson(both, len(said))[1]))
+        rows.append(
+            dict(
+                shown_with=name,
+                n=len(said),
+                rule=sum(a for a, _ in said) / max(len(said), 1),
+                judge=sum(b for _, b in said) / max(len(said), 1),
+                both=both / max(len(said), 1),
+                low=wilson(both, len(said))[0],
+                high=wilson(both, len(said))[1],
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../nbs/40_textbook.ipynb #fe106cfe
 def trials(docs: list, crew: Crew, student: Model, gates: tuple) -> dict:   # writer -> as `expand` gives them
     "A small model in the parts of the writer: first it asks and answers, then it answers what the crew's writer asks"
     p = crew.p | dict(rounds=min(crew.p['rounds'], 2))
-    crews = {'student asks and answers': replace(crew, writer=student, p=p, temperature=p['small_temperature']), 'student answers': replace(crew, answerer=student, temperature=p['small_temperature'])} if docs else {}
-    return {name: pair_gate([m for ms in converse(lambda door, d: expand(door, d, c), docs, title=name) for m in ms], *gates, crew.p) for name, c in crews.items()}
+    crews = (
+        {
+            'student asks and answers': replace(crew, writer=student, p=p, temperature=p['small_temperature']),
+            'student answers': replace(crew, answerer=student, temperature=p['small_temperature']),
+        }
+        if docs
+        else {}
+    )
+    return {
+        name: pair_gate(
+            [
+                m
+                for ms in converse(lambda door, d: expand(door, d, c), docs, title=name)
+                for m in ms
+            ],
+            *gates,
+            crew.p,
+        )
+        for name, c in crews.items()
+    }
 
 def pair_survival(sets: dict) -> pd.DataFrame:   # writer -> as `expand` gives them
-    "Which share of the pairs of each writer survives the checks, with 95 % Wilson intervals, and what most of the others fail"
+    """Which share of the pairs of each writer survives the checks, with 95 % Wilson intervals, and what most of
+    the others fail"""
     rows = []
     for name, made in sets.items():
         kept, faults = sum(not m['fault'] for m in made), Counter(m['fault'] for m in made if m['fault'])
-        rows.append(dict(writer=name, passages=len({m['passage'] for m in made}), pairs=len(made), kept=kept, share=kept / max(len(made), 1), low=wilson(kept, len(made))[0], high=wilson(kept, len(made))[1],
-                         lost=', '.join(f'{f} {n}' for f, n in faults.most_common(4))))
+        rows.append(
+            dict(
+                writer=name,
+                passages=len({m['passage'] for m in made}),
+                pairs=len(made),
+                kept=kept,
+                share=kept / max(len(made), 1),
+                low=wilson(kept, len(made))[0],
+                high=wilson(kept, len(made))[1],
+                lost=', '.join(f'{f} {n}' for f, n in faults.most_common(4)),
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../nbs/40_textbook.ipynb #24377914
@@ -222,7 +351,12 @@ def plot_pairs(made: list):   # A figure
     for outcome, colour in zip(sorted(table.index, key=lambda o: o != 'kept'), plt.get_cmap('tab20').colors):
         ax.barh(range(len(left)), table.loc[outcome], left=left, color=colour, label=outcome)
         left += table.loc[outcome].to_numpy()
-    ax.set(yticks=range(len(left)), yticklabels=table.columns, xlabel='pairs', title=f'Questions and answers by operator (n = {len(made):,})')
+    ax.set(
+        yticks=range(len(left)),
+        yticklabels=table.columns,
+        xlabel='pairs',
+        title=f'Questions and answers by operator (n = {len(made):,})',
+    )
     ax.invert_yaxis()
     ax.legend(fontsize=7, frameon=False, bbox_to_anchor=(1, 1), loc='upper left')
     return fig

@@ -20,7 +20,7 @@ def echo(body): return body['messages'][-1]['content']
 def expert(path):
     "Answers of the knowledge expert, as the back-end gives them"
     from citrus.world.expert import expert_model
-    from citrus.llm.local import BACKENDS
+    from citrus.llm.models import BACKENDS
     from citrus.llm.models import Sampling
     model = expert_model(path)
 

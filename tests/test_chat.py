@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from citrus.llm.local import BACKENDS
+from citrus.llm.models import BACKENDS
 from citrus.llm.door import chat, converse, ledger_path
 from citrus.llm.ledger import Budget, Ledger, deterministic, reply_key
 from citrus.llm.models import Model, Reply, Sampling

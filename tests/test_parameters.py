@@ -117,7 +117,7 @@ def test_the_names_that_are_declared_are_those_of_the_code():
     from citrus.data.arms import ARMS
     from citrus.data.hub import HUB
     from citrus.train.bandit import REWARDS, MIX_RULES
-    from citrus.llm.local import BACKENDS
+    from citrus.llm.models import BACKENDS
     from citrus.data.corpus import EXECUTORS
     from citrus.evaluate import FOLDERS
     from citrus.eval.exams import EXAMS

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from citrus.llm.local import BACKENDS
+from citrus.llm.models import BACKENDS
 from citrus.llm.models import Model, Reply, Sampling
 from citrus.llm.prompt import target
 from citrus.core.files import UserError

@@ -30,14 +30,31 @@ class Once(argparse.Action):
 def parse_args(argv: list) -> argparse.Namespace:
     "The command line of `citrus_run`. Raises `UserError` for options that do not go together"
     p = Parser('citrus_run', 'Run the stage notebooks in order; unchanged stages are not run again.')
-    p.add_argument('--recipe', action=Once, default='', help='a recipe in nbs/recipes, or a path (default: the embedded CPU run)')
-    p.add_argument('--set', nargs='+', action='extend', default=[], metavar='stage.param=value', help='change a parameter')
+    p.add_argument(
+        '--recipe',
+        action=Once,
+        default='',
+        help='a recipe in nbs/recipes, or a path (default: the embedded CPU run)',
+    )
+    p.add_argument(
+        '--set', nargs='+', action='extend', default=[], metavar='stage.param=value', help='change a parameter'
+    )
     p.add_argument('--only', action=Once, metavar='STAGE', help='this stage, and what it needs')
-    p.add_argument('--from', action=Once, metavar='STAGE', help='this stage and all after it; the earlier ones as the run has them')
+    p.add_argument(
+        '--from',
+        action=Once,
+        metavar='STAGE',
+        help='this stage and all after it; the earlier ones as the run has them',
+    )
     p.add_argument('--name', action=Once, help="name of the run (default: the recipe's, or 'default')")
     p.add_argument('--dry', action='store_true', help='say what would be done and why, and do nothing')
     p.add_argument('--list', action='store_true', help='list the runs with their sizes')
-    p.add_argument('--why', action=Once, metavar='FILE', help='say what a figure or score was made from, down to the assets')
+    p.add_argument(
+        '--why',
+        action=Once,
+        metavar='FILE',
+        help='say what a figure or score was made from, down to the assets',
+    )
     p.add_argument('--gc', action='store_true', help='show the store entries that no run refers to')
     p.add_argument('--yes', action='store_true', help='with --gc: remove them')
     args = p.parse_args(argv)
@@ -56,7 +73,8 @@ def one_purpose(given: set):
 # %% ../../nbs/lib/core/command.ipynb #eee09dc8
 def report(run: str, table: pd.DataFrame):
     "Print the closing table of a run and the paths of its figures"
-    with pd.option_context('display.max_colwidth', 110, 'display.width', 250): print('\n' + table.to_string(index=False))
+    with pd.option_context('display.max_colwidth', 110, 'display.width', 250):
+        print('\n' + table.to_string(index=False))
     figures = sorted(p for s in STAGES for p in (run_folder(run) / s / 'figures').glob('*.png'))
     print('\nfigures:', *[f'  {p}' for p in figures], sep='\n')
     scores = run_folder(run) / 'ablate' / 'summary.txt'
@@ -86,7 +104,10 @@ def run_command(args: argparse.Namespace):
     values = settings(load_recipe(args.recipe), args.set)
     consistent(values, stages)
     late = out_of_step()
-    if late: raise UserError(f'the library is out of step with {", ".join(late)}: save the notebooks and run `nbdev_export`')
+    if late:
+        raise UserError(
+            f'the library is out of step with {", ".join(late)}: save the notebooks and run `nbdev_export`'
+        )
     if args.dry: return print(plan(name, values, stages).to_string(index=False))
     os.environ['CITRUS_RECIPE'] = args.recipe
     report(name, run_stages(name, values, stages))
@@ -94,10 +115,19 @@ def run_command(args: argparse.Namespace):
 # %% ../../nbs/lib/core/command.ipynb #2411a292
 def main():
     "Entry point of `citrus_run`: exit status 0, or 1 after one message"
-    try: run_command(parse_args(sys.argv[1:]))
-    except UserError as e: sys.exit(f'citrus_run: {e}')
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())   # the reader, `head` say, has gone
-    except OSError as e: sys.exit(f'citrus_run: {e.strerror or e}: {e.filename or ""}{advice(str(e))}\n  what was finished is kept; run the same command again to go on')
+    try:
+        run_command(parse_args(sys.argv[1:]))
+    except UserError as e:
+        sys.exit(f'citrus_run: {e}')
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, `head` say, has gone
+    except OSError as e:
+        sys.exit(
+            f'citrus_run: {e.strerror or e}: {e.filename or ""}{advice(str(e))}\n  what was finished is kept;'
+            ' run the same command again to go on'
+        )
     except KeyboardInterrupt:
-        logging.disable()   # at exit the tasks of a stopped kernel report its death
-        sys.exit('\ncitrus_run: stopped by Ctrl-C; what was finished is kept; run the same command again to go on')
+        logging.disable()  # at exit the tasks of a stopped kernel report its death
+        sys.exit(
+            '\ncitrus_run: stopped by Ctrl-C; what was finished is kept; run the same command again to go on'
+        )

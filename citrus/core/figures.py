@@ -31,11 +31,13 @@ def save_fig(
     table: pd.DataFrame,  # The numbers that it shows
     name: str,            # File name without suffix
 ):                        # The figure, for display
-    "Save a figure of the open stage as PNG, PDF and CSV, stamped with what made it. Raises `UserError` if no stage is open"
+    """Save a figure of the open stage as PNG, PDF and CSV, stamped with what made it.
+    Raises `UserError` if no stage is open"""
     s = store._open
     if s is None: raise UserError(f'figure {name!r}: open a stage first, with stage(name, globals())')
     at, folder = store.commit()[0], s.dir / 'figures'
     made_by = f'{s.name}-{s.key}'
     write_fig(fig, folder, name, f'run {s.run}, {made_by}, commit {at}')
-    with atomic(folder / f'{name}.csv') as f: table.assign(run=s.run, made_by=made_by, commit=at).to_csv(f, index=False)
+    with atomic(folder / f'{name}.csv') as f:
+        table.assign(run=s.run, made_by=made_by, commit=at).to_csv(f, index=False)
     return fig

@@ -30,14 +30,17 @@ def need_writable(folder: Path):
     "Raises `UserError` if nothing can be written to a folder, or if it cannot be made; leaves nothing there"
     last = next(p for p in (folder, *folder.parents) if p.exists())
     if last.is_dir():
-        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=last): return   # rights alone say yes to root in /proc
+        # rights alone say yes to root in /proc
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=last):
+            return
     fault = 'cannot be written to' if last.is_dir() else 'is no folder'
     raise UserError(f'CITRUS_HOME is {folder}, and {last} {fault}: set CITRUS_HOME to a folder that you can write to')
 
 # %% ../../nbs/lib/core/files.ipynb #d84addd6
 class Parser(argparse.ArgumentParser):
     "A command line whose mistakes are told in one line"
-    def __init__(self, name: str, description: str): super().__init__(name, description=description, allow_abbrev=False)
+    def __init__(self, name: str, description: str):
+        super().__init__(name, description=description, allow_abbrev=False)
     def error(self, message: str): raise UserError(f'{message}; see `{self.prog} --help`')
 
 # %% ../../nbs/lib/core/files.ipynb #4b914098

@@ -25,8 +25,14 @@ def versions() -> dict:
     "Versions of Python and of the packages that a result depends on"
     return dict(python='.'.join(platform.python_version_tuple()[:2])) | {p: metadata.version(p) for p in PACKAGES}
 
-BOOKKEEPING = ('citrus.core.store.stage', 'citrus.core.store.Stage.finish', 'citrus.core.figures.save_fig', 'citrus.core.store.unrepeatable',
-               'citrus.core.parameters.notebook_path', 'citrus.world.expert.code_behind')   # decide nothing that the files of a stage hold
+BOOKKEEPING = (   # decide nothing that the files of a stage hold
+    'citrus.core.store.stage',
+    'citrus.core.store.Stage.finish',
+    'citrus.core.figures.save_fig',
+    'citrus.core.store.unrepeatable',
+    'citrus.core.parameters.notebook_path',
+    'citrus.world.expert.code_behind',
+)
 
 @functools.lru_cache(maxsize=4)
 def library_of(folder: Path) -> dict:   # module name -> `Module`
@@ -51,7 +57,8 @@ def has_flag(cell: dict, flag: str) -> bool:
     return re.search(rf'^#\| *{flag}\b', cell['source'], re.M) is not None
 
 def notebook_module(path) -> Module:
-    "What a notebook defines outside its stage cells. A lesson counts for the names it binds: the kernel would use them"
+    """What a notebook defines outside its stage cells. A lesson counts for the names it binds: the kernel would
+    use them"""
     module = Module([], {}, {}, [])
     for cell in cells(path):
         if cell['cell_type'] != 'code' or has_flag(cell, 'stage'): continue
@@ -116,8 +123,15 @@ def ingredients(
     "All that decides what a stage makes"
     _, marked, reached = followed(stage)
     own = [d for _, d in marked]
-    return dict(notebook=digest([d.code for d in own]), code=hashes(reached), params=params, inputs=inputs, versions=versions(),
-                files=hashed_files([*own, *reached.values()], params), assets=digest((root() / 'nbs' / 'assets.txt').read_text()))
+    return dict(
+        notebook=digest([d.code for d in own]),
+        code=hashes(reached),
+        params=params,
+        inputs=inputs,
+        versions=versions(),
+        files=hashed_files([*own, *reached.values()], params),
+        assets=digest((root() / 'nbs' / 'assets.txt').read_text()),
+    )
 
 # %% ../../nbs/lib/core/ingredients.ipynb #5d1e0a04
 def drawings_of(stage: str) -> dict:   # figure -> (module, `Drawing`, hash of the code that draws it)
@@ -139,7 +153,9 @@ def differences(
     "Why a stage must run again, in words"
     words = dict(notebook='its stage cells changed', assets='the asset pins changed')
     reasons = [text for part, text in words.items() if old.get(part) != new.get(part)]
-    kinds = dict(params='parameter {}', code='code of {}', files='file {}', inputs='input {}', versions='version of {}')
+    kinds = dict(
+        params='parameter {}', code='code of {}', files='file {}', inputs='input {}', versions='version of {}'
+    )
     for part, text in kinds.items():
         a, b = old.get(part, {}), new.get(part, {})
         names = sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))

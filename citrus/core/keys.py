@@ -295,5 +295,6 @@ def reached_from(
 def hashes(reached: dict) -> dict:   # `module.label` -> hash of its code
     "What definitions are made of; those of one name count together"
     code = {}
-    for (module, _), d in sorted(reached.items()): code.setdefault(f'{module}.{d.label}', []).append(d.code)
+    for (module, _), d in sorted(reached.items()):
+        code.setdefault(f'{module}.{d.label}', []).append(d.code)
     return {name: digest(lines) for name, lines in code.items()}

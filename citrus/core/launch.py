@@ -21,14 +21,24 @@ def devices_here() -> int:
     return os.cpu_count() if os.environ.get('DS_ACCELERATOR') == 'cpu' else torch.cuda.device_count()
 
 def nodes() -> dict:   # name -> devices
-    "The machines to train on: the lines `name slots=8` of `$CITRUS_HOSTFILE`, this machine first; without it this machine alone. Raises `UserError` for a line of another form"
+    """The machines to train on: the lines `name slots=8` of `$CITRUS_HOSTFILE`, this machine first; without it
+    this machine alone.
+    Raises `UserError` for a line of another form"""
     path, found = os.environ.get('CITRUS_HOSTFILE'), {}
     if not path: return {'this machine': devices_here()}
-    try: lines = Path(path).read_text().splitlines()
-    except OSError as e: raise UserError(f'CITRUS_HOSTFILE={path}: {e.strerror}; give the full path of a file with lines `name slots=8`') from None
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as e:
+        raise UserError(
+            f'CITRUS_HOSTFILE={path}: {e.strerror}; give the full path of a file with lines `name slots=8`'
+        ) from None
     for i, line in enumerate(lines, 1):
         told = re.fullmatch(r'(\S+)\s+slots=(\d+)', line.partition('#')[0].strip())
-        if line.partition('#')[0].strip() and (not told or told[1] in found): raise UserError(f'{path}, line {i}: {line!r} needs the form `name slots=8`, and each name once')
+        if line.partition('#')[0].strip() and (not told or told[1] in found):
+            raise UserError(
+                f'{path}, line {i}: {line!r} needs the form `name slots=8`, and each name'
+                ' once'
+            )
         if told: found[told[1]] = int(told[2])
     return found
 
@@ -38,21 +48,38 @@ def divided(
     nodes: dict,      # name -> devices it has
     who: str = '',    # Who asks, for the message
 ) -> list:            # Names of the nodes to use
-    "The first nodes that have room for a number of processes, equally many on each. Raises `UserError` if there is too little"
+    """The first nodes that have room for a number of processes, equally many on each.
+    Raises `UserError` if there is too little"""
     for n in range(1, len(nodes) + 1):
-        if processes % n == 0 and min([*nodes.values()][:n]) >= processes // n: return [*nodes][:n]
-    have = 'this machine has {this machine}'.format_map(nodes) if 'this machine' in nodes else f'the hostfile has {", ".join(f"{v} on {k}" for k, v in nodes.items()) or "none"}'
-    raise UserError(f'{who} asks for {processes} GPUs, {have}: lower `processes`, take another recipe, or name the machines to train on in a file, CITRUS_HOSTFILE')
+        if processes % n == 0 and min([*nodes.values()][:n]) >= processes // n:
+            return [*nodes][:n]
+    have = (
+        'this machine has {this machine}'.format_map(nodes)
+        if 'this machine' in nodes
+        else (
+            'the hostfile has'
+            f' {", ".join(f"{v} on {k}" for k, v in nodes.items()) or "none"}'
+        )
+    )
+    raise UserError(
+        f'{who} asks for {processes} GPUs, {have}: lower `processes`, take another recipe, or name the machines'
+        ' to train on in a file, CITRUS_HOSTFILE'
+    )
 
 # %% ../../nbs/lib/core/launch.ipynb #8efc5493
-TRAVELS = r'(CITRUS|HF|TRANSFORMERS|TOKENIZERS|TRL|MALLOC|NCCL|GLOO|TORCH|DS|OMP|PYTHON)\w*|PATH|LD_LIBRARY_PATH|CUDA_HOME|(?i:https?|no)_(?i:proxy)'   # names of variables that hold on every node
+# names of variables that hold on every node
+TRAVELS = r'(CITRUS|HF|TRANSFORMERS|TOKENIZERS|TRL|MALLOC|NCCL|GLOO|TORCH|DS|OMP|PYTHON)\w*|PATH|LD_LIBRARY_PATH|CUDA_HOME|(?i:https?|no)_(?i:proxy)'
 
 def node_main():
     "What a node does: a command told on standard input, for as long as that stays open"
     told = json.loads(sys.stdin.readline())
     os.environ.update(told['environment'])
     os.chdir(told['folder'])
-    if devices_here() < told['share']: sys.exit(f'{told["name"]} has {devices_here()} GPUs, {told["share"]} are asked of it: correct {os.environ["CITRUS_HOSTFILE"]}')
+    if devices_here() < told['share']:
+        sys.exit(
+            f'{told["name"]} has {devices_here()} GPUs, {told["share"]} are asked of it:'
+            f' correct {os.environ["CITRUS_HOSTFILE"]}'
+        )
     threading.Thread(target=lambda: sys.stdin.read() or os._exit(1), daemon=True).start()
     sys.exit(subprocess.run(told['command'], stdin=subprocess.DEVNULL, preexec_fn=die_with_parent).returncode)
 
@@ -70,15 +97,57 @@ def on_nodes(
     processes: int,   # Over all nodes
 ) -> int:             # Exit status; the first that is not 0 ends all
     "Run an `accelerate launch` on several nodes, and wait for it"
-    start = f'cd {shlex.quote(str(root()))} && exec {shlex.quote(sys.executable)} -c "from citrus.core.launch import node_main; node_main()"'
-    ssh, told, started = shlex.split(os.environ.get('CITRUS_SSH', 'ssh -o BatchMode=yes -o ServerAliveInterval=30')), dict(folder=os.getcwd(), share=processes // len(names)), []
+    start = (
+        f'cd {shlex.quote(str(root()))} && exec {shlex.quote(sys.executable)} -c "from citrus.core.launch'
+        ' import node_main; node_main()"'
+    )
+    ssh, told, started = (
+        shlex.split(
+            os.environ.get('CITRUS_SSH', 'ssh -o BatchMode=yes -o ServerAliveInterval=30')
+        ),
+        dict(folder=os.getcwd(), share=processes // len(names)),
+        [],
+    )
     told['environment'] = {k: v for k, v in os.environ.items() if re.fullmatch(TRAVELS, k)}
-    group = ['--num_machines', str(len(names)), '--main_process_ip', names[0], '--main_process_port', str(free_port()), '--same_network', '--deepspeed_multinode_launcher', 'standard']
+    group = [
+        '--num_machines',
+        str(len(names)),
+        '--main_process_ip',
+        names[0],
+        '--main_process_port',
+        str(free_port()),
+        '--same_network',
+        '--deepspeed_multinode_launcher',
+        'standard',
+    ]
     try:
         for i, name in enumerate(names):
-            started.append(subprocess.Popen([*ssh, name, start] if i else ['sh', '-c', start], stdin=subprocess.PIPE, text=True, preexec_fn=die_with_parent))
+            started.append(
+                subprocess.Popen(
+                    [*ssh, name, start] if i else ['sh', '-c', start],
+                    stdin=subprocess.PIPE,
+                    text=True,
+                    preexec_fn=die_with_parent,
+                )
+            )
             with contextlib.suppress(BrokenPipeError):   # a node that cannot be reached says so itself
-                print(json.dumps(told | dict(name=name, command=[*command[:3], *group, '--machine_rank', str(i), *command[3:]])), file=started[-1].stdin, flush=True)
+                print(
+                    json.dumps(
+                        told
+                        | dict(
+                            name=name,
+                            command=[
+                                *command[:3],
+                                *group,
+                                '--machine_rank',
+                                str(i),
+                                *command[3:],
+                            ],
+                        )
+                    ),
+                    file=started[-1].stdin,
+                    flush=True,
+                )
         while not any(p.poll() for p in started) and None in [p.poll() for p in started]: time.sleep(0.2)
         return next((p.returncode for p in started if p.returncode), 0)
     finally:
@@ -92,14 +161,29 @@ def launch(
     offload: bool = False,  # Whether several devices keep the optimiser's state in the host's memory
     **arguments,         # Passed to the function; `out` must be its result folder
 ):
-    "Call a function of this package in place, or in several processes. Raises `UserError` if there are too few devices or a process fails"
+    """Call a function of this package in place, or in several processes.
+    Raises `UserError` if there are too few devices or a process fails"""
     if processes == 1: return call(function, arguments)
     names, config = divided(processes, nodes(), function), Path(arguments['out']).with_suffix('.json')
     with atomic(config) as f: json.dump(dict(function=function, arguments=arguments), f, default=str)
     zero3 = root() / 'nbs' / 'recipes' / ('zero3_offload.yaml' if offload else 'zero3.yaml')
-    command = [sys.executable, '-m', 'accelerate.commands.launch', '--config_file', str(zero3), '--num_processes', str(processes),
-               '--no_python', str(Path(sys.executable).with_name('citrus_train')), str(config)]
-    status = on_nodes(names, command, processes) if len(names) > 1 else subprocess.run(command, preexec_fn=die_with_parent).returncode
+    command = [
+        sys.executable,
+        '-m',
+        'accelerate.commands.launch',
+        '--config_file',
+        str(zero3),
+        '--num_processes',
+        str(processes),
+        '--no_python',
+        str(Path(sys.executable).with_name('citrus_train')),
+        str(config),
+    ]
+    status = (
+        on_nodes(names, command, processes)
+        if len(names) > 1
+        else subprocess.run(command, preexec_fn=die_with_parent).returncode
+    )
     if status: raise UserError(f'{function} failed in a process of its own (exit status {status}); its log is above')
 
 # %% ../../nbs/lib/core/launch.ipynb #fe548fae
@@ -109,7 +193,8 @@ def call(function: str, arguments: dict):
     return getattr(importlib.import_module(f'citrus.{module}'), name)(**arguments)
 
 def leave():
-    "End a launched process at once, as `multiprocessing` ends its own: under ZeRO-3 a thread may still gather weights that nobody waits for, and aborts while Python is taken apart"
+    """End a launched process at once, as `multiprocessing` ends its own: under ZeRO-3 a thread may still gather
+    weights that nobody waits for, and aborts while Python is taken apart"""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr): stream.flush()
     os._exit(0)

@@ -32,9 +32,15 @@ def maker(path) -> str:   # `<stage>-<key>`
     if not path.exists(): raise UserError(f'{path}: no such file; name a figure, its CSV, or any file of a run')
     for folder in (path.resolve(), *path.resolve().parents):
         if (folder / 'manifest.json').exists(): return folder.name
-    if path.is_dir(): raise UserError(f'{path}: is a folder, and not that of a stage; name a figure, its CSV, or any file of a run')
+    if path.is_dir():
+        raise UserError(
+            f'{path}: is a folder, and not that of a stage; name a figure, its CSV, or any file of a run'
+        )
     stamps = stamps_in(path) or stamps_in(path.with_suffix('.png'))   # a table without rows has no room for a stamp
-    if not stamps: raise UserError(f'{path}: carries no stamp and does not lie in a run, so nobody can say where it comes from')
+    if not stamps:
+        raise UserError(
+            f'{path}: carries no stamp and does not lie in a run, so nobody can say where it comes from'
+        )
     return stamps[-1]
 
 # %% ../../nbs/lib/core/lineage.ipynb #27828288
@@ -43,7 +49,8 @@ def published_manifest(made_by: str) -> Path:
     return root() / 'figures' / 'manifests' / f'{made_by}.json'
 
 def manifest_of(made_by: str) -> dict:
-    "The manifest of a stage folder, from the store or as it was published. Raises `UserError` if it is nowhere to be found"
+    """The manifest of a stage folder, from the store or as it was published.
+    Raises `UserError` if it is nowhere to be found"""
     places = store() / made_by / 'manifest.json', published_manifest(made_by)
     copies = [p for p in places if p.exists()]
     if not copies:
@@ -52,7 +59,8 @@ def manifest_of(made_by: str) -> dict:
     return json.loads(copies[0].read_text(encoding='utf-8'))
 
 def lineage(made_by: str) -> dict:   # `<stage>-<key>` -> manifest, in the order of the stages
-    "The manifests of a stage folder and of all that it was made from. Raises `UserError` for one that is nowhere to be found"
+    """The manifests of a stage folder and of all that it was made from.
+    Raises `UserError` for one that is nowhere to be found"""
     todo, found = [made_by], {}
     while todo:
         name = todo.pop()
@@ -64,32 +72,62 @@ def lineage(made_by: str) -> dict:   # `<stage>-<key>` -> manifest, in the order
 def pins_of(m: dict) -> str:
     "The asset pins that a manifest was made with"
     text = (root() / 'nbs' / 'assets.txt').read_text()
-    if m['made_of']['assets'] != digest(text): return f'other pins than nbs/assets.txt has now; see it at commit {m["commit"]}'
+    if m['made_of']['assets'] != digest(text):
+        return f'other pins than nbs/assets.txt has now; see it at commit {m["commit"]}'
     return re.sub(r'\s*\\\n\s*', ' ', text).strip()
 
 def why(path) -> str:
-    "Where a figure or score comes from: every stage with hashes, parameters, seed, commit and versions, down to the assets"
+    """Where a figure or score comes from: every stage with hashes, parameters, seed, commit and versions, down to
+    the assets"""
     made_by = maker(path)
     chain = lineage(made_by)
     said = [f'{path}\n  made by {made_by}, run {chain[made_by]["run"]!r}']
     for name, m in chain.items():
-        said += ['', f'{name}  commit {m["commit"]}{" (dirty tree)" if m["dirty"] else ""}, seed {m["seed"]}, {m["started"]}, {m["seconds"]} s on {m["device"]}']
+        said += [
+            '',
+            (
+                f'{name}  commit {m["commit"]}{" (dirty tree)" if m["dirty"] else ""},'
+                f' seed {m["seed"]}, {m["started"]}, {m["seconds"]} s on {m["device"]}'
+            ),
+        ]
         worked = m.get('sessions', [])
         parts = ', '.join(f'{w["seconds"]} s from {w["started"]} at {w["commit"]}' for w in worked)
         said += [f'  in {len(worked)} sessions: {parts}'] * (len(worked) > 1)
         brought = ', '.join(m.get('earlier', []))
         said += [f'  not counted in these seconds, brought from elsewhere: {brought}'] * bool(brought)
         said += ['  takes ' + ', '.join(f'{k}={v!r}' for k, v in m['params'].items())]
-        said += ['  reads ' + ', '.join(f'{s}-{k}' for s, k in m['inputs'].items())] * bool(m['inputs'])
-        said += [f'  wrote {n}  {f["sha256"][:16]}' for n, f in m['files'].items() if '/' not in n or n.endswith(('.safetensors', '.png'))]
+        said += [
+            '  reads ' + ', '.join(f'{s}-{k}' for s, k in m['inputs'].items())
+        ] * bool(m['inputs'])
+        said += [
+            f'  wrote {n}  {f["sha256"][:16]}'
+            for n, f in m['files'].items()
+            if '/' not in n or n.endswith(('.safetensors', '.png'))
+        ]
         said += [f'  may differ when run again: {", ".join(m["doubts"])}'] * (not m.get('repeatable', True))
     last = chain[made_by]
-    return '\n'.join(said + ['', 'versions  ' + ', '.join(f'{k} {v}' for k, v in last['versions'].items()), 'assets'] + [f'  {l}' for l in pins_of(last).split('\n')])
+    return '\n'.join(
+        said
+        + [
+            '',
+            'versions  ' + ', '.join(f'{k} {v}' for k, v in last['versions'].items()),
+            'assets',
+        ]
+        + [f'  {l}' for l in pins_of(last).split('\n')]
+    )
 
 # %% ../../nbs/lib/core/lineage.ipynb #cbb720dd
 def size(folder: Path) -> float:   # MB
     "Space that a folder takes"
-    return round(sum(p.stat().st_size for p in folder.rglob('*') if p.is_file() and not p.is_symlink()) / 2**20, 1)
+    return round(
+        sum(
+            p.stat().st_size
+            for p in folder.rglob('*')
+            if p.is_file() and not p.is_symlink()
+        )
+        / 2**20,
+        1,
+    )
 
 def runs() -> pd.DataFrame:
     "Every run in `CITRUS_HOME`: its finished stages and their size, shared ones counted in each"
@@ -108,7 +146,11 @@ def referred() -> set:
 def ancestors(name: str) -> set:
     "Names of the store folders that a folder was made from, as far as they are still there"
     path = store() / name / 'manifest.json'
-    inputs = {f'{s}-{k}' for s, k in manifest(path.parent)['inputs'].items()} if path.exists() else set()
+    inputs = (
+        {f'{s}-{k}' for s, k in manifest(path.parent)['inputs'].items()}
+        if path.exists()
+        else set()
+    )
     return inputs.union(*map(ancestors, inputs))
 
 def garbage() -> pd.DataFrame:
@@ -118,7 +160,11 @@ def garbage() -> pd.DataFrame:
         with open(lock_of(folder.name), 'a') as lock:
             try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError: continue
-        what = 'unfinished' if folder.suffix == '.partial' else 'half removed' if folder.name.startswith('.') else 'no run refers to it'
+        what = (
+            'unfinished'
+            if folder.suffix == '.partial'
+            else 'half removed' if folder.name.startswith('.') else 'no run refers to it'
+        )
         rows.append(dict(entry=folder.name, MB=size(folder), what=what))
     return pd.DataFrame(rows, columns=['entry', 'MB', 'what'])
 
@@ -128,7 +174,11 @@ def collect(yes: bool):
     found = garbage()
     if found.empty: return print('nothing to remove: some run refers to every entry of the store')
     print(found.to_string(index=False))
-    if not yes: return print(f'\n{len(found)} entries, {found.MB.sum():.1f} MB; nothing is removed yet: run again with --gc --yes')
+    if not yes:
+        return print(
+            f'\n{len(found)} entries, {found.MB.sum():.1f} MB; nothing is removed yet: run again with --gc'
+            ' --yes'
+        )
     for name in found.entry:
         with hold(lock_of(name)):
             if name not in referred(): discard(store() / name)   # else a run took it in the meantime

@@ -39,7 +39,19 @@ STAGES = dict(
     evaluate=('90_evaluate', ['assets', 'cases', 'mix', 'sft', 'prefer']),
     ablate=('95_ablate', ['cases', 'mix', 'synth', 'sft', 'prefer', 'evaluate']))
 
-STUDIES = {'cost', 'curriculum', 'entities', 'knowledge', 'preferences', 'published', 'reflection', 'rules', 'scale', 'throughput', 'traces'}   # Run when they are named, not as part of the chain
+STUDIES = {   # Run when they are named, not as part of the chain
+    'cost',
+    'curriculum',
+    'entities',
+    'knowledge',
+    'preferences',
+    'published',
+    'reflection',
+    'rules',
+    'scale',
+    'throughput',
+    'traces',
+}
 
 def notebook_path(stage: str) -> Path:
     "The source notebook of a stage"
@@ -70,7 +82,8 @@ def fault_of_cell(cell) -> str:
     source, information = cell.get('source', ''), cell.get('metadata', {})
     if not isinstance(cell.get('cell_type'), str): return 'has no `cell_type`'
     if not isinstance(information, dict): return f'has the metadata {information!r:.60}, needs a mapping'
-    if not isinstance(information.get('tags', []), list): return f'has the tags {information["tags"]!r:.60}, needs a list'
+    if not isinstance(information.get('tags', []), list):
+        return f'has the tags {information["tags"]!r:.60}, needs a list'
     if isinstance(source, str) or isinstance(source, list) and all(isinstance(l, str) for l in source): return ''
     return f'has the source {source!r:.60}, needs text'
 
@@ -80,7 +93,8 @@ def read_notebook(path) -> dict:
     path = Path(path)
     try: text = path.read_bytes().decode('utf-8')
     except UnicodeDecodeError: raise UserError(f'{path.name} is not UTF-8: save it again from Jupyter') from None
-    if text.startswith('\ufeff'): raise UserError(f'{path.name} starts with a byte order mark: save it as UTF-8 without one')
+    if text.startswith('\ufeff'):
+        raise UserError(f'{path.name} starts with a byte order mark: save it as UTF-8 without one')
     marker = re.search(r'^(<{7}|>{7}) ', text, re.M)
     if marker:
         line = text.count('\n', 0, marker.start()) + 1
@@ -102,12 +116,17 @@ def cells(path) -> list:
 def cell_statements(cell: dict, path) -> list:
     "The statements of a code cell. Raises `UserError` for what is not Python"
     try:
-        compile(cell['source'], 'cell', 'exec', ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)   # `return` at top level parses
+        # `return` at top level parses
+        compile(cell['source'], 'cell', 'exec', ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         return ast.parse(cell['source']).body
     except SyntaxError as e:
         line = cell['source'].split('\n')[(e.lineno or 1) - 1].strip()
         command = re.match(r'[%!?]|.*\?$|.*=\s*[%!]', line)
-        fault = 'is a command of IPython, which the library cannot run: take it out' if command else f'is not Python ({e.msg})'
+        fault = (
+            'is a command of IPython, which the library cannot run: take it out'
+            if command
+            else f'is not Python ({e.msg})'
+        )
         raise UserError(f'{Path(path).name}, cell {cell["index"]}: `{line[:80]}` {fault}') from None
 
 # %% ../../nbs/lib/core/parameters.ipynb #b0808756
@@ -116,7 +135,8 @@ KINDS_OF_PARAMETER = dict(int=int, float=float, str=str, bool=bool, list=list, d
 def read_parameter(node, line: str, where: str) -> Param:
     "A line of a parameters cell. Raises `UserError` unless it is `name: type = value # meaning`"
     form = f'{where}: {line.strip()!r} needs the form `name: type = value # meaning`'
-    if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value): raise UserError(form)
+    if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value):
+        raise UserError(form)
     kind = KINDS_OF_PARAMETER.get(ast.unparse(node.annotation))
     if not kind: raise UserError(f'{form}, with one of the types {", ".join(KINDS_OF_PARAMETER)}')
     try: value = ast.literal_eval(node.value)
@@ -124,11 +144,18 @@ def read_parameter(node, line: str, where: str) -> Param:
     return Param(kind, coerce(value, kind, f'{where}: {node.target.id}'), line.partition('# ')[2].strip())
 
 def parameters(path) -> dict:   # name -> `Param`
-    "The parameters a notebook declares. Raises `UserError` if its tagged cell is missing or not a list of typed names"
+    """The parameters a notebook declares.
+    Raises `UserError` if its tagged cell is missing or not a list of typed names"""
     tagged = [c for c in cells(path) if 'parameters' in c['metadata'].get('tags', [])]
     if len(tagged) != 1:
-        raise UserError(f"{Path(path).name} has {len(tagged)} cells tagged 'parameters', needs exactly one: restore the tag, or a run would use the defaults")
-    lines, where = tagged[0]['source'].split('\n'), f'{Path(path).name}, cell {tagged[0]["index"]}'
+        raise UserError(
+            f"{Path(path).name} has {len(tagged)} cells tagged 'parameters', needs exactly one: restore the"
+            " tag, or a run would use the defaults"
+        )
+    lines, where = (
+        tagged[0]['source'].split('\n'),
+        f'{Path(path).name}, cell {tagged[0]["index"]}',
+    )
     found = {}
     for node in cell_statements(tagged[0], path):
         param = read_parameter(node, lines[node.end_lineno - 1], where)
@@ -145,7 +172,8 @@ def coerce(
     "A value in its declared type. Raises `UserError` for any other type"
     if kind is float and type(value) in (int, str):
         with contextlib.suppress(ValueError): value = float(value)
-    if type(value) is not kind: raise UserError(f'{name} = {value!r} is {type(value).__name__}, needs {kind.__name__}')
+    if type(value) is not kind:
+        raise UserError(f'{name} = {value!r} is {type(value).__name__}, needs {kind.__name__}')
     return value
 
 # %% ../../nbs/lib/core/parameters.ipynb #f7bc0779
@@ -176,8 +204,16 @@ def allowed(doc: str) -> Allowed | None:   # None if the comment names no values
 # %% ../../nbs/lib/core/parameters.ipynb #b129a5c0
 def range_words(a: Allowed) -> str:
     "A range in words"
-    low = f'{"above" if a.ends[0] == "(" else "at least"} {a.low:g}' if a.low > -math.inf else ''
-    high = f'{"below" if a.ends[1] == ")" else "at most"} {a.high:g}' if a.high < math.inf else ''
+    low = (
+        f'{"above" if a.ends[0] == "(" else "at least"} {a.low:g}'
+        if a.low > -math.inf
+        else ''
+    )
+    high = (
+        f'{"below" if a.ends[1] == ")" else "at most"} {a.high:g}'
+        if a.high < math.inf
+        else ''
+    )
     return ' and '.join(w for w in (low, high) if w) or 'finite'
 
 def misfit(value, a: Allowed) -> str:   # '' if it fits
@@ -197,7 +233,9 @@ def check_values(value, a: Allowed, name: str):   # name: `stage.parameter`, for
     if isinstance(value, dict):
         for key, element in value.items():
             if isinstance(element, list) != bool(a.count or a.order):
-                raise UserError(f'{name}[{key!r}] = {element!r}: needs {"a list" if a.count or a.order else "one value"}')
+                raise UserError(
+                    f'{name}[{key!r}] = {element!r}: needs {"a list" if a.count or a.order else "one value"}'
+                )
             check_values(element, a, f'{name}[{key!r}]')
     elif isinstance(value, list): check_list(value, a, name)
     elif why := misfit(value, a): raise UserError(f'{name} = {value!r}: {why}')
@@ -207,7 +245,11 @@ def check_list(values: list, a: Allowed, name: str):
     "Raises `UserError` for a list of another length or order, or with an element that is not allowed"
     for value in values:
         if why := misfit(value, a): raise UserError(f'{name} = {values!r}: {value!r} {why}')
-    few = len(values) < int(a.count[:-1]) if a.count.endswith('+') else a.count and len(values) != int(a.count)
+    few = (
+        len(values) < int(a.count[:-1])
+        if a.count.endswith('+')
+        else a.count and len(values) != int(a.count)
+    )
     if few: raise UserError(f'{name} = {values!r}: needs {a.count.replace("+", " or more")} values')
     if a.order == 'rising' and values != sorted(values): raise UserError(f'{name} = {values!r}: needs to rise')
     if a.order == 'different' and len(set(values)) < len(values):

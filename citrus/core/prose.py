@@ -25,7 +25,11 @@ def keep_outputs(source: dict, executed: dict) -> int:   # Cells whose output wa
         twin = done.get(c['id'])
         if c['cell_type'] != 'code' or not twin or ''.join(twin['source']) != ''.join(c['source']): continue
         local = '#| local' in ''.join(c['source'])
-        c['outputs'] = [] if local else [o for o in twin['outputs'] if o['output_type'] != 'stream' or o['name'] != 'stderr']
+        c['outputs'] = (
+            []
+            if local
+            else [o for o in twin['outputs'] if o['output_type'] != 'stream' or o['name'] != 'stderr']
+        )
         n += bool(c['outputs'])
     return n
 
@@ -69,7 +73,8 @@ def read_number(
     try: texts = [formatted(v, float(factor or 1), spec) for v in values]
     except (TypeError, ValueError) as e: raise UserError(f'{where}: {e}') from None
     if len(values) == 1: return texts[0] + unit
-    if len(values) != 3: raise UserError(f'{where}: {len(values)} columns, needs one, or an estimate and its interval')
+    if len(values) != 3:
+        raise UserError(f'{where}: {len(values)} columns, needs one, or an estimate and its interval')
     low, high = texts[1:] if float(factor or 1) > 0 else texts[:0:-1]
     return f'{texts[0]}{unit} [{low}, {high}]'
 

@@ -30,15 +30,22 @@ def executed_lessons(path: Path) -> Path:
 
 # %% ../../nbs/lib/core/publish.ipynb #aca7095e
 def made(run: str) -> list:
-    "The stages of a finished run: the whole chain, and the studies that were made. Raises `UserError` if the chain is not complete"
-    return [name for name in STAGES if name not in STUDIES or (run_folder(run) / name / 'manifest.json').exists() if linked(run, name)]
+    """The stages of a finished run: the whole chain, and the studies that were made.
+    Raises `UserError` if the chain is not complete"""
+    return [
+        name
+        for name in STAGES
+        if name not in STUDIES or (run_folder(run) / name / 'manifest.json').exists()
+        if linked(run, name)
+    ]
 
 def publish_manifests(run: str):
     "Put the manifests of a run beside its figures, and remove those that no figure comes from any more"
     folder = root() / 'figures' / 'manifests'
     for stage in made(run):
         m = manifest(linked(run, stage))
-        with atomic(folder / f'{stage}-{m["key"]}.json') as f: f.write(json.dumps(m, indent=1) + '\n')
+        with atomic(folder / f'{stage}-{m["key"]}.json') as f:
+            f.write(json.dumps(m, indent=1) + '\n')
     needed = {name for p in folder.parent.glob('*.csv') for name in lineage(maker(p))}
     for p in folder.glob('*.json'):
         if p.stem not in needed: p.unlink()
@@ -52,7 +59,11 @@ def duration(seconds: float) -> str:
 def published(stage: str) -> dict | None:   # None if there is none
     "The newest published manifest of a stage, of a run without a recipe if there is one"
     files = (root() / 'figures' / 'manifests').glob(f'{stage}-*.json')
-    return max((json.loads(p.read_text(encoding='utf-8')) for p in files), key=lambda m: (not m['recipe'], m['started']), default=None)
+    return max(
+        (json.loads(p.read_text(encoding='utf-8')) for p in files),
+        key=lambda m: (not m['recipe'], m['started']),
+        default=None,
+    )
 
 def takes(m: dict) -> str:
     "The sentence of a notebook that says how long its stage takes"
@@ -67,7 +78,8 @@ def publish_takes(stage: str):
     m = published(stage)
     def change(nb):
         for c in nb['cells']:
-            if c['cell_type'] == 'markdown': c['source'] = with_takes(''.join(c['source']), m).splitlines(keepends=True)
+            if c['cell_type'] == 'markdown':
+                c['source'] = with_takes(''.join(c['source']), m).splitlines(keepends=True)
     if m: rewrite(notebook_path(stage), change)
 
 # %% ../../nbs/lib/core/publish.ipynb #958e0cc1
@@ -94,8 +106,14 @@ def publish_args(argv: list) -> argparse.Namespace:
     "The command line of `citrus_publish`"
     p = Parser('citrus_publish', 'Copy figures, cell outputs and results of a finished run into the repository.')
     p.add_argument('run', nargs='?', help="name of the run (default: 'default')")
-    p.add_argument('--stale', action='store_true', help='copy nothing: write which published figures are of older code, and say why')
-    p.add_argument('--redraw', action='store_true', help='copy nothing: draw the published figures from their CSV files')
+    p.add_argument(
+        '--stale',
+        action='store_true',
+        help='copy nothing: write which published figures are of older code, and say why',
+    )
+    p.add_argument(
+        '--redraw', action='store_true', help='copy nothing: draw the published figures from their CSV files'
+    )
     return p.parse_args(argv)
 
 def publish_main():
@@ -103,10 +121,18 @@ def publish_main():
     try:
         args = publish_args(sys.argv[1:])
         need_clone()
-        if (args.stale or args.redraw) and args.run: raise UserError('--stale and --redraw take no run: they are about what is published already')
+        if (args.stale or args.redraw) and args.run:
+            raise UserError('--stale and --redraw take no run: they are about what is published already')
         if args.redraw: print(*redraw_published(), sep='\n')
         if args.redraw and not args.stale: return
-        if args.stale: return print('\n'.join(f'{r.output} ({r.made_by}): {r.why}' for r in publish_stale().itertuples()) or 'nothing is stale')
+        if args.stale:
+            return print(
+                '\n'.join(
+                    f'{r.output} ({r.made_by}): {r.why}'
+                    for r in publish_stale().itertuples()
+                )
+                or 'nothing is stale'
+            )
         for name, n in publish(args.run or 'default').items(): print(f'{name}: {n} cells with output')
     except UserError as e: sys.exit(f'citrus_publish: {e}')
     except OSError as e: sys.exit(f'citrus_publish: {e.strerror or e}: {e.filename or ""}{advice(str(e))}')

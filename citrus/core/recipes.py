@@ -32,9 +32,12 @@ def parse_yaml(
     where: str,  # Where it stands, for the message
 ):
     "What a YAML text says. Raises `UserError` naming the line that cannot be read"
-    try: return yaml.load(text, Strict)
-    except yaml.MarkedYAMLError as e: raise UserError(f'{where}: {e.problem} (line {e.problem_mark.line + 1})') from None
-    except yaml.YAMLError as e: raise UserError(f'{where}: not YAML ({str(e).splitlines()[0]})') from None
+    try:
+        return yaml.load(text, Strict)
+    except yaml.MarkedYAMLError as e:
+        raise UserError(f'{where}: {e.problem} (line {e.problem_mark.line + 1})') from None
+    except yaml.YAMLError as e:
+        raise UserError(f'{where}: not YAML ({str(e).splitlines()[0]})') from None
 
 # %% ../../nbs/lib/core/recipes.ipynb #4b9204dd
 def find_recipe(name: str) -> Path:
@@ -101,7 +104,11 @@ def settings(
     values = {}
     for stage, spec in declared.items():
         own = blocks['common'] | blocks.get(stage, {})
-        values[stage] = {p: fitting(own.get(p, d.default), d, f'{stage}.{p}') for p, d in spec.items() if p != 'run'}
+        values[stage] = {
+            p: fitting(own.get(p, d.default), d, f'{stage}.{p}')
+            for p, d in spec.items()
+            if p != 'run'
+        }
     return values
 
 # %% ../../nbs/lib/core/recipes.ipynb #f3df0f77
@@ -122,7 +129,11 @@ def control_fault(stage: str, v: dict) -> str:
 def votes_fault(stage: str, v: dict) -> str:
     "Why several replies would be one"
     n = v[stage]['samples']
-    return f'samples = {n} without a temperature are {n} times the same reply' if n > 1 and not v[stage]['temperature'] else ''
+    return (
+        f'samples = {n} without a temperature are {n} times the same reply'
+        if n > 1 and not v[stage]['temperature']
+        else ''
+    )
 
 # %% ../../nbs/lib/core/recipes.ipynb #7ee3e2dd
 def exams_fault(stage: str, v: dict) -> str:
@@ -130,7 +141,10 @@ def exams_fault(stage: str, v: dict) -> str:
     known = ['medqa', 'medmcqa', 'mmlu_medical', *v['clean']['exams']]   # the embedded ones are always searched for
     left = [name for name in v[stage]['exams'] if name not in known]
     if not left: return ''
-    return f'exams: {left[0]} is not among clean.exams, so training text may hold it; put the exams into the block common'
+    return (
+        f'exams: {left[0]} is not among clean.exams, so training text may hold it; put the exams into the block'
+        ' common'
+    )
 
 # %% ../../nbs/lib/core/recipes.ipynb #19840030
 def pool_fault(stage: str, v: dict) -> str:

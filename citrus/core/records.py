@@ -47,7 +47,11 @@ def fault_of_dialogue(messages: list) -> str:
 def fault_of_reply(messages: list) -> str:
     "What is wrong with one side of a pair, '' if nothing"
     others = [m['role'] for m in messages if m['role'] != 'assistant'] if not fault_of_messages(messages) else []
-    return f'has a message of the {others[0]}, needs those of the assistant' if others else fault_of_messages(messages)
+    return (
+        f'has a message of the {others[0]}, needs those of the assistant'
+        if others
+        else fault_of_messages(messages)
+    )
 
 # %% ../../nbs/lib/core/records.ipynb #060e6d8c
 def fault_of_options(options: list) -> str:
@@ -85,7 +89,10 @@ def fault_between(row: dict, record: str) -> str:   # Begins with the field
     if row['answer'] not in texts:
         return f"field 'answer' of this question is {row['answer']!r}, which is the label of none of its options"
     if texts[row['answer']] == row['answer_text']: return ''
-    return f"field 'answer_text' of this question is {row['answer_text']!r}, and option {row['answer']} is {texts[row['answer']]!r}"
+    return (
+        f"field 'answer_text' of this question is {row['answer_text']!r}, and option {row['answer']} is"
+        f" {texts[row['answer']]!r}"
+    )
 
 def is_a(value, kind) -> bool:
     "Whether a value is of a type; True is no number, though Python's bool is an int"

@@ -51,7 +51,11 @@ def library_notebooks() -> list:   # Paths
 @functools.lru_cache(maxsize=None)   # a cell and a module are read again and again
 def library_code(source: str) -> tuple:
     "The statements of some code, without imports and docstrings"
-    nodes = [n for n in ast.parse(source).body if not (is_docstring(n) or isinstance(n, (ast.Import, ast.ImportFrom)))]
+    nodes = [
+        n
+        for n in ast.parse(source).body
+        if not (is_docstring(n) or isinstance(n, (ast.Import, ast.ImportFrom)))
+    ]
     return tuple(code for code in map(bare, nodes) if not code.startswith('__all__'))
 
 def exported_code(path) -> tuple:
@@ -81,7 +85,11 @@ def out_of_step() -> list:
         if module.exists() and same_text(path, module): continue
         if module.exists() and exported_code(path) == library_code(module.read_text(encoding='utf-8')): continue
         twins = [p for p in notebooks() if p != path and module_of(p) == own_module(path)]
-        if twins: raise UserError(f'{place_of(twins[0])} exports to the module of {place_of(path)}: move it out of nbs/, then run `nbdev_export`')
+        if twins:
+            raise UserError(
+                f'{place_of(twins[0])} exports to the module of {place_of(path)}: move it out of nbs/, then run'
+                ' `nbdev_export`'
+            )
         late.append(place_of(path))
     return late
 
@@ -101,7 +109,11 @@ def plan(
             if last: keys[name] = last['key']
             continue
         missing = [i for i in STAGES[name][1] if i not in keys]
-        if missing: raise UserError(f'{name} reads {missing[0]}, which run {run!r} does not have yet: use `--only {name}`, which makes what is missing')
+        if missing:
+            raise UserError(
+                f'{name} reads {missing[0]}, which run {run!r} does not have yet: use `--only {name}`, which'
+                ' makes what is missing'
+            )
         made_of = ingredients(name, values[name], {i: keys[i] for i in STAGES[name][1]})
         keys[name] = key = digest(made_of)
         folder = store() / f'{name}-{key}'
@@ -122,15 +134,32 @@ def chosen(only: str = None, start: str = None) -> list:
     "The stages a command names. Raises `UserError` for one that does not exist"
     for name in (only, start):
         if name and name not in STAGES: raise nearest('stage', name, STAGES)
-    return needed(only) if only else [s for s in list(STAGES)[list(STAGES).index(start) if start else 0:] if s not in STUDIES or s == start]
+    return (
+        needed(only)
+        if only
+        else [
+            s
+            for s in list(STAGES)[list(STAGES).index(start) if start else 0 :]
+            if s not in STUDIES or s == start
+        ]
+    )
 
 # %% ../../nbs/lib/core/runner.ipynb #a089f97e
 ADVICE = {
     'No space left': 'the disk is full: free some space; `citrus_run --gc` shows what no run needs',
-    'OutOfMemoryError|CUDA out of memory': 'the GPU has too little memory: lower the batch or the length, or use more processes',
-    'MemoryError|DeadKernel': 'the usual cause is too little memory: lower the batch or the length, or close other programs',
-    'NVIDIA driver|CUDA driver|not compiled with CUDA|No CUDA GPUs': 'no GPU can be used here: take a recipe without one',
-    "No module named '(vllm|deepspeed)'": "this recipe needs a GPU and `pip install -c constraints.txt -e '.[gpu]'`"}
+    'OutOfMemoryError|CUDA out of memory': (
+        'the GPU has too little memory: lower the batch or the length, or use more processes'
+    ),
+    'MemoryError|DeadKernel': (
+        'the usual cause is too little memory: lower the batch or the length, or close other programs'
+    ),
+    'NVIDIA driver|CUDA driver|not compiled with CUDA|No CUDA GPUs': (
+        'no GPU can be used here: take a recipe without one'
+    ),
+    "No module named '(vllm|deepspeed)'": (
+        "this recipe needs a GPU and `pip install -c constraints.txt -e '.[gpu]'`"
+    ),
+}
 
 def advice(said: str) -> str:
     "What to do about an error, '' if nothing is known"
@@ -142,7 +171,14 @@ def place(executed: list) -> str:   # Cells of an executed notebook
     failed = [i for i, c in enumerate(executed) if any(o.get('output_type') == 'error' for o in c.get('outputs', []))]
     started = [i for i, c in enumerate(executed) if c['metadata'].get('papermill', {}).get('start_time')]
     at = (failed[:1] or started[-1:] or [0])[0]
-    heading = next((c['source'].splitlines()[0].lstrip('# ') for c in reversed(executed[:at]) if c['source'].startswith('#') and c['cell_type'] == 'markdown'), '')
+    heading = next(
+        (
+            c['source'].splitlines()[0].lstrip('# ')
+            for c in reversed(executed[:at])
+            if c['source'].startswith('#') and c['cell_type'] == 'markdown'
+        ),
+        '',
+    )
     return f', cell {at}, under "{heading}"'
 
 def failure(stage: str, error: Exception, copy: Path) -> UserError:
@@ -150,7 +186,11 @@ def failure(stage: str, error: Exception, copy: Path) -> UserError:
     cell = hasattr(error, 'ename')
     value = str(error.evalue if cell else error).strip()
     said = f'{error.ename if cell else type(error).__name__}: {value.splitlines()[0] if value else ""}'
-    return UserError(f'{notebook_path(stage).name}{place(cells(copy)) if copy.exists() else ""}: {said}{advice(said)}\n  executed copy: {copy}\n  what was finished is kept; run the same command again to go on')
+    return UserError(
+        f'{notebook_path(stage).name}{place(cells(copy)) if copy.exists() else ""}:'
+        f' {said}{advice(said)}\n  executed copy: {copy}\n  what was finished is kept;'
+        ' run the same command again to go on'
+    )
 
 # %% ../../nbs/lib/core/runner.ipynb #28ed0370
 def seconds_of(executed: list) -> dict:   # Cells of an executed notebook -> cell id -> seconds
@@ -193,14 +233,25 @@ class AtomicHandler:
 
 def keep_failed(copy: Path):
     "Keep the notebook of an earlier try as `notebook-failed-N.ipynb`"
-    if copy.exists(): copy.rename(copy.with_name(f'notebook-failed-{len(list(copy.parent.glob("notebook-failed-*"))) + 1}.ipynb'))
+    if copy.exists():
+        copy.rename(
+            copy.with_name(
+                f'notebook-failed-{len(list(copy.parent.glob("notebook-failed-*"))) + 1}.ipynb'
+            )
+        )
 
 # %% ../../nbs/lib/core/runner.ipynb #7a376337
 KERNEL_ENV = dict(
     # without these two, glibc returns every large tensor to the system: 190 instead of 300 tokens/s in training on 2 cores
-    MALLOC_MMAP_MAX_='0', MALLOC_TRIM_THRESHOLD_='100000000000',
+    MALLOC_MMAP_MAX_='0',
+    MALLOC_TRIM_THRESHOLD_='100000000000',
     # trainers report to their authors otherwise; the others only keep the terminal readable
-    HF_HUB_DISABLE_TELEMETRY='1', TRANSFORMERS_VERBOSITY='error', HF_HUB_DISABLE_PROGRESS_BARS='1', TOKENIZERS_PARALLELISM='false', TRL_EXPERIMENTAL_SILENCE='1')
+    HF_HUB_DISABLE_TELEMETRY='1',
+    TRANSFORMERS_VERBOSITY='error',
+    HF_HUB_DISABLE_PROGRESS_BARS='1',
+    TOKENIZERS_PARALLELISM='false',
+    TRL_EXPERIMENTAL_SILENCE='1',
+)
 
 # %% ../../nbs/lib/core/runner.ipynb #8299b013
 def papermill_run(source: Path, copy: Path, values: dict, title: str):
@@ -217,7 +268,8 @@ def papermill_run(source: Path, copy: Path, values: dict, title: str):
             extra_arguments=['--log-level=CRITICAL'])  # a kernel that is stopped logs a traceback of its own sockets
 
 def run_notebook(s: Stage):
-    "Run the notebook of a stage, then give its folder its final name. Raises `UserError` if it fails or does not finish the stage"
+    """Run the notebook of a stage, then give its folder its final name.
+    Raises `UserError` if it fails or does not finish the stage"""
     copy = s.dir / 'notebook.ipynb'
     s.dir.mkdir(exist_ok=True)
     keep_failed(copy)
@@ -228,7 +280,10 @@ def run_notebook(s: Stage):
     try: papermill_run(notebook_path(s.name), copy, s.params | dict(run=s.run), s.name)
     except Exception as e: raise failure(s.name, e, copy) from None
     finally: del os.environ['CITRUS_KEY']
-    if not (s.dir / 'manifest.json').exists(): raise UserError(f'{notebook_path(s.name).name} ended without `finish`, so the stage is not complete: {copy}')
+    if not (s.dir / 'manifest.json').exists():
+        raise UserError(
+            f'{notebook_path(s.name).name} ended without `finish`, so the stage is not complete: {copy}'
+        )
     seal(s)
 
 # %% ../../nbs/lib/core/runner.ipynb #871dcc3f
@@ -258,6 +313,19 @@ def run_stages(
         t = time.time()
         bring(assemble(step.stage, run, values[step.stage]))
         m = manifest(linked(run, step.stage))
-        shown = ', '.join(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in m['metrics'].items())
-        rows.append(dict(stage=step.stage, action=step.action, seconds=round(time.time() - t, 1), rows=sum(f['rows'] or 0 for n, f in m['files'].items() if n.endswith('jsonl')), metrics=shown))
+        shown = ', '.join(
+            f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}'
+            for k, v in m['metrics'].items()
+        )
+        rows.append(
+            dict(
+                stage=step.stage,
+                action=step.action,
+                seconds=round(time.time() - t, 1),
+                rows=sum(
+                    f['rows'] or 0 for n, f in m['files'].items() if n.endswith('jsonl')
+                ),
+                metrics=shown,
+            )
+        )
     return pd.DataFrame(rows)

@@ -93,7 +93,11 @@ def made_today(
     name = m['stage']
     keys = {}
     for i in STAGES[name][1]:
-        keys[i] = digest(made_today(f'{i}-{m["inputs"][i]}', today)) if i in m['inputs'] else 'not read then'
+        keys[i] = (
+            digest(made_today(f'{i}-{m["inputs"][i]}', today))
+            if i in m['inputs']
+            else 'not read then'
+        )
     params = {p: m['params'].get(p, d.default) for p, d in parameters(notebook_path(name)).items() if p != 'run'}
     today[made_by] = ingredients(name, params, keys)
     return today[made_by]
@@ -113,9 +117,14 @@ def stale() -> pd.DataFrame:   # columns output, made_by, commit, why
 # %% ../../nbs/lib/core/stale.ipynb #5d1e0f02
 def stale_list(table: pd.DataFrame) -> str:   # As `stale` gives it
     "The list of stale outputs, `figures/stale.md`"
-    head = '# Published figures of older code\n\n`citrus_publish --stale` writes this list, and says of each what has changed since.\n\n'
+    head = (
+        '# Published figures of older code\n\n`citrus_publish --stale` writes this list, and says of each what'
+        ' has changed since.\n\n'
+    )
     if table.empty: return head + 'None: every figure here is of today\'s code, parameters and pins.\n'
-    lines = ['| figure and table | made by | at commit |', '|---|---|---|'] + [f'| {r.output} | {r.made_by} | {r.commit} |' for r in table.itertuples()]
+    lines = ['| figure and table | made by | at commit |', '|---|---|---|'] + [
+        f'| {r.output} | {r.made_by} | {r.commit} |' for r in table.itertuples()
+    ]
     return head + '\n'.join(lines) + '\n'
 
 def stale_sentence(table: pd.DataFrame) -> str:
@@ -125,7 +134,10 @@ def stale_sentence(table: pd.DataFrame) -> str:
     words = 'are of older code than this page ([list](../figures/stale.md))'
     if len(table) == every: return f'All {every} published figures {words}.'
     stages = sorted({m.partition('-')[0] for m in table.made_by}, key=list(STAGES).index)
-    return f'Of {every} published figures {len(table)} {words}, those of the stages {", ".join(f"`{s}`" for s in stages)}.'
+    return (
+        f'Of {every} published figures {len(table)} {words}, those of the stages'
+        f' {", ".join(f"`{s}`" for s in stages)}.'
+    )
 
 def publish_stale() -> pd.DataFrame:
     "Write which published figures are stale: the list, the index and the README"

@@ -25,18 +25,25 @@ def wilson(
 ) -> tuple:            # (low, high)
     "Interval of a share (Wilson 1927)"
     if not n: return 0.0, 1.0
-    mid, spread = (k + z * z / 2) / (n + z * z), z * (k * (n - k) / n + z * z / 4) ** .5 / (n + z * z)
-    return 0.0 if k == 0 else mid - spread, 1.0 if k == n else mid + spread   # exact at the ends, whatever the rounding
+    mid, spread = (k + z * z / 2) / (n + z * z), z * (
+        k * (n - k) / n + z * z / 4
+    ) ** 0.5 / (n + z * z)
+    # exact at the ends, whatever the rounding
+    return 0.0 if k == 0 else mid - spread, 1.0 if k == n else mid + spread
 
 # %% ../../nbs/lib/core/stats.ipynb #7c72b020
 def discordant(
     first, second,   # Correct or not, question by question, of shape (n,)
 ) -> tuple:          # (b, c)
-    "Questions that only the first answers rightly, and that only the second does. Raises `UserError` if the lengths differ or are 0"
+    """Questions that only the first answers rightly, and that only the second does.
+    Raises `UserError` if the lengths differ or are 0"""
     first = np.asarray(first, bool)
     second = np.asarray(second, bool)
     if first.shape != second.shape or not first.size:
-        raise UserError(f'a paired comparison needs the same questions on both sides: {first.size} and {second.size} were given')
+        raise UserError(
+            f'a paired comparison needs the same questions on both sides: {first.size} and {second.size} were'
+            ' given'
+        )
     return int((first & ~second).sum()), int((~first & second).sum())
 
 def exact_p(b: int, c: int) -> float:   # Discordant questions of either side
@@ -124,7 +131,8 @@ def mcnemar(
     first, second,          # Correct or not, question by question, of shape (n,)
     clusters: list = None,  # Cluster of each question
 ) -> float:
-    "Two-sided p-value of no difference: exact for independent questions, Student's t for clusters, 1 for a single cluster"
+    """Two-sided p-value of no difference: exact for independent questions, Student's t for clusters, 1 for a
+    single cluster"""
     if clusters is None: return exact_p(*discordant(first, second))
     b, c, _, df = independent(first, second, clusters)
     if not df or b + c == 0: return 1.0
@@ -142,7 +150,8 @@ def difference(
         if not df: return (b - c) / n, -1.0, 1.0
         return (b - c) / n, *score_interval(*counts, t_quantile(df), correction=0)
     low, high = score_interval(b, c, n)
-    if exact_p(b, c) < 0.05:   # in 15 of the 563,249 tables with up to 1,499 discordant questions the end passes zero by a hair
+    # in 15 of the 563,249 tables with up to 1,499 discordant questions the end passes zero by a hair
+    if exact_p(b, c) < 0.05:
         low, high = (max(low, 0.0), high) if b > c else (low, min(high, 0.0))
     return (b - c) / n, low, high
 
@@ -151,7 +160,8 @@ def mean_variance(
     values,   # (students, questions)
     number,   # Cluster of each question, counted from 0
 ) -> tuple:   # (variance of the mean, quantile)
-    "Variance of a mean over students and clusters of questions, and the mean quantile of Student's t of its two parts; (0, inf) of a single value"
+    """Variance of a mean over students and clusters of questions, and the mean quantile of Student's t of its two
+    parts; (0, inf) of a single value"""
     clusters = number.max() + 1
     size = np.bincount(number)
     total = np.stack([np.bincount(number, row, clusters) for row in values])
@@ -159,7 +169,10 @@ def mean_variance(
     parts = []
     for each in (left.sum(1), left.sum(0)):
         k = len(each)
-        if k > 1: parts.append((float(k / (k - 1) * (each ** 2).sum() / values.size ** 2), t_quantile(k - 1)))
+        if k > 1:
+            parts.append(
+                (float(k / (k - 1) * (each**2).sum() / values.size**2), t_quantile(k - 1))
+            )
     variance = sum(v for v, _ in parts)
     if not parts: return 0.0, math.inf
     if variance == 0: return 0.0, max(t for _, t in parts)
@@ -171,7 +184,8 @@ def crossed(
     kind: str,              # 'share' of zeros and ones, 'difference' of two of them, or 'value'
     clusters: list = None,  # Cluster of each question; None: each is its own
 ) -> tuple:                 # (mean, low, high)
-    "Mean over students and questions with its 95 % interval; everything where a single value, or values without any difference, tell nothing"
+    """Mean over students and questions with its 95 % interval; everything where a single value, or values without
+    any difference, tell nothing"""
     values = np.asarray(values, float)
     number = np.arange(values.shape[1]) if clusters is None else np.unique(clusters, return_inverse=True)[1]
     mean = float(values.mean())
@@ -203,13 +217,18 @@ def fisher(
 ) -> float:
     "Exact two-sided p-value of no difference between independent shares (Fisher 1935)"
     right = x + y
-    ways = {k: math.comb(n, k) * math.comb(m, right - k) for k in range(max(0, right - m), min(n, right) + 1)}
+    ways = {
+        k: math.comb(n, k) * math.comb(m, right - k)
+        for k in range(max(0, right - m), min(n, right) + 1)
+    }
     return sum(w for w in ways.values() if w <= ways[x]) / math.comb(n + m, right)
 
 def two_shares(a: float, b: float, n: int, m: int) -> float:
-    "Two-sided p-value of no difference between independent shares: pooled z-test, or Fisher's where a count below 5 is expected"
+    """Two-sided p-value of no difference between independent shares: pooled z-test, or Fisher's where a count
+    below 5 is expected"""
     pooled = (a * n + b * m) / (n + m)
-    if min(n, m) * min(pooled, 1 - pooled) < 5: return fisher(round(a * n), n, round(b * m), m)
+    if min(n, m) * min(pooled, 1 - pooled) < 5:
+        return fisher(round(a * n), n, round(b * m), m)
     z = abs(a - b) / math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
     return math.erfc(z / math.sqrt(2))
 
@@ -225,7 +244,10 @@ def smallest_difference(
     a, b = NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(power)
     if divided is None: return (a + b) * math.sqrt(2 * share * (1 - share) / n)
     d = 0.0
-    for _ in range(100): d = (a * math.sqrt(divided) + b * math.sqrt(max(divided - d * d, 0))) / math.sqrt(n)
+    for _ in range(100):
+        d = (a * math.sqrt(divided) + b * math.sqrt(max(divided - d * d, 0))) / math.sqrt(
+            n
+        )
     return min(d, divided)
 
 # %% ../../nbs/lib/core/stats.ipynb #5166d866
@@ -236,7 +258,16 @@ def power_table(
     rows = []
     for name, n in sizes.items():
         low, high = wilson(0.8 * n, n)
-        rows.append(dict(exam=name, n=n, half_width=50 * (high - low), pairs_10=100 * smallest_difference(n, 0.1), pairs_20=100 * smallest_difference(n, 0.2), independent=100 * smallest_difference(n)))
+        rows.append(
+            dict(
+                exam=name,
+                n=n,
+                half_width=50 * (high - low),
+                pairs_10=100 * smallest_difference(n, 0.1),
+                pairs_20=100 * smallest_difference(n, 0.2),
+                independent=100 * smallest_difference(n),
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/lib/core/stats.ipynb #681ae4f8
@@ -253,7 +284,8 @@ def shares_interval(
 
 # %% ../../nbs/lib/core/stats.ipynb #7f2615a8
 def equivalence_p(a: float, n: int, b: float, m: int, margin: float) -> float:
-    "p-value of the claim that two shares differ by less than the margin: that of the widest interval inside it, by bisection"
+    """p-value of the claim that two shares differ by less than the margin: that of the widest interval inside it,
+    by bisection"""
     if not abs(a - b) < margin or not n or not m: return 1.0
     inside = 0.0
     outside = 40.0

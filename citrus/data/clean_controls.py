@@ -25,12 +25,18 @@ from .tokens import HAN
 def every(text: str, n: int) -> str:
     "A text with every n-th word replaced by one that does not exist; of Chinese, every n-th character"
     words = text.split(' ') if not HAN.search(text) else list(text)
-    return (' ' if words != list(text) else '').join('qxj' if i % n == n - 1 else w for i, w in enumerate(words))
+    return (' ' if words != list(text) else '').join(
+        'qxj' if i % n == n - 1 else w for i, w in enumerate(words)
+    )
 
 def lettered(options: list, form: str) -> str:   # form: such as '{}. {}'
     "Options in lines of their own; `1` in the form stands for a number, `a` for a small letter"
     marks = dict(A=str.upper, a=str.lower)
-    label = lambda i: str(i + 1) if '1' in form else next(f for k, f in marks.items() if k in form)(LETTERS[i])
+    label = lambda i: (
+        str(i + 1)
+        if '1' in form
+        else next(f for k, f in marks.items() if k in form)(LETTERS[i])
+    )
     return '\n'.join(re.sub('[Aa1]', label(i), form, count=1) + ' ' + o for i, o in enumerate(options))
 
 def question_forms(q: dict, rng: random.Random) -> dict:   # form -> text
@@ -44,7 +50,11 @@ def question_forms(q: dict, rng: random.Random) -> dict:   # form -> text
     if key := q.get('answer_text'):
         made |= dict(key=f'{stem} Answer: {key}', key_in_words=f'{stem}\nThe correct answer is {key}.')
         made |= dict(key_before=f'{key} is the answer to: {stem}')
-    made |= {'12th word changed': every(bare, 12), 'letters, 12th': every(listed, 12), '8th word changed': every(bare, 8)}
+    made |= {
+        '12th word changed': every(bare, 12),
+        'letters, 12th': every(listed, 12),
+        '8th word changed': every(bare, 8),
+    }
     if context := q.get('context'):
         made |= {'context': context, 'context, 12th': every(context, 12), 'context, 8th': every(context, 8)}
     return made | dict(shuffled=' '.join(rng.sample(bare.split(), len(bare.split()))))
@@ -57,21 +67,31 @@ def planted_questions(
     n: int,         # Questions drawn from each benchmark
     seed: int,
 ) -> pd.DataFrame:  # A row for each benchmark and form: tried, found
-    "Plant questions in documents, in every form, and count those found; a stem too short to give itself away is not tried alone"
+    """Plant questions in documents, in every form, and count those found; a stem too short to give itself away is
+    not tried alone"""
     rng, rows = random.Random(seed), []
     for name, questions in sets.items():
         for q in rng.sample(questions, min(n, len(questions))):
             enough = len(folded_words([q['stem']])[0]) >= WHOLE_STEM
             planted = {form: text for form, text in question_forms(q, rng).items() if enough or form != 'stem'}
             hosts = [rng.choice(texts).split(' ')[:40] for _ in planted]
-            inside = [' '.join([*host[:20], text, *host[20:]]) for host, text in zip(hosts, planted.values())]
+            inside = [
+                ' '.join([*host[:20], text, *host[20:]])
+                for host, text in zip(hosts, planted.values())
+            ]
             seen = overlaps(inside, index)
             right = set(seen.text[(seen.benchmark == name) & (seen.question == q['id'])])
             rows += [dict(benchmark=name, form=form, found=i in right) for i, form in enumerate(planted)]
-    table = pd.DataFrame(rows, columns=['benchmark', 'form', 'found']).groupby(['benchmark', 'form'], sort=False).found
+    table = (
+        pd.DataFrame(rows, columns=['benchmark', 'form', 'found'])
+        .groupby(['benchmark', 'form'], sort=False)
+        .found
+    )
     return table.agg(tried='size', found='sum').reset_index()
 
-def recall_by_form(planted: pd.DataFrame) -> pd.DataFrame:   # A row for each form, a column for each benchmark and for all
+def recall_by_form(
+    planted: pd.DataFrame,
+) -> pd.DataFrame:   # A row for each form, a column for each benchmark and for all
     "How many percent of the planted questions were found"
     total = planted.groupby('form', sort=False)[['tried', 'found']].sum()
     rates = planted.assign(share=100 * planted.found / planted.tried)
@@ -84,10 +104,19 @@ def overlap_matrix(
     names,          # Benchmarks
 ) -> pd.DataFrame:
     "Texts that give away at least one question, for each name and benchmark"
-    return pd.DataFrame([{'texts': len(found)} | {b: sum(b in f for f in found) for b in names} for found in given.values()], index=list(given))
+    return pd.DataFrame(
+        [
+            {'texts': len(found)} | {b: sum(b in f for f in found) for b in names}
+            for found in given.values()
+        ],
+        index=list(given),
+    )
 
 # %% ../../nbs/lib/data/clean_controls.ipynb #9efe12cb
-def given_by(documents, index: Index) -> list:   # For each document, the benchmarks of the questions that it gives away
+def given_by(
+    documents,
+    index: Index,
+) -> list:   # For each document, the benchmarks of the questions that it gives away
     "Search documents as they are written"
     given = []
     for part in document_batches(documents, lambda d: d['text']):
@@ -98,7 +127,12 @@ def given_by(documents, index: Index) -> list:   # For each document, the benchm
 def matrix_of(folder: Path, readings: list, files: dict, index: Index, names) -> pd.DataFrame:
     "The stage x benchmark matrix of this stage: arms as they passed the rules, files as they are written"
     arms = dict.fromkeys(r.arm for r in readings)
-    given = {f'{arm}, read': [{b for b, _ in r.given} for r in readings if r.arm == arm and r.words] for arm in arms}
+    given = {
+        f'{arm}, read': [
+            {b for b, _ in r.given} for r in readings if r.arm == arm and r.words
+        ]
+        for arm in arms
+    }
     for name, keep in files.items():
         if name != 'removed.jsonl': given[name] = given_by(records(folder, readings, keep), index)
     return overlap_matrix(given, names)

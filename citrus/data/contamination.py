@@ -191,7 +191,10 @@ def build_index(
     named = [(name, q) for name, qs in sets.items() for q in qs]
     words = np.concatenate([np.zeros(0, np.uint64), *(w for *_, w in cut)])
     start, weight = offsets([len(w) for *_, w in cut]), np.where(is_han(words), 0.5, 1.0)
-    key = [next((i for i, o in enumerate(q['options']) if o['label'] == q.get('answer')), -1) for _, q in named]
+    key = [
+        next((i for i, o in enumerate(q['options']) if o['label'] == q.get('answer')), -1)
+        for _, q in named
+    ]
     index = Index(
         [b for b, _ in named], [q['id'] for _, q in named], options, key,
         question=np.array([i for i, *_ in cut], np.int64), context=np.array([c for _, c, _ in cut], bool),
@@ -228,10 +231,16 @@ def gathered(rows: np.ndarray, index: Index):   # Yields (text, passage, first, 
     "Places where enough runs of a passage come together"
     if not len(rows): return
     far = np.maximum(np.diff(index.start), SHORT_PASSAGE)[rows[1:, 1]]
-    cuts = np.flatnonzero((rows[1:, :2] != rows[:-1, :2]).any(1) | (np.diff(rows[:, 2]) > far)) + 1
+    cuts = (
+        np.flatnonzero(
+            (rows[1:, :2] != rows[:-1, :2]).any(1) | (np.diff(rows[:, 2]) > far)
+        )
+        + 1
+    )
     first, last = np.append(0, cuts), np.append(cuts, len(rows)) - 1
     enough = last - first + 1 >= index.need[rows[first, 1]]
-    for i, j in zip(first[enough].tolist(), last[enough].tolist()): yield *rows[i].tolist(), int(rows[j, 2])
+    for i, j in zip(first[enough].tolist(), last[enough].tolist()):
+        yield *rows[i].tolist(), int(rows[j, 2])
 
 # %% ../../nbs/lib/data/contamination.ipynb #60016eef
 def part_found(words: np.ndarray, window: np.ndarray) -> float:
@@ -269,7 +278,8 @@ def identifies_question(
     part = slice(index.start[passage], index.start[passage + 1])
     size, weight, n = index.size[part], index.weight[part], part.stop - part.start
     window, seen = words[max(first - 8, 0):last + n + 8], np.zeros(n, bool)
-    for k in np.unique(size[size > 0]).tolist(): seen |= (size == k) & np.isin(index.runs[part], ngrams(window, k))
+    for k in np.unique(size[size > 0]).tolist():
+        seen |= (size == k) & np.isin(index.runs[part], ngrams(window, k))
     cover = lambda some: covering(np.flatnonzero(some), size[some], n)
     free = weight * index.free[part]
     if free.sum() >= OWN and free @ cover(seen & index.own[part]) >= COVERED * free.sum(): return True

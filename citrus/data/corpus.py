@@ -67,8 +67,16 @@ def read_batch(
     have, out = np.array(inside, np.int64)[have], []
     for i, (d, (text, found, reason, lang)) in enumerate(zip(docs, rows)):
         more = {name: t[i] for name, t in tags.items() if i in t}
-        passed = dict(words=len(words[i]), exact=xxhash.xxh3_128_hexdigest(text.encode()), domain=domains(words[i]) if domains else '',
-                      given=[[index.benchmarks[q], index.ids[q]] for q in given[i]]) if not reason else {}
+        passed = (
+            dict(
+                words=len(words[i]),
+                exact=xxhash.xxh3_128_hexdigest(text.encode()),
+                domain=domains(words[i]) if domains else '',
+                given=[[index.benchmarks[q], index.ids[q]] for q in given[i]],
+            )
+            if not reason
+            else {}
+        )
         known = lang if lang and 'language' not in p['exempt'].get(arm, ()) else d['lang']
         doc = whole(d) | dict(text=text, lang=known, meta=whole(d['meta']) | dict(signals=found) | more)
         out.append(dict(doc=doc, reason=reason, characters=len(text)) | passed)
@@ -87,7 +95,12 @@ def task_file(folder: Path, arm: str, i: int) -> Path: return Path(folder) / 'ar
 
 def run_task(folder: Path, arm: str, i: int, docs: list, index: Index, domains, p: dict, taggers: dict = {}):
     "Read one task and write it down"
-    rows, have, sigs, n = [], [np.zeros(0, np.int64)], [np.zeros((0, p['bands'] * p['band_rows']), np.uint64)], 0
+    rows, have, sigs, n = (
+        [],
+        [np.zeros(0, np.int64)],
+        [np.zeros((0, p['bands'] * p['band_rows']), np.uint64)],
+        0,
+    )
     for part in document_batches(docs, lambda d: d['text']):
         out, signed, found = read_batch(arm, part, index, domains, p, taggers)
         rows += out
@@ -99,7 +112,8 @@ def run_task(folder: Path, arm: str, i: int, docs: list, index: Index, domains, 
 
 # %% ../../nbs/lib/data/corpus.ipynb #1b69a56f
 def part_of(stream, n: int, k: int):
-    "Part k of n of a stream of documents. A `Reader` divides what it reads; of anything else it is every n-th document"
+    """Part k of n of a stream of documents. A `Reader` divides what it reads; of anything else it is every n-th
+    document"""
     return stream.shard(n, k) if hasattr(stream, 'shard') else itertools.islice(stream, k, None, n)
 
 def part_size(documents: int, n: int, k: int):   # None if there is no limit
@@ -130,8 +144,18 @@ class ReadPart:
             docs = list(itertools.islice(stream, p['task']))
             n += len(docs)
             if not docs: break
-            if not task_file(self.folder, name, i).exists(): run_task(self.folder, name, i, docs, self.index, self.domains, p, taggers)
-        with atomic(self.note(rank)) as f: json.dump(dict(arm=name, documents=n, seconds=time.time() - t, refused=dict(getattr(source, 'refused', {}))), f)
+            if not task_file(self.folder, name, i).exists():
+                run_task(self.folder, name, i, docs, self.index, self.domains, p, taggers)
+        with atomic(self.note(rank)) as f:
+            json.dump(
+                dict(
+                    arm=name,
+                    documents=n,
+                    seconds=time.time() - t,
+                    refused=dict(getattr(source, 'refused', {})),
+                ),
+                f,
+            )
 
 # %% ../../nbs/lib/data/corpus.ipynb #0a13d773
 def read_corpus(
@@ -141,15 +165,19 @@ def read_corpus(
     domains,           # `Domains`, or None
     p: dict,           # Parameters of the stage
 ) -> pd.DataFrame:     # Documents, seconds and documents per second of each arm, and what its reader refused
-    "Read every part of every arm: one after the other, several at a time if there are workers, or where an executor is"
+    """Read every part of every arm: one after the other, several at a time if there are workers, or where an
+    executor is"""
     check_rules(p['limits'], p['exempt'], [*arms, *ARMS, *p['languages']])
     global _read   # a forked process has what its parent had: nothing is copied
     _read = ReadPart(folder, arms, index, domains, p)
     ranks = range(len(_read.parts))
-    if p['executor']: read_by_executor(_read, p)
-    elif p['workers'] < 2: [_read(None, rank) for rank in ranks]
+    if p['executor']:
+        read_by_executor(_read, p)
+    elif p['workers'] < 2:
+        [_read(None, rank) for rank in ranks]
     else:
-        with multiprocessing.get_context('fork').Pool(p['workers'], initializer=die_with_parent) as pool: pool.map(_call, ranks, chunksize=1)
+        with multiprocessing.get_context('fork').Pool(p['workers'], initializer=die_with_parent) as pool:
+            pool.map(_call, ranks, chunksize=1)
     return speed_of([json.loads(_read.note(rank).read_text(encoding='utf-8')) for rank in ranks])
 
 def _call(rank: int): _read(None, rank)
@@ -160,18 +188,40 @@ def speed_of(notes: list) -> pd.DataFrame:
     for note in notes:
         row = rows.setdefault(note['arm'], dict(documents=0, seconds=0.0, refused=Counter()))
         for name in row: row[name] += note[name]
-    return pd.DataFrame([dict(arm=arm, documents=r['documents'], seconds=round(r['seconds'], 1), per_second=round(r['documents'] / max(r['seconds'], 1e-6)), refused=dict(r['refused'])) for arm, r in rows.items()])
+    return pd.DataFrame(
+        [
+            dict(
+                arm=arm,
+                documents=r['documents'],
+                seconds=round(r['seconds'], 1),
+                per_second=round(r['documents'] / max(r['seconds'], 1e-6)),
+                refused=dict(r['refused']),
+            )
+            for arm, r in rows.items()
+        ]
+    )
 
 # %% ../../nbs/lib/data/corpus.ipynb #889af0d2
 EXECUTORS = dict(local='LocalPipelineExecutor', slurm='SlurmPipelineExecutor', ray='RayPipelineExecutor')
 
 def executor_of(step: ReadPart, p: dict):
-    "The executor that a recipe names. Raises `UserError` for one that does not exist, or an option that it does not have"
+    """The executor that a recipe names.
+    Raises `UserError` for one that does not exist, or an option that it does not have"""
     if p['executor'] not in EXECUTORS: raise nearest('clean.executor', p['executor'], EXECUTORS)
     for package in ('datatrove', 'ray') if p['executor'] == 'ray' else ('datatrove',):
-        if not importlib.util.find_spec(package): raise UserError(f'clean.executor: {p["executor"]!r} needs {package}, which is not installed')
+        if not importlib.util.find_spec(package):
+            raise UserError(f'clean.executor: {p["executor"]!r} needs {package}, which is not installed')
     from datatrove import executor
-    kind, given = getattr(executor, EXECUTORS[p['executor']]), dict(pipeline=[step], tasks=len(step.parts), workers=p['workers'], logging_dir=str(step.folder / 'executor')) | p['executor_options']
+    kind, given = (
+        getattr(executor, EXECUTORS[p['executor']]),
+        dict(
+            pipeline=[step],
+            tasks=len(step.parts),
+            workers=p['workers'],
+            logging_dir=str(step.folder / 'executor'),
+        )
+        | p['executor_options'],
+    )
     try: inspect.signature(kind).bind(**given)
     except TypeError as e: raise UserError(f'clean.executor_options: {e}') from None
     return kind(**given)
@@ -201,7 +251,11 @@ def read_by_executor(step: ReadPart, p: dict, wait: float = 10):   # wait: secon
         with atomic(note) as f: f.write(str(e.job_id))
     wait_for(note, wait)
     if left := e.get_incomplete_ranks(skip_completed=True):
-        raise UserError(f'clean: {len(left)} of {len(step.parts)} parts were not read, the first is {" ".join(map(str, step.parts[left[0]]))}; see {step.folder / "executor" / "logs"}, then run again')
+        raise UserError(
+            f'clean: {len(left)} of {len(step.parts)} parts were not read, the first is'
+            f' {" ".join(map(str, step.parts[left[0]]))}; see'
+            f' {step.folder / "executor" / "logs"}, then run again'
+        )
 
 # %% ../../nbs/lib/data/corpus.ipynb #596bbd21
 def tasks_of(folder: Path, arm: str):   # (number, path)
@@ -215,5 +269,15 @@ def readings_of(folder: Path, arms) -> list:
         for i, path in tasks_of(folder, arm):
             for row, r in enumerate(read_jsonl(path)):
                 d = r.pop('doc')
-                out.append(Reading(arm, d['id'], i, row, address=d.get('url') or d['meta'].get('url') or '', source=d['source'], **r))
+                out.append(
+                    Reading(
+                        arm,
+                        d['id'],
+                        i,
+                        row,
+                        address=d.get('url') or d['meta'].get('url') or '',
+                        source=d['source'],
+                        **r,
+                    )
+                )
     return out

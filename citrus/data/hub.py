@@ -32,7 +32,9 @@ def chat_turns(id: str, stage: int, source: str, turns: list) -> dict:
     "Turns of a conversation, {from, value} or {role, content}, as an `sft` record"
     roles = dict(system='system', human='user', user='user', gpt='assistant', assistant='assistant')
     said = [(t['role'], t['content']) if 'role' in t else (t['from'], t['value']) for t in turns]
-    return dict(id=id, stage=stage, source=source, messages=[dict(role=roles[who], content=text) for who, text in said])
+    return dict(
+        id=id, stage=stage, source=source, messages=[dict(role=roles[who], content=text) for who, text in said]
+    )
 
 # %% ../../nbs/lib/data/hub.ipynb #f16b0cf5
 HUB = {}
@@ -52,30 +54,65 @@ def medqa4_row(i: int, r: dict) -> dict:
 def medmcqa_row(i: int, r: dict) -> dict | None:   # None where the answer is not public, which the hub writes as -1
     "A row of MedMCQA"
     if r['cop'] == -1: return None
-    return question_record(f'medmcqa-{r["id"]}', 'medmcqa', '', r['question'], [r[f'op{o}'] for o in 'abcd'], r['cop'], subject=r['subject_name'])
+    return question_record(
+        f'medmcqa-{r["id"]}',
+        'medmcqa',
+        '',
+        r['question'],
+        [r[f'op{o}'] for o in 'abcd'],
+        r['cop'],
+        subject=r['subject_name'],
+    )
 
 def pubmedqa_row(i: int, r: dict) -> dict:
     "A row of PubMedQA"
     decisions = ['yes', 'no', 'maybe']
     context = '\n'.join(r['context']['contexts'])
-    return question_record(f'pubmedqa-{r["pubid"]}', 'pubmedqa', '', r['question'], decisions, decisions.index(r['final_decision']), context=context)
+    return question_record(
+        f'pubmedqa-{r["pubid"]}',
+        'pubmedqa',
+        '',
+        r['question'],
+        decisions,
+        decisions.index(r['final_decision']),
+        context=context,
+    )
 
 def careqa_row(i: int, r: dict) -> dict | None:   # None for a row without a question: the file has two
     "A row of CareQA, whose keys count from 1"
     if r['question'] is None: return None
     texts = [r[f'op{o}'] for o in '1234']
     if float(r['cop']) != int(r['cop']): raise ValueError(f'the key is {r["cop"]!r}, needs a whole number')
-    return question_record(f'careqa-{r["unique_id"]}', 'careqa', '', r['question'], texts, int(r['cop']) - 1, subject=r['category'], year=int(r['year']))
+    return question_record(
+        f'careqa-{r["unique_id"]}',
+        'careqa',
+        '',
+        r['question'],
+        texts,
+        int(r['cop']) - 1,
+        subject=r['category'],
+        year=int(r['year']),
+    )
 
 # %% ../../nbs/lib/data/hub.ipynb #c57ac852
 def mmlu_row(i: int, r: dict) -> dict:
     "A row of MMLU"
-    return question_record(f'mmlu-{r["subject"]}-{i}', f'mmlu_{r["subject"]}', '', r['question'], r['choices'], r['answer'], subject=r['subject'])
+    return question_record(
+        f'mmlu-{r["subject"]}-{i}',
+        f'mmlu_{r["subject"]}',
+        '',
+        r['question'],
+        r['choices'],
+        r['answer'],
+        subject=r['subject'],
+    )
 
 def mmlu_pro_row(i: int, r: dict) -> dict:
     "A row of MMLU-Pro"
     key = keyed_twice(r['answer_index'], letter_position(r['answer']))
-    return question_record(f'mmlu_pro-{r["question_id"]}', 'mmlu_pro', '', r['question'], r['options'], key, subject=r['category'])
+    return question_record(
+        f'mmlu_pro-{r["question_id"]}', 'mmlu_pro', '', r['question'], r['options'], key, subject=r['category']
+    )
 
 def jmed_row(i: int, r: dict) -> dict:
     "A row of JMED, which gives its answer as a list of letters"
@@ -96,20 +133,67 @@ HUB |= {
 # %% ../../nbs/lib/data/hub.ipynb #fa258b0f
 def open_question(id: str, source: str, stem: str, answer: str, **meta) -> dict:
     "A `question` record without options. Raises `ValueError` if the stem or the answer is empty"
-    if not str(stem or '').strip() or not str(answer or '').strip(): raise ValueError('the stem or the answer is empty')
-    return dict(id=id, source=source, split='', stem=stem, open_stem=stem, options=[], answer=None, answer_text=answer, aliases=[], context=None, difficulty=None, meta=meta)
+    if not str(stem or '').strip() or not str(answer or '').strip():
+        raise ValueError('the stem or the answer is empty')
+    return dict(
+        id=id,
+        source=source,
+        split='',
+        stem=stem,
+        open_stem=stem,
+        options=[],
+        answer=None,
+        answer_text=answer,
+        aliases=[],
+        context=None,
+        difficulty=None,
+        meta=meta,
+    )
 
 HUB['FreedomIntelligence/medical-o1-verifiable-problem'] = Adapter('question', lambda i, r: open_question(
     f'o1-{i}', 'medical_o1', r['Open-ended Verifiable Question'], r['Ground-True Answer']), licence='Apache-2.0')
-HUB['FreedomIntelligence/medical-o1-reasoning-SFT'] = Adapter('sft', lambda i, r: sft(
-    f'o1-{i}', 3, 'medical_o1', r['Question'], f'<think>{r["Complex_CoT"]}</think>\n<answer>{r["Response"]}</answer>'), 'en', 'Apache-2.0')
-HUB['BAAI/Infinity-Instruct'] = Adapter('sft', lambda i, r: chat_turns(f'infinity-{r.get("id", i)}', 1, 'infinity_instruct', r['conversations']), '0625', 'CC BY-SA 4.0')
+HUB['FreedomIntelligence/medical-o1-reasoning-SFT'] = Adapter(
+    'sft',
+    lambda i, r: sft(
+        f'o1-{i}',
+        3,
+        'medical_o1',
+        r['Question'],
+        f'<think>{r["Complex_CoT"]}</think>\n<answer>{r["Response"]}</answer>',
+    ),
+    'en',
+    'Apache-2.0',
+)
+HUB['BAAI/Infinity-Instruct'] = Adapter(
+    'sft',
+    lambda i, r: chat_turns(f'infinity-{r.get("id", i)}', 1, 'infinity_instruct', r['conversations']),
+    '0625',
+    'CC BY-SA 4.0',
+)
 HUB['openai/gsm8k'] = Adapter('sft', lambda i, r: worked(f'gsm8k-{i}', r), 'main', 'MIT')
-HUB['jdh-algo/Citrus_S3'] = Adapter('sft', lambda i, r: chat_turns(f'citrus_s3-{i}', 3, 'citrus_s3', r.get('messages') or r['conversations']))   # its fields are not documented: either usual form, or a clear refusal
+HUB['jdh-algo/Citrus_S3'] = Adapter(   # its fields are not documented: either usual form, or a clear refusal
+    'sft', lambda i, r: chat_turns(f'citrus_s3-{i}', 3, 'citrus_s3', r.get('messages') or r['conversations'])
+)
 
 # %% ../../nbs/lib/data/hub.ipynb #12478ae7
-HUB['cerebras/SlimPajama-627B'] = Adapter('document', lambda i, r: document(f'slimpajama-{i}', 'slimpajama', r['text'], 'general', set=r['meta']['redpajama_set_name']))
-HUB['epfl-llm/guidelines'] = Adapter('document', lambda i, r: document(f'guideline-{r["id"]}', 'guidelines', r['clean_text'], 'medical', publisher=r['source'], title=r['title']), licence='Common Crawl terms, varies')
+HUB['cerebras/SlimPajama-627B'] = Adapter(
+    'document',
+    lambda i, r: document(
+        f'slimpajama-{i}', 'slimpajama', r['text'], 'general', set=r['meta']['redpajama_set_name']
+    ),
+)
+HUB['epfl-llm/guidelines'] = Adapter(
+    'document',
+    lambda i, r: document(
+        f'guideline-{r["id"]}',
+        'guidelines',
+        r['clean_text'],
+        'medical',
+        publisher=r['source'],
+        title=r['title'],
+    ),
+    licence='Common Crawl terms, varies',
+)
 
 # %% ../../nbs/lib/data/hub.ipynb #8a1faa39
 def hub_records(
@@ -117,14 +201,19 @@ def hub_records(
     id: str, split: str,
     where: str = '',           # File they come from, for the message; the data set's id unless one is given
 ):
-    "Rows of a hub data set as records, checked. Raises `UserError` for a row that is not of this data set: a field, an option or its key is missing"
+    """Rows of a hub data set as records, checked.
+    Raises `UserError` for a row that is not of this data set: a field, an option or its key is missing"""
     a, where = HUB[id], where or id
     for i, row in enumerate(rows):
         place = f'{where}, row {i}'
-        try: record = a.row(i, row)
+        try:
+            record = a.row(i, row)
         except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as e:
             reason = ' '.join(str(e).split())[:200]
-            raise UserError(f'{place}: cannot be read as a {a.record} ({type(e).__name__}: {reason}); a field, an option or the key is missing or wrong') from None
+            raise UserError(
+                f'{place}: cannot be read as a {a.record} ({type(e).__name__}: {reason}); a field, an option or'
+                ' the key is missing or wrong'
+            ) from None
         if record is None: continue
         more = dict(split=split) if a.record == 'question' else {}
         yield check(record | more, a.record, place)
@@ -141,6 +230,10 @@ def hub(
     if id not in HUB: raise nearest('hub data set', id, HUB)
     if HUB[id].record != kind: raise UserError(f'hub data set {id!r} gives {HUB[id].record} records, not {kind}')
     import datasets
-    try: rows = datasets.load_dataset(id, config or HUB[id].config, split=split, revision=revision, streaming=True)
-    except (OSError, ValueError) as e: raise UserError(f'hub data set {id!r}, split {split!r}: {str(e).splitlines()[0]}') from None
+    try:
+        rows = datasets.load_dataset(
+            id, config or HUB[id].config, split=split, revision=revision, streaming=True
+        )
+    except (OSError, ValueError) as e:
+        raise UserError(f'hub data set {id!r}, split {split!r}: {str(e).splitlines()[0]}') from None
     return hub_records(rows, id, split)

@@ -15,24 +15,46 @@ from .wheels import counted, task_docs
 # %% ../../nbs/lib/data/instructions.ipynb #3770cbf8
 def sft(id: str, stage: int, source: str, *turns: str) -> dict:
     "An `sft` record whose turns are said by user and assistant in alternation"
-    return dict(id=id, stage=stage, source=source, messages=[dict(role=('user', 'assistant')[i % 2], content=t) for i, t in enumerate(turns)])
+    return dict(
+        id=id,
+        stage=stage,
+        source=source,
+        messages=[dict(role=('user', 'assistant')[i % 2], content=t) for i, t in enumerate(turns)],
+    )
 
 # %% ../../nbs/lib/data/instructions.ipynb #392a229f
-EXERCISES = dict(   # set: (number of items, how we ask)
-    arithmetic=(1047, 'Work this out: {}'), common_knowledge=(1037, 'Complete the sentence: {}'), logical_reasoning=(1118, 'What follows from this? {}'),
-    pattern=(534, 'Continue the pattern: {}'), string_operations=(1219, 'Complete the sentence: {}'), coding=(1012, 'Complete this Python code:\n{}'))
+EXERCISES = dict(  # set: (number of items, how we ask)
+    arithmetic=(1047, 'Work this out: {}'),
+    common_knowledge=(1037, 'Complete the sentence: {}'),
+    logical_reasoning=(1118, 'What follows from this? {}'),
+    pattern=(534, 'Continue the pattern: {}'),
+    string_operations=(1219, 'Complete the sentence: {}'),
+    coding=(1012, 'Complete this Python code:\n{}'),
+)
 
 # %% ../../nbs/lib/data/instructions.ipynb #a59be9a6
 def exercises(name: str):
     "A set of basic exercises as `sft` records of stage 1"
     n, asked = EXERCISES[name]
     docs = counted(task_docs(f'basic_skills_{name}/rc_5shot'), n, name)
-    return (sft(f'{name}-{d["id"]}', 1, name, asked.format(d['question']), d['choices'][d['gold']]) for d in docs)
+    return (
+        sft(
+            f'{name}-{d["id"]}',
+            1,
+            name,
+            asked.format(d['question']),
+            d['choices'][d['gold']],
+        )
+        for d in docs
+    )
 
 # %% ../../nbs/lib/data/instructions.ipynb #4bf20a70
 def instructions():
     "Stage 1: 6,467 short general instructions with their answers"
-    programs = (sft(f'mbpp-{d["task_id"]}', 1, 'mbpp', d['text'], d['code'].replace('\r\n', '\n')) for d in counted(task_docs('mt_mbpp_python/gold_bpb_3shot'), 500, 'mbpp'))
+    programs = (
+        sft(f'mbpp-{d["task_id"]}', 1, 'mbpp', d['text'], d['code'].replace('\r\n', '\n'))
+        for d in counted(task_docs('mt_mbpp_python/gold_bpb_3shot'), 500, 'mbpp')
+    )
     return itertools.chain(*map(exercises, EXERCISES), programs)
 
 # %% ../../nbs/lib/data/instructions.ipynb #76c406a6
@@ -41,14 +63,39 @@ def conversations(docs):
     for id, group in itertools.groupby(docs, key=lambda d: d['id'].rpartition('_turn')[0]):
         rows = list(group)
         turns = [t for d in rows for t in (d['question'], d['answers'][0])]
-        yield sft(f'coqa-{id}', 2, 'coqa', f'{rows[0]["story"].strip()}\n\n{turns[0]}', *turns[1:])
+        yield sft(
+            f'coqa-{id}',
+            2,
+            'coqa',
+            f'{rows[0]["story"].strip()}\n\n{turns[0]}',
+            *turns[1:],
+        )
 
 # %% ../../nbs/lib/data/instructions.ipynb #de6b2ef4
 def dialogues():
-    "Stage 2: 500 conversations (CoQA), 1,582 biomedical and 3,270 general yes/no questions with a passage (SciRIFF, BoolQ)"
+    """Stage 2: 500 conversations (CoQA), 1,582 biomedical and 3,270 general yes/no questions with a passage
+    (SciRIFF, BoolQ)"""
     yes = lambda true: 'Yes.' if true else 'No.'
-    science = (sft(f'sciriff-{d["id"]}', 2, 'sciriff', f'{d["context"]}\n\n{d["question"]}', f'{d["answer"]}.') for d in counted(task_docs('sciriff_yesno/rc_5shot'), 1582, 'sciriff'))
-    general = (sft(f'boolq-{i}', 2, 'boolq', f'{r["passage"]}\n\n{r["question"].capitalize()}?', yes(r['answer'])) for i, r in enumerate(boolq_rows()))
+    science = (
+        sft(
+            f'sciriff-{d["id"]}',
+            2,
+            'sciriff',
+            f'{d["context"]}\n\n{d["question"]}',
+            f'{d["answer"]}.',
+        )
+        for d in counted(task_docs('sciriff_yesno/rc_5shot'), 1582, 'sciriff')
+    )
+    general = (
+        sft(
+            f'boolq-{i}',
+            2,
+            'boolq',
+            f'{r["passage"]}\n\n{r["question"].capitalize()}?',
+            yes(r['answer']),
+        )
+        for i, r in enumerate(boolq_rows())
+    )
     return itertools.chain(counted(conversations(task_docs('coqa/bpb_0shot')), 500, 'coqa'), science, general)
 
 # %% ../../nbs/lib/data/instructions.ipynb #a7898401

@@ -33,7 +33,11 @@ def unmarked_utf16(raw: bytes) -> str:
     usual = {}
     for name in ('utf-16-le', 'utf-16-be'):
         codes = [ord(c) for c in head.decode(name, 'replace')]
-        usual[name] = sum(map(common, codes)) if sum(map(bool, map(common, codes))) > 0.9 * len(codes) else 0
+        usual[name] = (
+            sum(map(common, codes))
+            if sum(map(bool, map(common, codes))) > 0.9 * len(codes)
+            else 0
+        )
     best = max(usual, key=usual.get)
     return best if usual[best] else ''
 
@@ -90,7 +94,8 @@ def found_row(row, place, options: dict) -> Found:
     return Found(f'{place}/{own}' if own else str(place), text, meta)
 
 # %% ../../nbs/lib/data/lines.ipynb #6c2be3f3
-OBJECTS = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*[{\]]|\{\s*\n)')   # how an array begins, or an object over several lines
+# how an array begins, or an object over several lines
+OBJECTS = re.compile(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*[{\]]|\{\s*\n)')
 
 def begins_array(head: bytes) -> bool:
     "Whether a file of JSON begins an array or an object over several lines, and is not of a value in each line"
@@ -126,7 +131,8 @@ def json_values(stream: Bounded):
         except RecursionError: break
         except ValueError:
             if ended: break
-            piece = filled(stream, max(2**16, len(text) - place))   # twice as much every time: an item is tried few times
+            # twice as much every time: an item is tried few times
+            piece = filled(stream, max(2**16, len(text) - place))
             text, place, ended = text[place:] + decode(piece, not piece), 0, not piece
         else:
             yield value
@@ -186,8 +192,11 @@ def read_parquet(path: Path, options: dict):
     "A document for each row of a parquet file"
     from pyarrow.parquet import ParquetFile
     with ParquetFile(path, memory_map=False, pre_buffer=False) as file:
-        meta, columns = file.metadata, [options[n] for n in ('text', 'id', 'url') if options[n] in file.schema_arrow.names]
-        if options['text'] not in columns: raise Refused(f'no text in field {options["text"]!r}', max(1, meta.num_rows))
+        meta, columns = file.metadata, [
+            options[n] for n in ('text', 'id', 'url') if options[n] in file.schema_arrow.names
+        ]
+        if options['text'] not in columns:
+            raise Refused(f'no text in field {options["text"]!r}', max(1, meta.num_rows))
         groups = range(meta.num_row_groups)
         sizes = [meta.row_group(g).column(c).total_uncompressed_size for g in groups for c in range(meta.num_columns)]
         if sizes and max(sizes) > 2**30: raise Refused('column of a row group over 1 GB', max(1, meta.num_rows))

@@ -18,7 +18,8 @@ from .signatures import signatures
 
 # %% ../../nbs/lib/data/near_copies.ipynb #342714d4
 def candidate_probability(jaccard, bands: int, band_rows: int):
-    "Probability that two documents of this similarity share a band (Leskovec et al., Mining of Massive Datasets, section 3.4)"
+    """Probability that two documents of this similarity share a band (Leskovec et al., Mining of Massive
+    Datasets, section 3.4)"""
     return 1 - (1 - jaccard**band_rows) ** bands
 
 # %% ../../nbs/lib/data/near_copies.ipynb #4bed03c6
@@ -38,7 +39,8 @@ def clusters(
     for band, row in parts:
         keys = functools.reduce(lambda h, column: mix(h ^ column), band.T, np.zeros(len(band), np.uint64))
         order = np.argsort(keys, kind='stable')
-        for at in np.flatnonzero(keys[order[1:]] == keys[order[:-1]]): join(roots, row[order[at]], row[order[at + 1]])
+        for at in np.flatnonzero(keys[order[1:]] == keys[order[:-1]]):
+            join(roots, row[order[at]], row[order[at + 1]])
     for i in range(n): roots[i] = roots[roots[i]]   # a root is earlier, so it is final
     return roots
 
@@ -50,14 +52,17 @@ def split_bands(signatures: np.ndarray, bands: int):
 def spoil(words: list, n: int, rng: random.Random) -> list:
     "A copy with n words replaced"
     copy = list(words)
-    for i in rng.sample(range(len(words)), min(n, len(words))): copy[i] = f'{copy[i]}q'
+    for i in rng.sample(range(len(words)), min(n, len(words))):
+        copy[i] = f'{copy[i]}q'
     return copy
 
 # %% ../../nbs/lib/data/near_copies.ipynb #bed285ba
 def sign(texts: list, p: dict, seed: int) -> tuple:   # (shingles of each text, uint64 (texts, bands * rows))
     "Exact shingles and signatures of texts that are long enough to have some"
     b = Batch(texts, LEXICON)
-    return [ngrams(h, p['shingle']) for h in b.words()], signatures(b, p['bands'], p['band_rows'], p['shingle'], seed)[1]
+    return [ngrams(h, p['shingle']) for h in b.words()], signatures(
+        b, p['bands'], p['band_rows'], p['shingle'], seed
+    )[1]
 
 def planted_pairs(
     texts: list,   # Word lists
@@ -66,14 +71,42 @@ def planted_pairs(
     "Compare each text with a spoilt copy of itself"
     rng, rows = random.Random(p['seed']), []
     for words in texts:
-        (a, b), (x, y) = sign([' '.join(w) for w in (words, spoil(words, rng.randint(0, max(1, len(words) // 25)), rng))], p, p['seed'] + 1)
+        (a, b), (x, y) = sign(
+            [
+                ' '.join(w)
+                for w in (
+                    words,
+                    spoil(words, rng.randint(0, max(1, len(words) // 25)), rng),
+                )
+            ],
+            p,
+            p['seed'] + 1,
+        )
         same = x == y
-        rows.append(dict(jaccard=len(np.intersect1d(a, b)) / len(np.union1d(a, b)), estimate=same.mean(), candidate=same.reshape(p['bands'], -1).all(1).any()))
+        rows.append(
+            dict(
+                jaccard=len(np.intersect1d(a, b)) / len(np.union1d(a, b)),
+                estimate=same.mean(),
+                candidate=same.reshape(p['bands'], -1).all(1).any(),
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/lib/data/near_copies.ipynb #3b68d0e3
 def recall_table(pairs: pd.DataFrame, p: dict) -> pd.DataFrame:
     "Share of the planted pairs that were found, by exact similarity, beside what the formula predicts"
-    predicted = pairs.assign(predicted=candidate_probability(pairs.jaccard, p['bands'], p['band_rows']), error=(pairs.estimate - pairs.jaccard).abs())
+    predicted = pairs.assign(
+        predicted=candidate_probability(pairs.jaccard, p['bands'], p['band_rows']),
+        error=(pairs.estimate - pairs.jaccard).abs(),
+    )
     groups = predicted.groupby(pd.cut(pairs.jaccard, [0, 0.5, 0.6, 0.7, 0.8, 0.9, 1]).astype(str))
-    return groups.agg(n=('jaccard', 'size'), found=('candidate', 'mean'), predicted=('predicted', 'mean'), error=('error', 'mean')).round(3).reset_index()
+    return (
+        groups.agg(
+            n=('jaccard', 'size'),
+            found=('candidate', 'mean'),
+            predicted=('predicted', 'mean'),
+            error=('error', 'mean'),
+        )
+        .round(3)
+        .reset_index()
+    )

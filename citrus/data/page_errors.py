@@ -23,7 +23,8 @@ def edits(a: str, b: str) -> int:
     row = places.copy()
     for i, char in enumerate(a, 1):
         step = np.concatenate([[i], np.minimum(row[1:] + 1, row[:-1] + (b != char))])
-        row = np.minimum.accumulate(step - places) + places   # insertions: the best start to the left, plus its distance
+        # insertions: the best start to the left, plus its distance
+        row = np.minimum.accumulate(step - places) + places
     return int(row[-1])
 
 def error_rate(written: str, read: str) -> float:
@@ -50,9 +51,19 @@ def typeset(
             put = lambda x, y, t: fig.text(x, 1 - y / 842, t, fontsize=size, va='baseline')
             put(0.1, 40, head)
             put(0.9, 812, str(n))
-            lines = [l for t in texts for l in [*textwrap.wrap(t, int(1.62 * 476 / columns / size) - 2 * (columns - 1)), '']]
+            lines = [
+                l
+                for t in texts
+                for l in [
+                    *textwrap.wrap(
+                        t, int(1.62 * 476 / columns / size) - 2 * (columns - 1)
+                    ),
+                    '',
+                ]
+            ]
             deep = -(-len(lines) // columns)
-            for i, line in enumerate(lines): put(0.1 + 0.42 * (i // deep), 80 + 1.35 * size * (i % deep), line)
+            for i, line in enumerate(lines):
+                put(0.1 + 0.42 * (i // deep), 80 + 1.35 * size * (i % deep), line)
             for r, row in enumerate(table):
                 for k, cell in enumerate(row): put(0.1 + 0.25 * k, 700 + 1.5 * size * r, cell)
             pdf.savefig(fig)
@@ -72,18 +83,32 @@ def scanned(
     rng, out = np.random.default_rng(seed), []
     with pdfium.PdfDocument(str(path)) as pdf:
         for page in pdf:
-            image = page.render(scale=dpi / 72).to_pil().convert('L').rotate(slant * rng.choice([-1, 1]), fillcolor=255, resample=Image.Resampling.BICUBIC)
+            image = (
+                page.render(scale=dpi / 72)
+                .to_pil()
+                .convert('L')
+                .rotate(
+                    slant * rng.choice([-1, 1]),
+                    fillcolor=255,
+                    resample=Image.Resampling.BICUBIC,
+                )
+            )
             grey = 40 + np.asarray(image, np.float32) * 0.8 + rng.normal(0, noise, (image.height, image.width))
             out.append(Image.fromarray(grey.clip(0, 255).astype(np.uint8)))
     out[0].save(into, save_all=True, append_images=out[1:], resolution=dpi, quality=75)
 
 # %% ../../nbs/lib/data/page_errors.ipynb #409072e2
 def pages_interval(errors: np.ndarray, characters: np.ndarray) -> tuple:   # of each page; (low, high)
-    "95 % interval of errors a character over pages (Student's t of the ratio); of one page everything, of pages without a difference as if each was a trial"
+    """95 % interval of errors a character over pages (Student's t of the ratio); of one page everything, of pages
+    without a difference as if each was a trial"""
     pages, rate = len(errors), errors.sum() / characters.sum()
     if pages == 1: return 0.0, math.inf
     left = errors - rate * characters
-    half = t_quantile(pages - 1) * math.sqrt(pages / (pages - 1) * (left ** 2).sum()) / characters.sum()
+    half = (
+        t_quantile(pages - 1)
+        * math.sqrt(pages / (pages - 1) * (left**2).sum())
+        / characters.sum()
+    )
     if not half: return wilson(min(rate, 1) * pages, pages)
     return max(0.0, rate - half), rate + half
 
@@ -95,6 +120,16 @@ def error_table(
     for kind, group in pages.groupby('kind', sort=False):
         characters = group.characters.sum()
         low, high = pages_interval(group.errors.to_numpy(float), group.characters.to_numpy(float))
-        rows.append(dict(kind=kind, pages=len(group), characters=characters, error_rate=group.errors.sum() / characters, low=low, high=high,
-                         control=group.control.sum() / characters, confidence=group.confidence.mean()))
+        rows.append(
+            dict(
+                kind=kind,
+                pages=len(group),
+                characters=characters,
+                error_rate=group.errors.sum() / characters,
+                low=low,
+                high=high,
+                control=group.control.sum() / characters,
+                confidence=group.confidence.mean(),
+            )
+        )
     return pd.DataFrame(rows).set_index('kind').round(4)

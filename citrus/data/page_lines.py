@@ -44,9 +44,12 @@ class Page:
     lines: list = field(default_factory=list)   # `Line`, as found
 
 # %% ../../nbs/lib/data/page_lines.ipynb #073ce3d5
-TEX = dict(zip('\x0b\x0c\x0d\x0e\x0f\x1b\x1c\x1d\x1e\x1f', 2 * ('ff', 'fi', 'fl', 'ffi', 'ffl')))   # ligatures of TeX's two encodings, in fonts that do not name them
+# ligatures of TeX's two encodings, in fonts that do not name them
+TEX = dict(zip('\x0b\x0c\x0d\x0e\x0f\x1b\x1c\x1d\x1e\x1f', 2 * ('ff', 'fi', 'fl', 'ffi', 'ffl')))
 
-def characters(textpage) -> list:   # of (character, box (left, bottom, right, top) or None, quarter turns of its baseline)
+def characters(
+    textpage,
+) -> list:   # of (character, box (left, bottom, right, top) or None, quarter turns of its baseline)
     "Every character of a text layer in the order of the file; a space or the end of a line has no box"
     import ctypes
     import pypdfium2.raw as c
@@ -54,9 +57,16 @@ def characters(textpage) -> list:   # of (character, box (left, bottom, right, t
     for i in range(textpage.count_chars()):
         char = chr(c.FPDFText_GetUnicode(textpage, i) or 0xfffd)
         if char in TEX and c.FPDFText_IsGenerated(textpage, i) == 0: char = TEX[char]
-        if char.isspace(): found.append((' ', None, 0))
+        if char.isspace():
+            found.append((' ', None, 0))
         elif c.FPDFText_GetLooseCharBox(textpage, i, ctypes.byref(box)):
-            found.append((char, (box.left, box.bottom, box.right, box.top), round(max(c.FPDFText_GetCharAngle(textpage, i), 0) / (np.pi / 2)) % 4))
+            found.append(
+                (
+                    char,
+                    (box.left, box.bottom, box.right, box.top),
+                    round(max(c.FPDFText_GetCharAngle(textpage, i), 0) / (np.pi / 2)) % 4,
+                )
+            )
     return found
 
 # %% ../../nbs/lib/data/page_lines.ipynb #c1be2005
@@ -68,21 +78,34 @@ def turned(
     "A box on the page turned upright"
     left, bottom, right, top = box
     l, b, r, t = edges
-    return [(left - l, t - top, right - l, t - bottom), (t - top, r - right, t - bottom, r - left),
-            (r - right, bottom - b, r - left, top - b), (bottom - b, left - l, top - b, right - l)][quarters]
+    return [
+        (left - l, t - top, right - l, t - bottom),
+        (t - top, r - right, t - bottom, r - left),
+        (r - right, bottom - b, r - left, top - b),
+        (bottom - b, left - l, top - b, right - l),
+    ][quarters]
 
 # %% ../../nbs/lib/data/page_lines.ipynb #543e95b9
 def layer_lines(page) -> list:
     "Pieces of text of a page's text layer, in the order of the file"
     found, edges, space, chars = [], [], False, characters(page.get_textpage())
-    quarters = Counter(q for _, box, q in chars if box).most_common(1)[0][0] if any(box for _, box, _ in chars) else 0
+    quarters = (
+        Counter(q for _, box, q in chars if box).most_common(1)[0][0]
+        if any(box for _, box, _ in chars)
+        else 0
+    )
     for char, box, q in chars:
         if box is None or q != quarters:
             space = True
             continue
         x0, top, x1, bottom = turned(box, q, page.get_bbox())
         last = found[-1] if found else None
-        near = last and abs(last.middle - (top + bottom) / 2) < 0.5 * max(last.height, bottom - top) and -1.2 < (x0 - last.x1) / max(last.height, 1) < 0.8
+        near = (
+            last
+            and abs(last.middle - (top + bottom) / 2)
+            < 0.5 * max(last.height, bottom - top)
+            and -1.2 < (x0 - last.x1) / max(last.height, 1) < 0.8
+        )
         if near:
             last.text += (' ' if space else '') + char
             last.x0, last.x1 = min(last.x0, x0), max(last.x1, x1)
@@ -91,8 +114,18 @@ def layer_lines(page) -> list:
             found.append(Line(char, x0, top, x1, bottom))
             edges.append([(top, bottom)])
         space = False
-    for line, e in zip(found, edges): line.top, line.bottom = np.median(e, axis=0).tolist()   # a sign of another font must not make the line taller
-    return [replace(l, text=unicodedata.normalize('NFC', LIGATURES.sub(lambda m: unicodedata.normalize('NFKC', m[0]), l.text))) for l in found]
+    # a sign of another font must not make the line taller
+    for line, e in zip(found, edges):
+        line.top, line.bottom = np.median(e, axis=0).tolist()
+    return [
+        replace(
+            l,
+            text=unicodedata.normalize(
+                'NFC', LIGATURES.sub(lambda m: unicodedata.normalize('NFKC', m[0]), l.text)
+            ),
+        )
+        for l in found
+    ]
 
 LIGATURES = re.compile('[\ufb00-\ufb06]')
 
@@ -100,7 +133,10 @@ LIGATURES = re.compile('[\ufb00-\ufb06]')
 def layer_confidence(lines: list) -> float:
     "Share of the characters that stand for something: not private, unassigned, replaced or control characters"
     text = ''.join(l.text for l in lines)
-    return sum(unicodedata.category(c) not in ('Co', 'Cn', 'Cc', 'Cs') and c != '\ufffd' for c in text) / max(len(text), 1)
+    return sum(
+        unicodedata.category(c) not in ('Co', 'Cn', 'Cc', 'Cs') and c != '\ufffd'
+        for c in text
+    ) / max(len(text), 1)
 
 # %% ../../nbs/lib/data/page_lines.ipynb #fd66776c
 def layout_rows(lines: list) -> list:   # of lists of `Line`
@@ -108,14 +144,21 @@ def layout_rows(lines: list) -> list:   # of lists of `Line`
     found = []
     for line in sorted(lines, key=lambda l: l.middle):
         row = found[-1] if found else None
-        if row and abs(row[-1].middle - line.middle) < 0.5 * min(row[-1].height, line.height): row.append(line)
-        else: found.append([line])
+        if row and abs(row[-1].middle - line.middle) < 0.5 * min(
+            row[-1].height, line.height
+        ):
+            row.append(line)
+        else:
+            found.append([line])
     return [sorted(row, key=lambda l: l.x0) for row in found]
 
 # %% ../../nbs/lib/data/page_lines.ipynb #62c2c0e7
 def width_covered(lines: list) -> float:
     "Share of the width of these lines that is text, row by row: near 1 for a column, less for cells"
-    return sum(l.x1 - l.x0 for l in lines) / (len(layout_rows(lines)) * max(max(l.x1 for l in lines) - min(l.x0 for l in lines), 1e-6))
+    return sum(l.x1 - l.x0 for l in lines) / (
+        len(layout_rows(lines))
+        * max(max(l.x1 for l in lines) - min(l.x0 for l in lines), 1e-6)
+    )
 
 # %% ../../nbs/lib/data/page_lines.ipynb #eb793be2
 def gutter(lines: list):   # x, or None
@@ -129,14 +172,31 @@ def gutter(lines: list):   # x, or None
         if min(left.sum(), right.sum()) < 4 or across > 0.4 * len(lines): continue
         beside = min(y[left].max(), y[right].max()) - max(y[left].min(), y[right].min())
         score = min(left.sum(), right.sum()) - across
-        if beside > 0 and score > best and min(width_covered([l for l, s in zip(lines, side) if s]) for side in (left, right)) > 0.5: best, place = score, (x + x0[right].min()) / 2
+        if (
+            beside > 0
+            and score > best
+            and min(
+                width_covered([l for l, s in zip(lines, side) if s])
+                for side in (left, right)
+            )
+            > 0.5
+        ):
+            best, place = score, (x + x0[right].min()) / 2
     return place
 
 # %% ../../nbs/lib/data/page_lines.ipynb #15442f5b
 def joined(row: list, sep: str) -> Line:
     "One line of the pieces of a row"
-    return Line(sep.join(l.text for l in row), min(l.x0 for l in row), min(l.top for l in row), max(l.x1 for l in row), max(l.bottom for l in row),
-                sum(l.confidence * len(l.text) for l in row) / max(sum(len(l.text) for l in row), 1), 'row' if sep == ' | ' else row[0].kind)
+    return Line(
+        sep.join(l.text for l in row),
+        min(l.x0 for l in row),
+        min(l.top for l in row),
+        max(l.x1 for l in row),
+        max(l.bottom for l in row),
+        sum(l.confidence * len(l.text) for l in row)
+        / max(sum(len(l.text) for l in row), 1),
+        'row' if sep == ' | ' else row[0].kind,
+    )
 
 # %% ../../nbs/lib/data/page_lines.ipynb #a78ef196
 def is_prose(run: list) -> bool:   # run: of rows of pieces
@@ -156,7 +216,12 @@ def with_tables(lines: list) -> list:
         run = list(run)
         table = several and not is_prose(run)
         narrow = [table and max(l.x1 - l.x0 for l in row) < 0.3 * wide for row in run] + [False]
-        for i, row in enumerate(run): out += [joined(row, ' | ')] if narrow[i] and (narrow[i - 1] or narrow[i + 1]) else row
+        for i, row in enumerate(run):
+            out += (
+                [joined(row, ' | ')]
+                if narrow[i] and (narrow[i - 1] or narrow[i + 1])
+                else row
+            )
     return out
 
 def column(lines: list) -> list:
@@ -165,7 +230,11 @@ def column(lines: list) -> list:
     cells = [len(row) > 1 for row in found] + [False]
     out = []
     for i, row in enumerate(found):
-        sep = ' | ' if len(row) > 2 or len(row) == 2 and (cells[i - 1] and i or cells[i + 1]) else ' '
+        sep = (
+            ' | '
+            if len(row) > 2 or len(row) == 2 and (cells[i - 1] and i or cells[i + 1])
+            else ' '
+        )
         out.append(joined(row, sep) if len(row) > 1 else row[0])
     return out
 
@@ -188,31 +257,47 @@ def reading_order(lines: list) -> list:   # of lists of `Line`: columns, or part
 def begins(line: Line, last: Line, right: float) -> bool:
     "Whether a line begins a paragraph after the last one; `right` is where the column ends"
     least = min(line.height, last.height)
-    if 'row' in (line.kind, last.kind) or line.top - last.bottom > 0.6 * least or abs(line.height - last.height) > 0.5 * least: return True
+    if (
+        'row' in (line.kind, last.kind)
+        or line.top - last.bottom > 0.6 * least
+        or abs(line.height - last.height) > 0.5 * least
+    ):
+        return True
     short = last.x1 < right - 2 * last.height and last.text.endswith(('.', ':', '?', '!', '。'))
     return short or line.x0 - last.x0 > 0.8 * line.height
 
 SOFT = '\u00ad'                                    # a hyphen that is there for the end of the line only
 HYPHEN = re.compile('[-\u2010\ufffe\x02]$')          # PDFium writes some of them as characters that stand for nothing
-FIRST_HALVES = frozenset('long short low high well self double single half cross follow beta alpha gamma delta kappa lambda omega non real one two three '
-                  'four next near first second early late cost middle dose time age sex evidence health quasi semi decision'.split())
-SECOND = frozenset('term based related dependent induced associated like specific cell cells blocker blockers blind blinded controlled line label '
-                   'risk dose year old day week month fold onset mediated positive negative treated resistant sensitive type level wide rich bound '
-                   'binding derived reactive scale range adjusted matched reported threatening borne analysis making world effective guided enhanced '
-                   'targeted forming operated effectiveness stage state way third dimensional existing square structured generation inflammatory'.split())
-HALVES = FIRST_HALVES | frozenset('pre post intra extra peri sub inter micro macro hyper hypo'.split())   # before "and": pre- and postnatal
+FIRST_HALVES = frozenset(
+    'long short low high well self double single half cross follow beta alpha gamma delta kappa lambda omega'
+    ' non real one two three four next near first second early late cost middle dose time age sex evidence'
+    ' health quasi semi decision'.split()
+)
+SECOND = frozenset(
+    'term based related dependent induced associated like specific cell cells blocker blockers blind blinded'
+    ' controlled line label risk dose year old day week month fold onset mediated positive negative treated'
+    ' resistant sensitive type level wide rich bound binding derived reactive scale range adjusted matched'
+    ' reported threatening borne analysis making world effective guided enhanced targeted forming operated'
+    ' effectiveness stage state way third dimensional existing square structured generation inflammatory'.split()
+)
+# before "and": pre- and postnatal
+HALVES = FIRST_HALVES | frozenset('pre post intra extra peri sub inter micro macro hyper hypo'.split())
 
 def hyphen_stays(before: str, after: str, words: frozenset) -> bool:
-    "Whether the hyphen at the end of a line belongs to the word: as it stands elsewhere in the document, else by its parts"
+    """Whether the hyphen at the end of a line belongs to the word: as it stands elsewhere in the document, else
+    by its parts"""
     if f'{before}{after}'.lower() in words: return False
     if f'{before}-{after}'.lower() in words: return True
     if len(before) == 1 or before.isupper() or re.search(r'\d', before + after) or after[:1].isupper(): return True
     if before.lower() in FIRST_HALVES or after.lower() in SECOND: return True
-    return min(len(before), len(after)) > 3 and {before.lower(), after.lower()} <= words   # both stand alone elsewhere
+    # both stand alone elsewhere
+    return min(len(before), len(after)) > 3 and {before.lower(), after.lower()} <= words
 
 def words_in(texts) -> frozenset:
     "Every word of some texts, with and without hyphens, that is not at the end of a line"
-    return frozenset(w.lower() for t in texts for w in re.findall(r'[^\W_]+(?:-[^\W_]+)*(?!\w|[-\u2010\ufffe\x02]$)', t))
+    return frozenset(
+        w.lower() for t in texts for w in re.findall(r'[^\W_]+(?:-[^\W_]+)*(?!\w|[-\u2010\ufffe\x02]$)', t)
+    )
 
 # %% ../../nbs/lib/data/page_lines.ipynb #63c44829
 def continued(text: str, more: str, words: frozenset) -> str:
@@ -226,7 +311,10 @@ def continued(text: str, more: str, words: frozenset) -> str:
     return f'{text[:-1]}{"-" if stays else ""}{more}'
 
 # %% ../../nbs/lib/data/page_lines.ipynb #2f43f3b1
-def paragraphs(block: list, words: frozenset = frozenset()) -> str:   # words: of the document, as `words_in` gives them
+def paragraphs(
+    block: list,
+    words: frozenset = frozenset(),   # of the document, as `words_in` gives them
+) -> str:
     "Text of a block: a line for each paragraph and each row of a table"
     out, right = [], max(l.x1 for l in block)
     for last, line in zip([None, *block], block):

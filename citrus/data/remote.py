@@ -26,13 +26,16 @@ def read_pdf(path: Path, options: dict):
     for page in pages:
         if page.reason: yield Refused(f'page: {page.reason}')
     sure = min((p.confidence for p in pages if not p.reason), default=0.0)
-    counts = dict(pages=len(pages), failed=sum(bool(p.reason) for p in pages), scanned=sum(p.by == 'ocr' for p in pages))
+    counts = dict(
+        pages=len(pages), failed=sum(bool(p.reason) for p in pages), scanned=sum(p.by == 'ocr' for p in pages)
+    )
     yield Found('', document_text(pages), counts | dict(confidence=round(sure, 3)))
 
 SOURCE_KINDS['pdf'] = Kind(read_pdf, ('.pdf',), 'path', True, dict(ocr=True))
 
 # %% ../../nbs/lib/data/remote.ipynb #6377c5e3
-TRIES, PAUSE = 5, 5   # How often a stream is opened again; seconds before the first time, twice as many before the next
+# How often a stream is opened again; seconds before the first time, twice as many before the next
+TRIES, PAUSE = 5, 5
 DEVICE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ECONNRESET,
           errno.EHOSTUNREACH, errno.ENETUNREACH}
 NETWORK = ('httpx', 'httpcore', 'aiohttp', 'requests', 'urllib', 'http', 'huggingface_hub', 'fsspec', 'socket', 'ssl')
@@ -66,7 +69,9 @@ def steady(opened: Callable, where: str):   # opened: number of rows to leave ou
             if not not_there(e): raise
             failed += 1
             if failed == TRIES:
-                raise UserError(f'{where}: cannot be reached ({first_line(e)}); what was read before is kept, run again') from None
+                raise UserError(
+                    f'{where}: cannot be reached ({first_line(e)}); what was read before is kept, run again'
+                ) from None
         time.sleep(PAUSE * 2 ** (failed - 1))
 
 # %% ../../nbs/lib/data/remote.ipynb #a419e2b9
@@ -105,9 +110,12 @@ def adapted(rows, adapter: Callable):
         if isinstance(row, Refused):
             yield row
             continue
-        try: doc = adapter(place, row)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError): yield Refused('row is not of this data set')
-        else: yield Found(str(place), doc['text'], doc['meta'])
+        try:
+            doc = adapter(place, row)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            yield Refused('row is not of this data set')
+        else:
+            yield Found(str(place), doc['text'], doc['meta'])
 
 # %% ../../nbs/lib/data/remote.ipynb #d5b4aa65
 def read_hub(source: Source, options: dict, part: tuple = (0, 1)):

@@ -22,7 +22,14 @@ from .signals import QUALITY_RULES
 from .signatures import band_file, band_type
 
 # %% ../../nbs/lib/data/selection.ipynb #c2a4cef8
-REMOVAL_STEPS = [*GATES, *QUALITY_RULES, 'same id or address', 'exact duplicate', 'near-duplicate', 'benchmark question']
+REMOVAL_STEPS = [
+    *GATES,
+    *QUALITY_RULES,
+    'same id or address',
+    'exact duplicate',
+    'near-duplicate',
+    'benchmark question',
+]
 
 HOST = re.compile(r'(?:[^/@\s]*@)?(?:[\w-]+\.)+(?:[a-z]{2,}|\d{1,3})(?::\d+)?', re.I)
 HOME = r'(?:(?:index|default|home|main|search)(?:\.\w{1,5})?)'
@@ -33,7 +40,8 @@ def address(url: str) -> str:   # '' if it is that of no page
     "A web address without what does not change the page: scheme, www, fragment, closing slash, case of the host"
     plain, _, fragment = re.sub(r'^(?:(?:https?|ftp)://)?(?:www\.)?', '', url.strip(), flags=re.I).partition('#')
     host, _, path = plain.partition('/')
-    route = f'#{fragment}' if fragment[:1] in ('!', '/') and len(fragment) > 2 else ''   # where a script looks for the page
+    # where a script looks for the page
+    route = f'#{fragment}' if fragment[:1] in ('!', '/') and len(fragment) > 2 else ''
     if not HOST.fullmatch(host) or NO_PAGE.fullmatch(path.strip('/')) and not route: return ''
     return f'{host.lower()}/{path.rstrip("/")}{route}'
 
@@ -107,10 +115,15 @@ def records(
             for row, line in enumerate(f):
                 if row not in wanted: continue
                 r, doc = wanted[row], json.loads(line)['doc']
-                yield doc | dict(meta=doc['meta'] | (dict(reason=r.reason, of=r.of) if r.reason else dict(domain=r.domain)))
+                yield doc | dict(
+                    meta=doc['meta'] | (dict(reason=r.reason, of=r.of) if r.reason else dict(domain=r.domain))
+                )
 
 # %% ../../nbs/lib/data/selection.ipynb #f22cd7a8
 def parts(readings: list, arms, share: float) -> dict:   # file -> test of a reading
     "Every file of documents that the stage writes, and which reading belongs to it"
     mine = lambda arm: lambda r: r.arm == arm and not r.reason and not held_out(r.id, share)
-    return {f'arms/{arm}.jsonl': mine(arm) for arm in arms} | {'validation.jsonl': lambda r: not r.reason and held_out(r.id, share), 'removed.jsonl': lambda r: bool(r.reason)}
+    return {f'arms/{arm}.jsonl': mine(arm) for arm in arms} | {
+        'validation.jsonl': lambda r: not r.reason and held_out(r.id, share),
+        'removed.jsonl': lambda r: bool(r.reason),
+    }

@@ -49,7 +49,10 @@ class Batch:
     def words(self) -> list:   # uint64 (words,) of each document
         "Hashes of the words: runs of letters and digits in lower case"
         at = spread_indices(self.lexicon.starts.data[self.rows, 1], self.lexicon.counts.data[self.rows, 6])
-        return np.split(self.lexicon.word.data[at], offsets(self.lexicon.counts.data[self.rows, 6])[self.piece_at][1:-1])
+        return np.split(
+            self.lexicon.word.data[at],
+            offsets(self.lexicon.counts.data[self.rows, 6])[self.piece_at][1:-1],
+        )
 
 # %% ../../nbs/lib/data/signals.ipynb #8f4992ba
 def mix(x: np.ndarray) -> np.ndarray:   # uint64, same shape
@@ -58,7 +61,9 @@ def mix(x: np.ndarray) -> np.ndarray:   # uint64, same shape
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94d049bb133111eb)
     return x ^ (x >> np.uint64(31))
 
-def equal_keys(keys: np.ndarray) -> tuple:   # (number of the group of each key, size of each group, first place of each)
+def equal_keys(
+    keys: np.ndarray,
+) -> tuple:   # (number of the group of each key, size of each group, first place of each)
     "Equal keys"
     if not len(keys): return (np.zeros(0, np.int64),) * 3
     order = np.argsort(keys)
@@ -86,8 +91,11 @@ def top_gram(
     doc: np.ndarray,   # Document of each token
     first: np.ndarray, # First place of each n-gram that repeats
     size: np.ndarray,  # How often it occurs
-) -> np.ndarray:       # Characters of each document that belong to its most frequent n-gram; of equals the first one counts
-    place, times = np.where(np.diff(at) >= n, at[:-1], 0), (np.diff(at) >= n).astype(np.int64)
+# Characters of each document that belong to its most frequent n-gram; of equals the first one counts
+) -> np.ndarray:
+    place, times = np.where(np.diff(at) >= n, at[:-1], 0), (np.diff(at) >= n).astype(
+        np.int64
+    )
     order = np.lexsort((-first, size))
     place[doc[first[order]]], times[doc[first[order]]] = first[order], size[order]
     return times * (ends[np.minimum(place + n, len(ends) - 1)] - ends[place] + n - 1)
@@ -96,8 +104,14 @@ def top_gram(
 def repetition(b: Batch) -> dict:   # signal -> share of the characters of each document
     "Gopher: the most frequent 2- to 4-gram and repeated 5- to 10-grams"
     hashes, at = b.lexicon.token.data[b.tokens], b.token_at
-    ends, doc = offsets(b.lexicon.length.data[b.tokens]), np.repeat(np.arange(len(b.texts)), np.diff(at))
-    keys, places, found = mix(hashes ^ mix(doc.astype(np.uint64) + np.uint64(1))), np.arange(len(hashes)), {}
+    ends, doc = offsets(b.lexicon.length.data[b.tokens]), np.repeat(
+        np.arange(len(b.texts)), np.diff(at)
+    )
+    keys, places, found = (
+        mix(hashes ^ mix(doc.astype(np.uint64) + np.uint64(1))),
+        np.arange(len(hashes)),
+        {},
+    )
     for n in range(2, 11):
         inside = places + n <= at[1:][doc[places]]
         places = places[inside]
@@ -107,8 +121,18 @@ def repetition(b: Batch) -> dict:   # signal -> share of the characters of each 
         if n < 5: total = top_gram(n, at, ends, doc, places[first[many]], size[many])
         places, keys = places[kept], keys[kept]
         if n > 4:
-            at_places = repeated_runs(places.tolist(), number[kept].tolist(), (ends[places + n] - ends[places]).tolist(), n)
-            total = np.bincount(doc[[p for p, _ in at_places]], [c for _, c in at_places], len(b.texts)) if at_places else np.zeros(len(b.texts))
+            at_places = repeated_runs(
+                places.tolist(), number[kept].tolist(), (ends[places + n] - ends[places]).tolist(), n
+            )
+            total = (
+                np.bincount(
+                    doc[[p for p, _ in at_places]],
+                    [c for _, c in at_places],
+                    len(b.texts),
+                )
+                if at_places
+                else np.zeros(len(b.texts))
+            )
         found[f'top_{n}gram' if n < 5 else f'repeated_{n}gram'] = total / np.maximum(b.size, 1)
     return found
 
@@ -129,7 +153,9 @@ def share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 # %% ../../nbs/lib/data/signals.ipynb #4eb18e2d
-def c4_line(line: str) -> str:   # The line without citations if C4 keeps it, '' if not; 'lorem' or 'brace' if it condemns the page
+def c4_line(
+    line: str,
+) -> str:   # The line without citations if C4 keeps it, '' if not; 'lorem' or 'brace' if it condemns the page
     "C4's judgement of one line"
     line = line.strip()
     if len(line) > 1000 and max(map(len, line.split())) > 1000: return ''
@@ -151,10 +177,23 @@ def line_signals(text: str, lines: list) -> dict:
     (p, p_chars), (l, l_chars) = repeated_parts(paragraphs), repeated_parts(parts)
     f_chars = repeated_parts(full)[1] if l else 0   # they are among the parts
     dots = '...' in text or '…' in text
-    return dict(duplicate_paragraphs=p / len(paragraphs), duplicate_paragraph_characters=share(p_chars, len(text)), duplicate_lines=l / len(parts),
-                duplicate_line_characters=share(l_chars, len(text)), bullet_lines=share(sum([x.lstrip().startswith(('•', '-')) for x in lines]), len(lines)),
-                ellipsis_lines=share(sum(x.rstrip().endswith(('...', '…')) for x in lines), len(lines)) if dots else 0.0, closed_lines=share(sum([x[-1] in TERMINAL for x in full]), len(full)),
-                short_lines=share(sum([len(x) <= 30 for x in full]), len(full)), duplicate_characters=share(f_chars, len(text) - text.count('\n')))
+    return dict(
+        duplicate_paragraphs=p / len(paragraphs),
+        duplicate_paragraph_characters=share(p_chars, len(text)),
+        duplicate_lines=l / len(parts),
+        duplicate_line_characters=share(l_chars, len(text)),
+        bullet_lines=share(
+            sum([x.lstrip().startswith(('•', '-')) for x in lines]), len(lines)
+        ),
+        ellipsis_lines=(
+            share(sum(x.rstrip().endswith(('...', '…')) for x in lines), len(lines))
+            if dots
+            else 0.0
+        ),
+        closed_lines=share(sum([x[-1] in TERMINAL for x in full]), len(full)),
+        short_lines=share(sum([len(x) <= 30 for x in full]), len(full)),
+        duplicate_characters=share(f_chars, len(text) - text.count('\n')),
+    )
 
 # %% ../../nbs/lib/data/signals.ipynb #f11d06e2
 def sentence_counts(b: Batch) -> np.ndarray:   # int (lines,)
@@ -175,27 +214,66 @@ def c4_signals(b: Batch) -> dict:   # signal -> array (documents,)
     kept = [c4_line(line) for line in lines]
     number = sentence_counts(b)
     for i, (line, k) in enumerate(zip(lines, kept)):
-        if k and '[' in line and k != line.strip(): number[i] = sentence_counts(Batch([k], Lexicon())).sum() if k not in ('lorem', 'brace') else 0   # a full table is emptied when a batch is made: not under this one
+        # a full table is emptied when a batch is made: not under this one
+        if k and '[' in line and k != line.strip():
+            number[i] = (
+                sentence_counts(Batch([k], Lexicon())).sum()
+                if k not in ('lorem', 'brace')
+                else 0
+            )
     of = lambda test: sums(np.array([test(k) for k in kept], np.int64), b.line_at)
-    return dict(sentences=sums(number * np.array([bool(k) for k in kept], np.int64), b.line_at), lorem_ipsum=of(lambda k: k == 'lorem'), braces=of(lambda k: k == 'brace'))
+    return dict(
+        sentences=sums(number * np.array([bool(k) for k in kept], np.int64), b.line_at),
+        lorem_ipsum=of(lambda k: k == 'lorem'),
+        braces=of(lambda k: k == 'brace'),
+    )
 
 # %% ../../nbs/lib/data/signals.ipynb #ca349438
-QUALITY_RULES = dict(   # signal: (lowest, highest, whose)
-    words=(50, 100_000, 'Gopher quality'), word_length=(3, 10, 'Gopher quality'), hashes=(0, 0.1, 'Gopher quality'), ellipses=(0, 0.1, 'Gopher quality'), bullet_lines=(0, 0.9, 'Gopher quality'),
-    ellipsis_lines=(0, 0.3, 'Gopher quality'), alphabetic=(0.8, 1, 'Gopher quality'), stop_words=(2, 8, 'Gopher quality'),
-    duplicate_paragraphs=(0, 0.3, 'Gopher repetition'), duplicate_paragraph_characters=(0, 0.2, 'Gopher repetition'), duplicate_lines=(0, 0.3, 'Gopher repetition'), duplicate_line_characters=(0, 0.2, 'Gopher repetition'),
-    top_2gram=(0, 0.2, 'Gopher repetition'), top_3gram=(0, 0.18, 'Gopher repetition'), top_4gram=(0, 0.16, 'Gopher repetition'), repeated_5gram=(0, 0.15, 'Gopher repetition'), repeated_6gram=(0, 0.14, 'Gopher repetition'),
-    repeated_7gram=(0, 0.13, 'Gopher repetition'), repeated_8gram=(0, 0.12, 'Gopher repetition'), repeated_9gram=(0, 0.11, 'Gopher repetition'), repeated_10gram=(0, 0.1, 'Gopher repetition'),
-    sentences=(5, 1_000_000, 'C4'), lorem_ipsum=(0, 0, 'C4'), braces=(0, 0, 'C4'),
-    closed_lines=(0.12, 1, 'FineWeb'), short_lines=(0, 0.67, 'FineWeb'), duplicate_characters=(0, 0.01, 'FineWeb'), line_breaks=(0, 0.3, 'FineWeb'))
+QUALITY_RULES = dict(  # signal: (lowest, highest, whose)
+    words=(50, 100_000, 'Gopher quality'),
+    word_length=(3, 10, 'Gopher quality'),
+    hashes=(0, 0.1, 'Gopher quality'),
+    ellipses=(0, 0.1, 'Gopher quality'),
+    bullet_lines=(0, 0.9, 'Gopher quality'),
+    ellipsis_lines=(0, 0.3, 'Gopher quality'),
+    alphabetic=(0.8, 1, 'Gopher quality'),
+    stop_words=(2, 8, 'Gopher quality'),
+    duplicate_paragraphs=(0, 0.3, 'Gopher repetition'),
+    duplicate_paragraph_characters=(0, 0.2, 'Gopher repetition'),
+    duplicate_lines=(0, 0.3, 'Gopher repetition'),
+    duplicate_line_characters=(0, 0.2, 'Gopher repetition'),
+    top_2gram=(0, 0.2, 'Gopher repetition'),
+    top_3gram=(0, 0.18, 'Gopher repetition'),
+    top_4gram=(0, 0.16, 'Gopher repetition'),
+    repeated_5gram=(0, 0.15, 'Gopher repetition'),
+    repeated_6gram=(0, 0.14, 'Gopher repetition'),
+    repeated_7gram=(0, 0.13, 'Gopher repetition'),
+    repeated_8gram=(0, 0.12, 'Gopher repetition'),
+    repeated_9gram=(0, 0.11, 'Gopher repetition'),
+    repeated_10gram=(0, 0.1, 'Gopher repetition'),
+    sentences=(5, 1_000_000, 'C4'),
+    lorem_ipsum=(0, 0, 'C4'),
+    braces=(0, 0, 'C4'),
+    closed_lines=(0.12, 1, 'FineWeb'),
+    short_lines=(0, 0.67, 'FineWeb'),
+    duplicate_characters=(0, 0.01, 'FineWeb'),
+    line_breaks=(0, 0.3, 'FineWeb'),
+)
 
 # %% ../../nbs/lib/data/signals.ipynb #5ffca167
 def measure_batch(b: Batch) -> dict:   # signal -> array (documents,), in the order of `RULES`
     "Every signal of every document of a batch"
     c, ratio = b.counts, lambda x, y: np.where(y > 0, x / np.maximum(y, 1), 0.0)
     count = lambda *marks: np.array([sum(map(t.count, marks)) for t in b.texts])
-    found = dict(words=c['real'], word_length=ratio(c['characters'], c['real']), hashes=ratio(count('#'), c['tokens']), ellipses=ratio(count('...', '…'), c['tokens']),
-                 alphabetic=ratio(c['alphabetic'], c['tokens']), stop_words=c['stop'], line_breaks=ratio(count('\n'), c['tokens']))
+    found = dict(
+        words=c['real'],
+        word_length=ratio(c['characters'], c['real']),
+        hashes=ratio(count('#'), c['tokens']),
+        ellipses=ratio(count('...', '…'), c['tokens']),
+        alphabetic=ratio(c['alphabetic'], c['tokens']),
+        stop_words=c['stop'],
+        line_breaks=ratio(count('\n'), c['tokens']),
+    )
     by_line = [line_signals(t, lines) for t, lines in zip(b.texts, b.lines)]
     found |= {name: np.array([d[name] for d in by_line]) for name in by_line[0]} if by_line else {}
     found |= repetition(b) | c4_signals(b)
@@ -205,4 +283,9 @@ def measure_batch(b: Batch) -> dict:   # signal -> array (documents,), in the or
 def filter_decisions(signals: dict, rules: dict = QUALITY_RULES) -> dict:   # whose -> bool (documents,): kept
     "What each published filter decides"
     inside = {name: (signals[name] >= low) & (signals[name] <= high) for name, (low, high, _) in rules.items()}
-    return {whose: np.logical_and.reduce([inside[n] for n, r in rules.items() if r[2] == whose]) for whose in dict.fromkeys(r[2] for r in rules.values())}
+    return {
+        whose: np.logical_and.reduce(
+            [inside[n] for n, r in rules.items() if r[2] == whose]
+        )
+        for whose in dict.fromkeys(r[2] for r in rules.values())
+    }

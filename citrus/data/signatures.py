@@ -25,7 +25,10 @@ PRIME = np.uint64(2**61 - 1)
 def permutations(n: int, seed: int) -> tuple:   # two arrays uint64 (n,)
     "Factors and offsets of the hash functions"
     draw = np.random.RandomState(seed)
-    return draw.randint(1, PRIME, dtype=np.uint64, size=(1, n))[0], draw.randint(0, PRIME, dtype=np.uint64, size=(1, n))[0]
+    return (
+        draw.randint(1, PRIME, dtype=np.uint64, size=(1, n))[0],
+        draw.randint(0, PRIME, dtype=np.uint64, size=(1, n))[0],
+    )
 
 # %% ../../nbs/lib/data/signatures.ipynb #8bdc2ad1
 def shingles(texts: list, n: int) -> tuple:   # (uint64 (shingles,), int (texts,): how many each text has)
@@ -33,7 +36,11 @@ def shingles(texts: list, n: int) -> tuple:   # (uint64 (shingles,), int (texts,
     tokens = np.array([t.count(b' ') + 1 if t else 0 for t in texts], np.int64)
     whole = b' '.join(filter(None, texts))
     gaps = np.flatnonzero(np.frombuffer(whole, np.uint8) == 32)
-    starts, ends, number = np.concatenate([[0], gaps + 1]), np.append(gaps, len(whole)), np.maximum(tokens - n + 1, 0)
+    starts, ends, number = (
+        np.concatenate([[0], gaps + 1]),
+        np.append(gaps, len(whole)),
+        np.maximum(tokens - n + 1, 0),
+    )
     at = spread_indices(offsets(tokens)[:-1], number)
     parts = map(whole.__getitem__, map(slice, starts[at].tolist(), ends[at + n - 1].tolist()))
     return np.fromiter(map(xxhash.xxh64_intdigest, parts), np.uint64, len(at)), number
@@ -62,15 +69,24 @@ def signatures(
     "MinHash signatures; a document with fewer tokens than a shingle has none"
     at, plain = b.piece_at.tolist(), b.lexicon.plain
     rows_of = b.rows.tolist()
-    texts = [''.join([plain[r] for r in rows_of[i:j]])[:-1].encode(errors='replace') for i, j in itertools.pairwise(at)]
+    texts = [
+        ''.join([plain[r] for r in rows_of[i:j]])[:-1].encode(errors='replace')
+        for i, j in itertools.pairwise(at)
+    ]
     hashes, number = shingles(texts, shingle)
     have = np.flatnonzero(number)
-    return have, smallest(hashes, offsets(number[have]), bands * rows, seed) if len(have) else np.zeros((0, bands * rows), np.uint64)
+    return have, (
+        smallest(hashes, offsets(number[have]), bands * rows, seed)
+        if len(have)
+        else np.zeros((0, bands * rows), np.uint64)
+    )
 
 # %% ../../nbs/lib/data/signatures.ipynb #0ee8d759
 def band_type(rows: int) -> np.dtype: return np.dtype([(f'h{i}', '<u8') for i in range(rows)] + [('doc', '<u4')])
 
-def band_file(folder: Path, band: int, task: int) -> Path: return Path(folder) / f'bucket_{band:03d}' / f'{task:05d}.minhash.sig'
+
+def band_file(folder: Path, band: int, task: int) -> Path:
+    return Path(folder) / f'bucket_{band:03d}' / f'{task:05d}.minhash.sig'
 
 def write_signatures(
     folder: Path,
@@ -124,5 +140,11 @@ def tagging_step(
                 for i, d in enumerate(held):
                     d.metadata['signals'] = {name: float(v[i]) for name, v in table.items()}
                     yield d
-            write_signatures(folder, rank, np.concatenate([np.zeros(0, np.int64), *docs]), np.concatenate([np.zeros((0, bands * rows), np.uint64), *sigs]), bands)
+            write_signatures(
+                folder,
+                rank,
+                np.concatenate([np.zeros(0, np.int64), *docs]),
+                np.concatenate([np.zeros((0, bands * rows), np.uint64), *sigs]),
+                bands,
+            )
     return Tag()

@@ -35,9 +35,11 @@ class Source:
 @dataclass(frozen=True)
 class Kind:
     "How the documents of a source are read"
-    read: Callable          # (`Bounded` stream, path, or the source itself; options) -> `Found` or `Refused`, one for each document
+    # (`Bounded` stream, path, or the source itself; options) -> `Found` or `Refused`, one for each document
+    read: Callable
     endings: tuple = ()     # Of the files that are read in a folder, without the ending of the compression
-    by: str = 'stream'      # What `read` wants: 'stream' (packed or not), 'path' or 'source' (and then the part of it too)
+    # What `read` wants: 'stream' (packed or not), 'path' or 'source' (and then the part of it too)
+    by: str = 'stream'
     single: bool = False    # Whether a file is always one document
     options: dict = field(default_factory=dict)   # option: default
 
@@ -70,7 +72,8 @@ def checked_source(row: dict) -> Source:
         if name not in SOURCE_FIELDS: raise nearest('field of a source', name, SOURCE_FIELDS)
     missing = SOURCE_FIELDS - {'share', 'options'} - set(row)
     if missing: raise UserError(f'source {row.get("id", row)!r}: needs {", ".join(sorted(missing))}')
-    named = isinstance(row['id'], str) and re.fullmatch(r'\w[\w.-]*', row['id'])   # it begins the ids of documents, and names a file
+    # it begins the ids of documents, and names a file
+    named = isinstance(row['id'], str) and re.fullmatch(r'\w[\w.-]*', row['id'])
     if not named:
         raise UserError(f'source {row["id"]!r}: an id is of letters, digits, - and _')
     if row['kind'] not in SOURCE_KINDS: raise nearest(f'kind of source {row["id"]!r}', row['kind'], SOURCE_KINDS)
@@ -136,15 +139,19 @@ def read(self: Bounded, size: int = -1) -> bytes:   # what there is before a bre
 def readline(self: Bounded, size: int = -1) -> bytes:
     end = self.ahead.find(b'\n') + 1
     begun = self.taken(end or len(self.ahead))
-    return self.counted(begun if end else begun + self.raw.readline((size if size >= 0 else DOCUMENT_BYTES + 1) - len(begun)))
+    return self.counted(
+        begun if end else begun + self.raw.readline((size if size >= 0 else DOCUMENT_BYTES + 1) - len(begun))
+    )
 
 # %% ../../nbs/lib/data/source.ipynb #88ddca64
 class Member(tarfile.TarInfo):
     "A member of a tar archive, whose damaged header is not the end of the archive"
     @classmethod
     def fromtarfile(cls, archive):
-        try: return super().fromtarfile(archive)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as e: raise tarfile.ReadError(str(e)) from None
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as e:
+            raise tarfile.ReadError(str(e)) from None
 
 def zip_members(path: Path, budget: list):   # Yields (name, `Bounded` or the error)
     "Every member of a zip archive"
@@ -168,11 +175,18 @@ def unpacked(path: Path):   # Yields (name, `Bounded` or the error that opening 
     budget, name, seen = [max(FREE, GROWTH * path.stat().st_size)], path.name.lower(), set()
     if name.endswith(('.zip', '.tar', '.tar.gz', '.tgz')):
         for member, stream in (zip_members if name.endswith('.zip') else tar_members)(path, budget):
-            once = next(n for n in itertools.chain([member], (f'{k}:{member}' for k in itertools.count(2))) if hash(n) not in seen)
+            once = next(
+                n
+                for n in itertools.chain(
+                    [member], (f'{k}:{member}' for k in itertools.count(2))
+                )
+                if hash(n) not in seen
+            )
             seen.add(hash(once))
             yield f'{path.name}/{once}', stream
     else:
-        with decompressed(path) as raw: yield path.name, Bounded(raw, budget if name.endswith(('.gz', '.zst')) else None)
+        with decompressed(path) as raw:
+            yield path.name, Bounded(raw, budget if name.endswith(('.gz', '.zst')) else None)
 
 # %% ../../nbs/lib/data/source.ipynb #9f824400
 def decompressed(path: Path):   # Binary file

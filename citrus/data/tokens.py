@@ -27,21 +27,67 @@ UNIT = r'[kdcm]?m[²³]?|ha|[µn]m|yd|in|ft|k?g|m?g|µg|t|lb|oz|m/s|km/?h|mph|h?
 
 # %% ../../nbs/lib/data/tokens.ipynb #94fd6c01
 PREFIX = re.compile(rf'\.\.+|…+|(?:US|C|A)\$|\+(?![0-9])|[§%=—–{MARK}{QUOTE}{CURRENCY}{ICON}]')
-SUFFIX = re.compile(rf"(?:\.\.+|…+|['’][sS]|[—–{MARK}{QUOTE}{ICON}]|(?<=[0-9])(?:\+|[{CURRENCY}]|{UNIT})|(?<=°[FfCcKk])\.|"
-                    rf"(?<=[0-9%²\-+{MARK}{QUOTE}]|(?=.)[^\W\d_A-ZÀ-ÖØ-Þ])\.|(?<=[A-ZÀ-ÖØ-Þ]{{2}})\.)$")
+SUFFIX = re.compile(
+    rf"(?:\.\.+|…+|['’][sS]|[—–{MARK}{QUOTE}{ICON}]|(?<=[0-9])(?:\+|[{CURRENCY}]|{UNIT})|(?<=°[FfCcKk])\.|"
+    rf"(?<=[0-9%²\-+{MARK}{QUOTE}]|(?=.)[^\W\d_A-ZÀ-ÖØ-Þ])\.|(?<=[A-ZÀ-ÖØ-Þ]{{2}})\.)$"
+)
 LETTER, LOWER, UPPER = r'[^\W\d_]', r'[^\W\d_A-ZÀ-ÖØ-Þ]', r'[A-ZÀ-ÖØ-Þ]'
-INFIX = re.compile(rf'\.\.+|…+|[{ICON}]|(?<=[0-9])[+\-*^](?=[0-9-])|(?<={LOWER})\.(?={UPPER})|(?<=[{QUOTE}])\.(?=[A-ZÀ-ÖØ-Þ{QUOTE}])|'
-                   rf'(?<={LETTER}),(?={LETTER})|(?:(?<={LETTER})|(?<=[0-9]))(?:---?|——|[-–—~:<>=/])(?={LETTER})')
+INFIX = re.compile(
+    rf'\.\.+|…+|[{ICON}]|(?<=[0-9])[+\-*^](?=[0-9-])|(?<={LOWER})\.(?={UPPER})|(?<=[{QUOTE}])\.(?=[A-ZÀ-ÖØ-Þ{QUOTE}])|'
+    rf'(?<={LETTER}),(?={LETTER})|(?:(?<={LETTER})|(?<=[0-9]))(?:---?|——|[-–—~:<>=/])(?={LETTER})'
+)
 DECIMAL = re.compile(r'[0-9]+(?:[.,][0-9]+)*')
-ADDRESS = re.compile(r'(?:[\w+.-]{2,}://)?(?:\S+@)?(?:[A-Za-z0-9\u00a1-\uffff](?:[\w-]{0,62}[A-Za-z0-9])?\.)+[a-z\u00df-\u00ff]{2,63}(?::\d{2,5})?(?:[/?#]\S*)?$')
+ADDRESS = re.compile(
+    r'(?:[\w+.-]{2,}://)?(?:\S+@)?(?:[A-Za-z0-9\u00a1-\uffff](?:[\w-]{0,62}[A-Za-z0-9])?\.)+[a-z\u00df-\u00ff]{2,63}(?::\d{2,5})?(?:[/?#]\S*)?$'
+)
 
 # %% ../../nbs/lib/data/tokens.ipynb #7e07463d
-NOT = 'ai are ca could dare did does do had has have is may might must need ought sha should was were wo would'.split()
+NOT = (
+    'ai are ca could dare did does do had has have is may might must need ought sha should was were wo would'
+    .split()
+)
 QUESTION_WORDS = 'there what when where who why how'.split()
-ENDS = {"nt n't n’t": NOT, "ve 've ’ve": ['could', 'might', 'must', 'should', 'would', 'not', 'i', 'you', 'we', 'they', 'these', 'those', 'that', 'this', *QUESTION_WORDS], "m 'm ’m": ['i'],
-        "ll 'll ’ll d 'd ’d": ['i', 'you', 'he', 'she', 'it', 'we', 'they', 'that', 'this', 'these', 'those', *QUESTION_WORDS], "s 's ’s": ['he', 'she', 'it', 'that', 'this', *QUESTION_WORDS],
-        "re 're ’re": ['you', 'we', 'they', 'these', 'those', *QUESTION_WORDS]}   # ending: what it is written after
-WHOLE_WORDS = "its hell shell well ill were whore shed id. o'clock ma'am and/or w/o c++ e.g. i.e. a.m. p.m. v.s. vs. co. 8)".split()
+ENDS = {   # ending: what it is written after
+    "nt n't n’t": NOT,
+    "ve 've ’ve": [
+        'could',
+        'might',
+        'must',
+        'should',
+        'would',
+        'not',
+        'i',
+        'you',
+        'we',
+        'they',
+        'these',
+        'those',
+        'that',
+        'this',
+        *QUESTION_WORDS,
+    ],
+    "m 'm ’m": ['i'],
+    "ll 'll ’ll d 'd ’d": [
+        'i',
+        'you',
+        'he',
+        'she',
+        'it',
+        'we',
+        'they',
+        'that',
+        'this',
+        'these',
+        'those',
+        *QUESTION_WORDS,
+    ],
+    "s 's ’s": ['he', 'she', 'it', 'that', 'this', *QUESTION_WORDS],
+    "re 're ’re": ['you', 'we', 'they', 'these', 'those', *QUESTION_WORDS],
+}
+WHOLE_WORDS = (
+    "its hell shell well ill were whore shed id. o'clock ma'am and/or w/o c++ e.g. i.e. a.m. p.m. v.s. vs."
+    " co. 8)".split()
+)
 TITLED = """Adm. Ak. Ala. Apr. Ariz. Ark. Aug. Bros. Calif. Co. Colo. Conn. Corp. D.C. Dec. Del. Dr. Feb. Fla. Ga. Gen. Gov. Ia. Id. Ill. Inc. Ind. Jan. Jr. Jul. Jun. Kan. Kans. Ky. La. Ltd. Mar. Mass. Md. Messrs.
 Mich. Minn. Miss. Mo. Mont. Mr. Mrs. Ms. Mt. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev. Nov. Oct. Okla. Ore. Pa. Ph.D. Prof. Rep. Rev. S.C. Sen. Sep. Sept. St. Tenn. Va. Wash. Wis. C++ E.g. I.e.""".split()
 FACES = frozenset("): :( :) :* '' ’’ ;) (: (; =( =) =/ =[ =] =| :/ :] [: [= ]= :> :| :}".split())
@@ -49,19 +95,48 @@ FACES = frozenset("): :( :) :* '' ’’ ;) (: (; =( =) =/ =[ =] =| :/ :] [: [= 
 # %% ../../nbs/lib/data/tokens.ipynb #7a7c5a11
 def special_cases() -> dict:   # piece -> where it is cut
     "Contractions and abbreviations: each is cut by its own rule and by no other"
-    cuts = {'cannot': [3], 'gonna': [3], 'gotta': [3], 'yall': [1], 'ima': [1, 2], "let's": [3], "y'all": [2], "c'mon": [3], "i'ma": [1, 3]}
+    cuts = {
+        'cannot': [3],
+        'gonna': [3],
+        'gotta': [3],
+        'yall': [1],
+        'ima': [1, 2],
+        "let's": [3],
+        "y'all": [2],
+        "c'mon": [3],
+        "i'ma": [1, 3],
+    }
     cuts |= {start + end: [len(start)] for ends, starts in ENDS.items() for end in ends.split() for start in starts}
-    more = {piece + ve: [*at, len(piece)] for piece, at in cuts.items() for ve in ('ve', "'ve", '’ve') if piece.endswith(('nt', "n't", 'n’t', 'll', 'd'))}
+    more = {
+        piece + ve: [*at, len(piece)]
+        for piece, at in cuts.items()
+        for ve in ('ve', "'ve", '’ve')
+        if piece.endswith(('nt', "n't", 'n’t', 'll', 'd'))
+    }
     cuts = {p: at for p, at in (cuts | more).items() if p not in ('id.', *WHOLE_WORDS)}
     cuts |= {p.capitalize(): at for p, at in cuts.items()}
-    return cuts | {p: [] for p in [*WHOLE_WORDS, *map(str.capitalize, WHOLE_WORDS[:8]), *TITLED, *(f'{c}.' for c in 'abcdefghijklmnopqrstuvwxyz')]}
+    return cuts | {
+        p: []
+        for p in [
+            *WHOLE_WORDS,
+            *map(str.capitalize, WHOLE_WORDS[:8]),
+            *TITLED,
+            *(f'{c}.' for c in 'abcdefghijklmnopqrstuvwxyz'),
+        ]
+    }
 
 SPECIAL_CASES = special_cases()
 
 # %% ../../nbs/lib/data/tokens.ipynb #c755d83d
 def inner(piece: str) -> list:
     "Cut a piece that has lost its marks at hyphens, slashes and the like"
-    if piece.isascii() and piece.isalnum() or '.' in piece and (DECIMAL.fullmatch(piece) or ADDRESS.match(piece)): return [piece]
+    if (
+        piece.isascii()
+        and piece.isalnum()
+        or '.' in piece
+        and (DECIMAL.fullmatch(piece) or ADDRESS.match(piece))
+    ):
+        return [piece]
     parts, end = [], 0
     for m in INFIX.finditer(piece):
         if m.start() > end: parts.append(piece[end:m.start()])
@@ -71,29 +146,56 @@ def inner(piece: str) -> list:
 
 # %% ../../nbs/lib/data/tokens.ipynb #f73c7ada
 SINGLE = frozenset(MARK.replace('\\', '') + QUOTE + '—–') - {'…'}   # come off the end whatever is before them
-DOTTED = frozenset(string.ascii_lowercase + string.digits + '%²-+…') | SINGLE - set('—–')   # a full stop comes off behind these
+# a full stop comes off behind these
+DOTTED = frozenset(string.ascii_lowercase + string.digits + '%²-+…') | SINGLE - set('—–')
 OPENS = re.compile("[0-9'’]")   # without one of these, nothing comes off behind a letter
-PLAIN_STARTS = frozenset(string.ascii_letters + string.digits)   # nothing comes off before these, but for US$ and its like
+# nothing comes off before these, but for US$ and its like
+PLAIN_STARTS = frozenset(string.ascii_letters + string.digits)
 
 def peel(piece: str) -> list:
     "Take marks off both ends of a piece, then cut what is left"
     before, after = [], []
     while piece:
-        if piece in SPECIAL_CASES: return before + [piece[i:j] for i, j in itertools.pairwise([0, *SPECIAL_CASES[piece], len(piece)])] + after[::-1]
+        if piece in SPECIAL_CASES:
+            return (
+                before
+                + [
+                    piece[i:j]
+                    for i, j in itertools.pairwise([0, *SPECIAL_CASES[piece], len(piece)])
+                ]
+                + after[::-1]
+            )
         if piece.isalpha(): return before + [piece] + after[::-1]
         last = piece[-1]
-        if (piece[0] not in PLAIN_STARTS or '$' in piece) and (m := PREFIX.match(piece)): before.append(m[0]); piece = piece[m.end():]
-        elif last in SINGLE or last == '.' and piece[-2:-1] in DOTTED: after.append(last); piece = piece[:-1]
-        elif last not in string.digits and (not last.isalpha() or OPENS.search(piece)) and (m := SUFFIX.search(piece[-64:])): after.append(m[0]); piece = piece[:-len(m[0])]
-        else: return before + inner(piece) + after[::-1]
+        if (piece[0] not in PLAIN_STARTS or '$' in piece) and (m := PREFIX.match(piece)):
+            before.append(m[0])
+            piece = piece[m.end() :]
+        elif last in SINGLE or last == '.' and piece[-2:-1] in DOTTED:
+            after.append(last)
+            piece = piece[:-1]
+        elif (
+            last not in string.digits
+            and (not last.isalpha() or OPENS.search(piece))
+            and (m := SUFFIX.search(piece[-64:]))
+        ):
+            after.append(m[0])
+            piece = piece[: -len(m[0])]
+        else:
+            return before + inner(piece) + after[::-1]
     return before + after[::-1]
 
 # %% ../../nbs/lib/data/tokens.ipynb #c302c9ee
 def tokenise(piece: str) -> list:   # Tokens, which joined are the piece
     "Cut a piece without blanks into words and marks"
-    if piece.isascii() and piece.isalpha() and piece not in SPECIAL_CASES or len(piece) > 1000: return [piece]   # longer is no word, and its time would grow with the square
+    # longer is no word, and its time would grow with the square
+    if piece.isascii() and piece.isalpha() and piece not in SPECIAL_CASES or len(piece) > 1000:
+        return [piece]
     if not piece.isascii() and HAN.search(piece):
-        return [t for part in re.findall(f'{HAN.pattern}|[^\u3400-\u4dbf\u4e00-\u9fff]+', piece) for t in ([part] if HAN.match(part) else tokenise(part))]
+        return [
+            t
+            for part in re.findall(f'{HAN.pattern}|[^\u3400-\u4dbf\u4e00-\u9fff]+', piece)
+            for t in ([part] if HAN.match(part) else tokenise(part))
+        ]
     tokens, found = peel(piece), []
     if len(tokens) == 1: return tokens
     for t in tokens:
@@ -103,17 +205,37 @@ def tokenise(piece: str) -> list:   # Tokens, which joined are the piece
 
 # %% ../../nbs/lib/data/tokens.ipynb #fd5867a5
 TERMINAL = frozenset('.!?։؟۔܀܁܂߹।॥၊။።፧፨᙮។៕᠃᠉᥄᥅⁇⁈⁉‼‽⸮。꓿꘎꘏꛳꛷︒﹒﹖﹗．！？｡')   # marks that end a sentence
-PUNCTUATION = TERMINAL | set('!/—”:％１〈&(、━\\【#%「」，】；+^]~“《„\';’{|∶´[=-`*．（–？：$～«〉,><》)…@_"}►»') | {chr(i) for i in [*range(32), *range(127, 160)]}
+PUNCTUATION = (
+    TERMINAL
+    | set('!/—”:％１〈&(、━\\【#%「」，】；+^]~“《„\';’{|∶´[=-`*．（–？：$～«〉,><》)…@_"}►»')
+    | {chr(i) for i in [*range(32), *range(127, 160)]}
+)
 NUMBER = re.compile(r'\d+(?:[.,،٫⎖⎗⎘]\d+)?')
-BLANK = re.compile('[' + re.escape(''.join(sorted(set('!/—”:％１〈&(、━\\【#%「」，】；+^]~“《„\';’{|∶´[=-`*．（–？！：$～«〉,><》)?）。…@_."}►»') | {chr(i) for i in [*range(32), *range(127, 160)]} - {'\n'}))) + ']+')   # no piece has a line end, and it stands between pieces
+BLANK = re.compile(   # no piece has a line end, and it stands between pieces
+    '['
+    + re.escape(
+        ''.join(
+            sorted(
+                set(
+                    '!/—”:％１〈&(、━\\【#%「」，'
+                    '】；+^]~“《„\';’{|∶´[=-`*．（–？！：$～«〉,><》)?）。…@_."}►»'
+                )
+                | {chr(i) for i in [*range(32), *range(127, 160)]} - {'\n'}
+            )
+        )
+    )
+    + ']+'
+)
 WORD = re.compile('[\u3400-\u9fff]|[^\\W\u3400-\u9fff]+')
-OUTSIDE, IDEOGRAPH = re.compile('[^\\w\n\u3400-\u9fff]+'), re.compile('[\u3400-\u9fff]')   # together, what `WORD` finds
+# together, what `WORD` finds
+OUTSIDE, IDEOGRAPH = re.compile('[^\\w\n\u3400-\u9fff]+'), re.compile('[\u3400-\u9fff]')
 
 # %% ../../nbs/lib/data/tokens.ipynb #d5b1fe94
 SIMPLE = re.compile(r'(\(?)((?:[A-Za-z]+-)*(?:[A-Za-z]*[a-z]|[A-Z]{2,}))(?:([.,;:])|(\))([.,;]?))?')
 
 def spaced(piece: str) -> str:
-    "Tokens of a piece, with a blank between them; nine in ten are a word or a few with hyphens, perhaps with a mark, and need no rules"
+    """Tokens of a piece, with a blank between them; nine in ten are a word or a few with hyphens, perhaps with a
+    mark, and need no rules"""
     if piece.isascii() and piece.isalpha() and piece not in SPECIAL_CASES: return piece
     m = SIMPLE.fullmatch(piece)
     if not m: return _spaced(piece)
@@ -124,12 +246,22 @@ def spaced(piece: str) -> str:
 @functools.lru_cache(2**16)
 def _spaced(piece: str) -> str: return ' '.join(tokenise(piece))
 
-def unaccented(text: str) -> str: return ''.join(c for c in unicodedata.normalize('NFD', text) if unicodedata.category(c) != 'Mn')
+
+def unaccented(text: str) -> str:
+    return ''.join(c for c in unicodedata.normalize('NFD', text) if unicodedata.category(c) != 'Mn')
 
 # %% ../../nbs/lib/data/tokens.ipynb #6dd2222e
 def plainly(low: str) -> list:   # Tokens with a blank behind each, '' if nothing is left
     "Pieces as the signature sees them; a line for each, in lower case"
-    return [''.join([f'{spaced(part)} ' for part in (line if line.isascii() else unaccented(line)).split()]) for line in BLANK.sub(' ', NUMBER.sub('0', low)).split('\n')]
+    return [
+        ''.join(
+            [
+                f'{spaced(part)} '
+                for part in (line if line.isascii() else unaccented(line)).split()
+            ]
+        )
+        for line in BLANK.sub(' ', NUMBER.sub('0', low)).split('\n')
+    ]
 
 def words_of(low: str) -> list:   # Words with blanks around them
     "Runs of letters and digits, and Chinese characters, of pieces; a line for each, in lower case"
@@ -139,7 +271,8 @@ def words_of(low: str) -> list:   # Words with blanks around them
 # %% ../../nbs/lib/data/tokens.ipynb #2981513b
 STOP_WORDS = 'the be to of and that have with'.split()
 STOP_BITS = {w: 1 << i for i, w in enumerate(STOP_WORDS)}
-COUNTS = ['tokens', 'real', 'characters', 'alphabetic', 'han', 'stop', 'words']   # columns of a piece; `stop` is a bit for each stop word
+# columns of a piece; `stop` is a bit for each stop word
+COUNTS = ['tokens', 'real', 'characters', 'alphabetic', 'han', 'stop', 'words']
 
 def token_facts(token: str) -> tuple:   # (real, characters, alphabetic, Chinese, bit of a stop word, kind of mark)
     "What is known of a token; `real` is one that is more than marks, a mark that ends a sentence is 2, another one 1"
@@ -157,7 +290,16 @@ class Column:
 
     def extend(self, rows):
         end = self.n + len(rows)
-        if end > len(self.array): self.array = np.concatenate([self.array, np.zeros((max(end, len(self.array)), *self.array.shape[1:]), self.array.dtype)])
+        if end > len(self.array):
+            self.array = np.concatenate(
+                [
+                    self.array,
+                    np.zeros(
+                        (max(end, len(self.array)), *self.array.shape[1:]),
+                        self.array.dtype,
+                    ),
+                ]
+            )
         self.array[self.n:end] = rows
         self.n = end
 
@@ -209,7 +351,11 @@ class Lexicon(Table):
     def empty(self):
         "Forget everything"
         self.clear()
-        self.counts, self.starts, self.tokens = Column(len(COUNTS), dtype=np.int64), Column(2, dtype=np.int64), Tokens()
+        self.counts, self.starts, self.tokens = (
+            Column(len(COUNTS), dtype=np.int64),
+            Column(2, dtype=np.int64),
+            Tokens(),
+        )
         self.token, self.word = Column(dtype=np.uint64), Column(dtype=np.uint64)   # hashes
         self.length, self.mark = Column(dtype=np.int64), Column(dtype=np.int8)     # of each token
         self.plain, self.held = [], 0
@@ -223,11 +369,25 @@ def learn(self: Lexicon, pieces: list):
     "Analyse pieces that are new"
     low, tokens = '\n'.join(pieces).lower(), list(map(spaced, pieces))
     words = words_of(low)
-    at, word_at = offsets([t.count(' ') + 1 for t in tokens]), offsets([len(w.split()) for w in words])
-    found, said = self.tokens.rows(' '.join(tokens).split(' ')), self.tokens.rows(' '.join(words).split())
+    at, word_at = offsets([t.count(' ') + 1 for t in tokens]), offsets(
+        [len(w.split()) for w in words]
+    )
+    found, said = self.tokens.rows(' '.join(tokens).split(' ')), self.tokens.rows(
+        ' '.join(words).split()
+    )
     real, length, letters, han, stop, mark = self.tokens.facts.data[found].T
     self.starts.extend(np.stack([at[:-1] + self.token.n, word_at[:-1] + self.word.n], 1))
-    self.counts.extend(np.stack([np.diff(at), *(sums(x, at) for x in (real, real * length, letters, han)), sums(stop, at, np.bitwise_or), np.diff(word_at)], 1))
+    self.counts.extend(
+        np.stack(
+            [
+                np.diff(at),
+                *(sums(x, at) for x in (real, real * length, letters, han)),
+                sums(stop, at, np.bitwise_or),
+                np.diff(word_at),
+            ],
+            1,
+        )
+    )
     self.token.extend(self.tokens.hash.data[found])
     self.length.extend(length)
     self.mark.extend(mark)

@@ -18,7 +18,8 @@ from .lines import BYTE_MARKS, CONTROL_BYTES, decoded, is_text, own_id, unmarked
 from .source import Bounded, Found, Kind, SOURCE_KINDS, DOCUMENT_BYTES, Refused
 
 # %% ../../nbs/lib/data/web.ipynb #beafc164
-CLOSED_TAGS = 'p|li|td|th|tr|dt|dd|option|optgroup|tbody|thead|tfoot|caption|colgroup|rt|rp'   # closed by the parser's leave
+# closed by the parser's leave
+CLOSED_TAGS = 'p|li|td|th|tr|dt|dd|option|optgroup|tbody|thead|tfoot|caption|colgroup|rt|rp'
 EMPTY_TAGS = 'br|hr|img|input|meta|link|area|base|col|embed|source|track|wbr'
 TAG = re.compile(rf'<(/?)(?!(?:{CLOSED_TAGS}|{EMPTY_TAGS})\b)[a-z][a-z0-9]*[^<>]*?(/?)>', re.I)
 NO_TAGS = re.compile(r'<!--(?:-?>|.*?(?:--!?>|\Z))|<(script|style)\b[^>]*>.*?(?:</\1\b|\Z)', re.I | re.S)
@@ -38,12 +39,31 @@ def too_deep(html: str, limit: int = 1000) -> bool:
     return bool(FOREIGN_MARKUP.search(html)) or depth(NO_TAGS.sub('', html)) > limit
 
 # %% ../../nbs/lib/data/web.ipynb #0952a9fc
-CHARSET = re.compile(rb'''<meta\b[^>]{0,300}?charset\s*=\s*["']?\s*([\w.:-]+)|<\?xml\b[^>]{0,100}?encoding\s*=\s*["']([\w.:-]+)''', re.I)
-ENCODING = re.compile(r'utf-?(?:8|16|32)(?:-?[lb]e)?|iso-?(?:8859-?\d+|2022-(?:jp|kr)\S*)|(?:windows|cp)-?\d+|latin-?\d+|us-ascii|'
-                      r'gb(?:2312|k|18030)|big5\S*|euc-(?:kr|jp)|shift[_-]jis|koi8-[ru]|tis-620|macroman', re.I)
-WIDER = {'iso-8859-1': 'cp1252', 'latin-1': 'cp1252', 'latin1': 'cp1252', 'us-ascii': 'cp1252', 'windows-1252': 'cp1252',
-         'gb2312': 'gb18030', 'gbk': 'gb18030', 'euc-kr': 'cp949', 'ks_c_5601-1987': 'cp949', 'shift_jis': 'cp932',
-         'shift-jis': 'cp932', 'sjis': 'cp932', 'x-sjis': 'cp932', 'big5': 'big5hkscs'}   # what is meant by a name
+CHARSET = re.compile(
+    rb'''<meta\b[^>]{0,300}?charset\s*=\s*["']?\s*([\w.:-]+)|<\?xml\b[^>]{0,100}?encoding\s*=\s*["']([\w.:-]+)''',
+    re.I,
+)
+ENCODING = re.compile(
+    r'utf-?(?:8|16|32)(?:-?[lb]e)?|iso-?(?:8859-?\d+|2022-(?:jp|kr)\S*)|(?:windows|cp)-?\d+|latin-?\d+|us-ascii|'
+    r'gb(?:2312|k|18030)|big5\S*|euc-(?:kr|jp)|shift[_-]jis|koi8-[ru]|tis-620|macroman',
+    re.I,
+)
+WIDER = {   # what is meant by a name
+    'iso-8859-1': 'cp1252',
+    'latin-1': 'cp1252',
+    'latin1': 'cp1252',
+    'us-ascii': 'cp1252',
+    'windows-1252': 'cp1252',
+    'gb2312': 'gb18030',
+    'gbk': 'gb18030',
+    'euc-kr': 'cp949',
+    'ks_c_5601-1987': 'cp949',
+    'shift_jis': 'cp932',
+    'shift-jis': 'cp932',
+    'sjis': 'cp932',
+    'x-sjis': 'cp932',
+    'big5': 'big5hkscs',
+}
 
 def declared(page: bytes, server: str = '') -> list:   # names that Python knows
     "Encodings that the server and the head of a page declare"

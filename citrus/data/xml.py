@@ -46,7 +46,12 @@ def medline_found(article, number: int, options: dict) -> Found:
     if retracted(article) and not options.get('retracted'): raise Refused('retracted')
     doc = medline_record(article, '')
     if not doc: raise Refused('no abstract')
-    return Found(str(number), doc['text'], doc['meta'] | dict(lang='en'), doc['id'] if doc['meta']['pmid'] else None)
+    return Found(
+        str(number),
+        doc['text'],
+        doc['meta'] | dict(lang='en'),
+        doc['id'] if doc['meta']['pmid'] else None,
+    )
 
 def read_medline(stream: Bounded, options: dict):
     "A document for each MEDLINE record with an abstract"
@@ -57,17 +62,63 @@ def read_medline(stream: Bounded, options: dict):
 SOURCE_KINDS['medline'] = Kind(read_medline, ('.xml',), options=dict(retracted=False))
 
 # %% ../../nbs/lib/data/xml.ipynb #3a50893c
-LEFT_OUT = {'ref-list', 'fn-group', 'fn', 'ack', 'tex-math', 'disp-formula', 'graphic', 'inline-graphic', 'media', 'notes', 'app-group',
-            'floats-group', 'supplementary-material', 'sub-article', 'response', 'table-wrap-foot', 'object-id'}
-INLINE = {'italic', 'bold', 'underline', 'overline', 'strike', 'sc', 'roman', 'sans-serif', 'monospace', 'ext-link', 'uri', 'email', 'abbrev',
-          'named-content', 'styled-content', 'inline-formula', 'alternatives', 'chem-struct', 'private-char', 'milestone-start',
-          'milestone-end', 'target', 'inline-supplementary-material', 'fixed-case', 'related-article', 'x'}
+LEFT_OUT = {
+    'ref-list',
+    'fn-group',
+    'fn',
+    'ack',
+    'tex-math',
+    'disp-formula',
+    'graphic',
+    'inline-graphic',
+    'media',
+    'notes',
+    'app-group',
+    'floats-group',
+    'supplementary-material',
+    'sub-article',
+    'response',
+    'table-wrap-foot',
+    'object-id',
+}
+INLINE = {
+    'italic',
+    'bold',
+    'underline',
+    'overline',
+    'strike',
+    'sc',
+    'roman',
+    'sans-serif',
+    'monospace',
+    'ext-link',
+    'uri',
+    'email',
+    'abbrev',
+    'named-content',
+    'styled-content',
+    'inline-formula',
+    'alternatives',
+    'chem-struct',
+    'private-char',
+    'milestone-start',
+    'milestone-end',
+    'target',
+    'inline-supplementary-material',
+    'fixed-case',
+    'related-article',
+    'x',
+}
 CELLS = {'td', 'th'}
 CITED = '\ue004', '\ue005'   # marks around a reference in the text
-POINTS = re.compile(r'\b(?:ref(?:erence)?s?\.?|chapter|note|part|appendices|question|example|algorithm|theorem|case|patient|plate|chart|list|'
-                    r'stage|phase|item|page|pp?\.|nos?\.|tab(?:le|\.)|fig(?:ure|\.)?|eq(?:uation|n?\.)|sections?|box|appendix|supplement\w*|video|file|scheme|panel|step)(?:es|s)?\.?\s*'
-                    r'(?:\d+\w?\s*(?:,|and|to|or|–|-)\s*)*$', re.I)   # a word that wants the number behind it
-REFS = re.compile(r'\bref(?:erence)?s?\b\.?\s*(?:\d+\s*(?:,|and|to|–|-)\s*)*$', re.I)   # a word that a number of the bibliography ends
+POINTS = re.compile(   # a word that wants the number behind it
+    r'\b(?:ref(?:erence)?s?\.?|chapter|note|part|appendices|question|example|algorithm|theorem|case|patient|plate|chart|list|'
+    r'stage|phase|item|page|pp?\.|nos?\.|tab(?:le|\.)|fig(?:ure|\.)?|eq(?:uation|n?\.)|sections?|box|appendix|supplement\w*|video|file|scheme|panel|step)(?:es|s)?\.?\s*'
+    r'(?:\d+\w?\s*(?:,|and|to|or|–|-)\s*)*$',
+    re.I,
+)
+# a word that a number of the bibliography ends
+REFS = re.compile(r'\bref(?:erence)?s?\b\.?\s*(?:\d+\s*(?:,|and|to|–|-)\s*)*$', re.I)
 
 # %% ../../nbs/lib/data/xml.ipynb #45adee0d
 def reference(e, text: str, before: str) -> str:
@@ -108,7 +159,8 @@ def jats_inside(e, into: list, one_line: bool):
 # %% ../../nbs/lib/data/xml.ipynb #dacff4cb
 NUMBER_CITED = '\ue004[\\s\\d,;–-]*[a-z]?\ue005'
 NUMBERS_CITED = re.compile(rf'{NUMBER_CITED}(?:\s*[,;–-]\s*{NUMBER_CITED})*')   # of works in the bibliography
-BRACKETS = re.compile('\\s*[\\[(](?:\\s|[,;–-]|and|see|\ue004[^\ue005]*\ue005)*[\\])]')   # with references only, or what is left of them
+# with references only, or what is left of them
+BRACKETS = re.compile('\\s*[\\[(](?:\\s|[,;–-]|and|see|\ue004[^\ue005]*\ue005)*[\\])]')
 
 def without_citations(line: str) -> str:
     "A line without the numbers of its references and the brackets that held nothing else"
@@ -119,7 +171,11 @@ def without_citations(line: str) -> str:
 def jats_text(article) -> str:
     "Title, abstracts and body of a JATS article"
     meta = 'front/article-meta'
-    parts = [article.find(f'{meta}/title-group/article-title'), *article.findall(f'{meta}/abstract'), article.find('body')]
+    parts = [
+        article.find(f'{meta}/title-group/article-title'),
+        *article.findall(f'{meta}/abstract'),
+        article.find('body'),
+    ]
     found = ['']
     for part in parts:
         if part is not None:
@@ -141,7 +197,11 @@ def jats_found(article, number: int, options: dict) -> Found:
     ids = {i.get('pub-id-type'): (i.text or '').strip() for i in article.findall('front/article-meta/article-id')}
     terms = article.find('front/article-meta/permissions/license')
     language = (article.get('{http://www.w3.org/XML/1998/namespace}lang') or 'en')[:2].lower()
-    meta = dict(lang=language) | (dict(terms=' '.join(' '.join(terms.itertext()).split())[:300]) if terms is not None else {})
+    meta = dict(lang=language) | (
+        dict(terms=' '.join(' '.join(terms.itertext()).split())[:300])
+        if terms is not None
+        else {}
+    )
     id = next((f'{k}-{ids[k]}' for k in ('pmid', 'pmc', 'pmcid', 'doi') if ids.get(k)), None)
     return Found(str(number), text, meta, id)
 

@@ -25,7 +25,11 @@ def paper(
 ) -> pd.DataFrame:     # `row, group, column, value` (value as printed), and `source`
     "Published numbers of one table (arXiv 2502.18274). Raises `UserError` when the file was changed"
     text = (root() / 'nbs' / 'paper.csv').read_text(encoding='utf-8')
-    if digest(text) != PAPER_DIGEST: raise UserError(f'nbs/paper.csv is not the file that was checked (digest {digest(text)}, needs {PAPER_DIGEST}): restore it, or check the new numbers and set PAPER in eval/audit')
+    if digest(text) != PAPER_DIGEST:
+        raise UserError(
+            f'nbs/paper.csv is not the file that was checked (digest {digest(text)}, needs {PAPER_DIGEST}):'
+            ' restore it, or check the new numbers and set PAPER in eval/audit'
+        )
     t = pd.read_csv(io.StringIO(text), dtype=str)
     return t[t.table == table].drop(columns='table').reset_index(drop=True)
 
@@ -37,7 +41,10 @@ def possible(
 ) -> bool:
     "Whether some k of n questions rounds to this share"
     k = round(share * n)
-    return any(abs(round(i / n, decimals) - share) < 0.5 * 10 ** -decimals for i in (k - 1, k, k + 1))
+    return any(
+        abs(round(i / n, decimals) - share) < 0.5 * 10**-decimals
+        for i in (k - 1, k, k + 1)
+    )
 
 # %% ../../nbs/lib/eval/audit.ipynb #3fe47dc0
 def with_intervals(
@@ -49,7 +56,15 @@ def with_intervals(
     t = t[t['row'] != 'n'].rename(columns={'row': 'model', 'column': 'benchmark'})
     t = t.assign(value=t.value.astype(float) / scale, n=t.benchmark.map(sizes))
     ends = [wilson(v * n, n) for v, n in zip(t.value, t.n)]
-    return t.assign(low=[e[0] for e in ends], high=[e[1] for e in ends], possible=[possible(v, n) for v, n in zip(t.value, t.n)]).drop(columns='source').reset_index(drop=True)
+    return (
+        t.assign(
+            low=[e[0] for e in ends],
+            high=[e[1] for e in ends],
+            possible=[possible(v, n) for v, n in zip(t.value, t.n)],
+        )
+        .drop(columns='source')
+        .reset_index(drop=True)
+    )
 
 # %% ../../nbs/lib/eval/audit.ipynb #06af6a6f
 def fitting_sizes(
@@ -59,9 +74,19 @@ def fitting_sizes(
     "How many of some printed shares are possible at each n, and how likely as many would be for random values"
     rows = []
     for n in sizes:
-        p = min(1.0, len({round(k / n, 4) for k in range(n + 1)}) / 10_001)   # share of the four-decimal values that are possible
+        # share of the four-decimal values that are possible
+        p = min(1.0, len({round(k / n, 4) for k in range(n + 1)}) / 10_001)
         fits = sum(possible(v, n) for v in values)
-        rows.append(dict(n=n, fits=fits, by_chance=sum(math.comb(len(values), k) * p ** k * (1 - p) ** (len(values) - k) for k in range(fits, len(values) + 1))))
+        rows.append(
+            dict(
+                n=n,
+                fits=fits,
+                by_chance=sum(
+                    math.comb(len(values), k) * p**k * (1 - p) ** (len(values) - k)
+                    for k in range(fits, len(values) + 1)
+                ),
+            )
+        )
     return pd.DataFrame(rows).sort_values('by_chance', kind='stable').reset_index(drop=True)
 
 # %% ../../nbs/lib/eval/audit.ipynb #894b859c
@@ -74,21 +99,48 @@ def plot_table4(t: pd.DataFrame):   # `model, group, benchmark, value, n, low, h
         g = t[t.benchmark == name]
         for r in g.itertuples():
             color = 'C3' if r.model.startswith('Citrus') else 'C0' if r.group.startswith('70B') else '0.55'
-            ax.errorbar(r.value, models.index(r.model), xerr=[[r.value - r.low], [r.high - r.value]], fmt='o' if r.possible else 'X', ms=5 if r.possible else 9, lw=1.5, color=color)
+            ax.errorbar(
+                r.value,
+                models.index(r.model),
+                xerr=[[r.value - r.low], [r.high - r.value]],
+                fmt='o' if r.possible else 'X',
+                ms=5 if r.possible else 9,
+                lw=1.5,
+                color=color,
+            )
         ax.set(yticks=range(len(models)), yticklabels=models, ylim=(len(models) - 0.5, -0.5))
         ax.set_title(f'{name.replace("_", " ")}, n = {g.n.iloc[0]}', fontsize=10)
         ax.grid(axis='x', alpha=0.3)
     for ax in axes.flat[len(names):]: ax.axis('off')
-    fig.suptitle('Published accuracies (Table 4) with 95 % intervals. Red: Citrus; blue: 70B models; grey: larger or closed; X: impossible for this n. The n of CareQA is inferred', fontsize=11)
+    fig.suptitle(
+        'Published accuracies (Table 4) with 95 % intervals. Red: Citrus; blue: 70B models; grey: larger or'
+        ' closed; X: impossible for this n. The n of CareQA is inferred',
+        fontsize=11,
+    )
     fig.tight_layout(rect=(0, 0, 1, 0.99))
     return fig
 
 # %% ../../nbs/lib/eval/audit.ipynb #336d9ca5
-def claims_of_table4(t: pd.DataFrame, model: str = 'Citrus1.0-llama-70B') -> pd.DataFrame:   # `other, group, benchmark, n, points, p, p_holm, survives`
+def claims_of_table4(
+    t: pd.DataFrame,
+    model: str = 'Citrus1.0-llama-70B',
+) -> pd.DataFrame:   # `other, group, benchmark, n, points, p, p_holm, survives`
     "Citrus against every other model of Table 4"
     mine = t[(t.model == model) & t.possible].set_index('benchmark')
     rest = t[(t.model != model) & t.possible & t.benchmark.isin(mine.index)]
-    found = pd.DataFrame([dict(other=r.model, group=r.group, benchmark=r.benchmark, n=r.n, points=100 * (mine.value[r.benchmark] - r.value), p=two_shares(mine.value[r.benchmark], r.value, r.n, r.n)) for r in rest.itertuples()])
+    found = pd.DataFrame(
+        [
+            dict(
+                other=r.model,
+                group=r.group,
+                benchmark=r.benchmark,
+                n=r.n,
+                points=100 * (mine.value[r.benchmark] - r.value),
+                p=two_shares(mine.value[r.benchmark], r.value, r.n, r.n),
+            )
+            for r in rest.itertuples()
+        ]
+    )
     return found.assign(p_holm=holm(found.p.tolist())).assign(survives=lambda t: t.p_holm < 0.05)
 
 # %% ../../nbs/lib/eval/audit.ipynb #8b76ce34
@@ -98,9 +150,29 @@ def plot_table5(t: pd.DataFrame):   # `model, group, value, n, low, high, possib
     groups = list(dict.fromkeys(t.group))
     fig, ax = plt.subplots(figsize=(8, 0.36 * len(t) + 1.2))
     for y, r in enumerate(t.itertuples()):
-        ax.errorbar(100 * r.value, y, xerr=[[100 * (r.value - r.low)], [100 * (r.high - r.value)]], fmt='o' if r.possible else 'X', ms=6 if r.possible else 9, capsize=3, color=f'C{groups.index(r.group)}')
-        ax.annotate(f'{100 * r.value:.2f}', (100 * r.high, y), (6, 0), textcoords='offset points', va='center', fontsize=8)
-    ax.set(yticks=range(len(t)), yticklabels=t.model, xlabel='MedQA accuracy in percent, 95 % interval (X: impossible for this n)', xlim=(44, 95))
+        ax.errorbar(
+            100 * r.value,
+            y,
+            xerr=[[100 * (r.value - r.low)], [100 * (r.high - r.value)]],
+            fmt='o' if r.possible else 'X',
+            ms=6 if r.possible else 9,
+            capsize=3,
+            color=f'C{groups.index(r.group)}',
+        )
+        ax.annotate(
+            f'{100 * r.value:.2f}',
+            (100 * r.high, y),
+            (6, 0),
+            textcoords='offset points',
+            va='center',
+            fontsize=8,
+        )
+    ax.set(
+        yticks=range(len(t)),
+        yticklabels=t.model,
+        xlabel='MedQA accuracy in percent, 95 % interval (X: impossible for this n)',
+        xlim=(44, 95),
+    )
     ax.set_title(f'Published stage ablation (Table 5), n = {t.n.iloc[0]}', loc='left')
     ax.invert_yaxis()
     ax.grid(axis='x', alpha=0.3)
@@ -108,15 +180,31 @@ def plot_table5(t: pd.DataFrame):   # `model, group, value, n, low, high, possib
     return fig
 
 # %% ../../nbs/lib/eval/audit.ipynb #0c335646
-CLAIMS = [('stage1/2', 'stage1/2+stage3 20k'), ('stage1/2', 'stage1/2+stage3 60k'), ('stage1/2+stage3 20k', 'stage1/2+stage3 60k'), ('stage1/2+stage3 60k', 'stage1/2+stage3 130k'),
-          ('stage1/2+stage3 60k', 'stage3 + CPO-SimPO 17k'), ('stage3 + CPO-SimPO 17k', 'stage3 + CPO-SimPO 45k'), ('stage3 + CPO-SimPO 45k', 'stage3 + CPO-SimPO 45k+5k non-med'),
-          ('Citrus1.0-Qwen-72B', 'Citrus1.0-Llama-70B'), ('Llama-3.1-70B-instruct', 'Citrus1.0-Llama-70B')]
+CLAIMS = [
+    ('stage1/2', 'stage1/2+stage3 20k'),
+    ('stage1/2', 'stage1/2+stage3 60k'),
+    ('stage1/2+stage3 20k', 'stage1/2+stage3 60k'),
+    ('stage1/2+stage3 60k', 'stage1/2+stage3 130k'),
+    ('stage1/2+stage3 60k', 'stage3 + CPO-SimPO 17k'),
+    ('stage3 + CPO-SimPO 17k', 'stage3 + CPO-SimPO 45k'),
+    ('stage3 + CPO-SimPO 45k', 'stage3 + CPO-SimPO 45k+5k non-med'),
+    ('Citrus1.0-Qwen-72B', 'Citrus1.0-Llama-70B'),
+    ('Llama-3.1-70B-instruct', 'Citrus1.0-Llama-70B'),
+]
 
 # %% ../../nbs/lib/eval/audit.ipynb #c8d8cda1
 def survivors(t: pd.DataFrame) -> pd.DataFrame:   # `before, after, points, p, p_holm, survives`
     "Which differences of the published ablation outlast the noise"
     by = t.set_index('model')
-    found = [dict(before=a, after=b, points=100 * (by.value[b] - by.value[a]), p=two_shares(by.value[a], by.value[b], by.n[a], by.n[b])) for a, b in CLAIMS]
+    found = [
+        dict(
+            before=a,
+            after=b,
+            points=100 * (by.value[b] - by.value[a]),
+            p=two_shares(by.value[a], by.value[b], by.n[a], by.n[b]),
+        )
+        for a, b in CLAIMS
+    ]
     p = holm([f['p'] for f in found])
     return pd.DataFrame(found).assign(p_holm=p, survives=[x < 0.05 for x in p])
 
@@ -126,28 +214,63 @@ RADAR = ['Citrus1.0-llama-70B', 'deepseek-R1-distill-llama-70B', 'gpt-4o-0513', 
 def plot_radar(t: pd.DataFrame):   # `model, benchmark, value, n` of models that have every benchmark
     "Published accuracies as a radar"
     import matplotlib.pyplot as plt
-    wide = t.pivot(index='model', columns='benchmark', values='value').loc[list(dict.fromkeys(t.model)), list(dict.fromkeys(t.benchmark))]
+    wide = t.pivot(index='model', columns='benchmark', values='value').loc[
+        list(dict.fromkeys(t.model)), list(dict.fromkeys(t.benchmark))
+    ]
     sizes = t.groupby('benchmark').n.first()
     turn = np.linspace(0, 2 * np.pi, len(wide.columns), endpoint=False)
     fig, ax = plt.subplots(figsize=(7.5, 7), subplot_kw=dict(polar=True))
     for name, values in wide.iterrows():
-        ax.plot([*turn, turn[0]], [*values, values.iloc[0]], marker='o', ms=3, lw=2.2 if name.startswith('Citrus') else 1.2, label=name)
-    ax.set(ylim=(0.4, 1), yticks=[0.5, 0.7, 0.9], xticks=turn, xticklabels=[f'{b.replace("_", chr(10))}\nn={sizes[b]}' for b in wide.columns])
+        ax.plot(
+            [*turn, turn[0]],
+            [*values, values.iloc[0]],
+            marker='o',
+            ms=3,
+            lw=2.2 if name.startswith('Citrus') else 1.2,
+            label=name,
+        )
+    ax.set(
+        ylim=(0.4, 1),
+        yticks=[0.5, 0.7, 0.9],
+        xticks=turn,
+        xticklabels=[f'{b.replace("_", chr(10))}\nn={sizes[b]}' for b in wide.columns],
+    )
     ax.tick_params(axis='x', labelsize=8, pad=14)
     ax.tick_params(axis='y', labelsize=7)
     ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.1), ncol=2, fontsize=8, frameon=False)
     return fig
 
 # %% ../../nbs/lib/eval/audit.ipynb #3f308c8f
-COLUMNS = dict(medqa4='MedQA', pubmedqa_all='PubMedQA', pubmedqa_all_closed='PubMedQA', careqa='CareQA', jmed='JMED', medbullets4='MedBullets', medbullets5='MedBullets', mmlu_pro_health='MMLUPro_Health', mmlu_pro_biology='MMLUPro_Biology')
-SUBJECTS = ['Anatomy', 'Clinical_Knowledge', 'College_Biology', 'College_Medicine', 'Medical_Genetics', 'Professional_Medicine']
+COLUMNS = dict(
+    medqa4='MedQA',
+    pubmedqa_all='PubMedQA',
+    pubmedqa_all_closed='PubMedQA',
+    careqa='CareQA',
+    jmed='JMED',
+    medbullets4='MedBullets',
+    medbullets5='MedBullets',
+    mmlu_pro_health='MMLUPro_Health',
+    mmlu_pro_biology='MMLUPro_Biology',
+)
+SUBJECTS = [
+    'Anatomy',
+    'Clinical_Knowledge',
+    'College_Biology',
+    'College_Medicine',
+    'Medical_Genetics',
+    'Professional_Medicine',
+]
 
 def published_as(published: pd.DataFrame, model: str, benchmark: str) -> tuple:   # (value, n), or (nan, 0)
     "The paper's value for one of our exams"
     t = published[published.model == model].set_index('benchmark')
     parts = SUBJECTS if benchmark == 'mmlu_medical' else [COLUMNS[benchmark]] if benchmark in COLUMNS else []
     t = t.loc[[p for p in parts if p in t.index]]
-    return (float((t.value * t.n).sum() / t.n.sum()), int(t.n.sum())) if len(t) else (float('nan'), 0)
+    return (
+        (float((t.value * t.n).sum() / t.n.sum()), int(t.n.sum()))
+        if len(t)
+        else (float('nan'), 0)
+    )
 
 # %% ../../nbs/lib/eval/audit.ipynb #b910468c
 def against_paper(
@@ -156,11 +279,26 @@ def against_paper(
     model: str = 'Citrus1.0-llama-70B',   # Row of the paper
     margin: float = 0.03,       # What still counts as the same
 ) -> pd.DataFrame:
-    "The results table: n, accuracy, interval, the paper's value, the difference and what it means, abstained, truncated, mean tokens"
+    """The results table: n, accuracy, interval, the paper's value, the difference and what it means, abstained,
+    truncated, mean tokens"""
     rows = []
     for r in scores[~scores.benchmark.str.startswith('cases')].itertuples():
         value, m = published_as(published, model, r.benchmark)
         test = equivalence(r.accuracy, r.n, value, m, margin) if m else {}
-        rows.append(dict(model=r.model, benchmark=r.benchmark, n=r.n, accuracy=r.accuracy, low=r.low, high=r.high, paper=value, difference=test.get('difference', float('nan')), verdict=test.get('verdict', 'no published value'),
-                         abstained=r.abstained, truncated=r.truncated, mean_tokens=r.mean_tokens))
+        rows.append(
+            dict(
+                model=r.model,
+                benchmark=r.benchmark,
+                n=r.n,
+                accuracy=r.accuracy,
+                low=r.low,
+                high=r.high,
+                paper=value,
+                difference=test.get('difference', float('nan')),
+                verdict=test.get('verdict', 'no published value'),
+                abstained=r.abstained,
+                truncated=r.truncated,
+                mean_tokens=r.mean_tokens,
+            )
+        )
     return pd.DataFrame(rows)

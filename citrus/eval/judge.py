@@ -88,13 +88,23 @@ ROMAN = {n: str(i + 1) for i, n in enumerate('i ii iii iv v vi vii viii ix x xi 
 COUNTED = 'types?|subtypes?|stages?|grades?|class|factors?|complex|groups?|nerves?|phase|category|level|bipolar'
 AFTER_KIND = re.compile(rf'\b({COUNTED})[\s-]+([ivx]+)([a-c]?)(?!\w)', re.I)
 ALONE = re.compile(r'()\b(II|III|VI|VII|VIII|IX|XI|XII|XIII|IV(?=[A-Ca-c]?\W*$))([A-Ca-c]?)\b')
-SPELLED = {'sjoe': (r'sjoe', 'sjo'), 'haem': (r'haem', 'hem'), 'tumour': (r'\btumour', 'tumor'),
-           'colour': (r'colour', 'color'), 'sulph': (r'sulph', 'sulf'),
-           'leucocyt': (r'leucocyt', 'leukocyt'), 'fibre': (r'\bfibre', 'fiber'),
-           'centre': (r'\bcentre', 'center'), 'litre': (r'litre', 'liter'),
-           'behaviour': (r'behaviour', 'behavior'), 'ae': (r'(?<=[a-z])ae(?=[a-z]{2})|\bae(?=[a-z]{4})', 'e'),
-           'oea': (r'(?<=rrh)oea|(?<=pn)oea', 'ea'), 'oe': (r'(?<=[a-z]{2})oe(?=[a-z]{2})|\boe(?=[a-z]{4})|\b([cf])oe(?=[a-z]{3})', r'\1e'),
-           'isation': (r'isation', 'ization'), 'ised': (r'(?<=\w{4})ised\b', 'ized')}
+SPELLED = {
+    'sjoe': (r'sjoe', 'sjo'),
+    'haem': (r'haem', 'hem'),
+    'tumour': (r'\btumour', 'tumor'),
+    'colour': (r'colour', 'color'),
+    'sulph': (r'sulph', 'sulf'),
+    'leucocyt': (r'leucocyt', 'leukocyt'),
+    'fibre': (r'\bfibre', 'fiber'),
+    'centre': (r'\bcentre', 'center'),
+    'litre': (r'litre', 'liter'),
+    'behaviour': (r'behaviour', 'behavior'),
+    'ae': (r'(?<=[a-z])ae(?=[a-z]{2})|\bae(?=[a-z]{4})', 'e'),
+    'oea': (r'(?<=rrh)oea|(?<=pn)oea', 'ea'),
+    'oe': (r'(?<=[a-z]{2})oe(?=[a-z]{2})|\boe(?=[a-z]{4})|\b([cf])oe(?=[a-z]{3})', r'\1e'),
+    'isation': (r'isation', 'ization'),
+    'ised': (r'(?<=\w{4})ised\b', 'ized'),
+}
 
 def arabic(m: re.Match) -> str:
     "A Roman numeral as a number, with the letter that follows it"
@@ -225,7 +235,11 @@ unlike except but'''.split())
 
 def one(word: str) -> str:
     "A word in the singular, as far as spelling tells"
-    return word[:-1] if len(word) > 4 and word.endswith('s') and not word.endswith(('ss', 'us', 'is')) else word
+    return (
+        word[:-1]
+        if len(word) > 4 and word.endswith('s') and not word.endswith(('ss', 'us', 'is'))
+        else word
+    )
 
 # %% ../../nbs/lib/eval/judge.ipynb #afc04c56
 @functools.cache
@@ -271,25 +285,28 @@ def same_name(a: str, b: str) -> bool:
 
 # %% ../../nbs/lib/eval/judge.ipynb #dc0d352c
 SURE = r'(?:most likely|likely|probable|probably|final|correct|best|working|clinical|underlying|single|suspected)'
-LEADS = [r'(?:i think |i believe )?this is a case of\s',
-         r'(?:based on|given|considering|in view of) [^,.]{1,80}, (?=(?:the|my|it|this|i)\s)|in my (?:opinion|'
-         r'view),? |i am (?:sure|certain|confident|convinced) (?:that )?(?=(?:the|it|this)\s)',
-         rf'(?:(?:the|my)\s)?(?:{SURE}\s)*(?:diagnosis|answer|conclusion|condition)(?:\s(?:here|in this case|[oi][fn] '
-         rf'this patient))?\s*(?:would be|is|:|=|-)\s*(?:{SURE}\s|that of\s|:\s)*',
-         rf'(?:i (?:think|believe) |therefore,? |thus,? |so,? |in conclusion,? )*(?:it|this|(?:the|this) '
-         rf'patient)(?:\s{SURE})?\s(?:is|has|suffers from|must have)(?: {SURE})?\s(?:consistent with\s)?',
-         rf'{SURE}(?=\s)\s(?:diagnosis:?\s)?',
-         r'(?:el paciente|la paciente) (?:tiene|presenta|padece)\s(?:un |una )?|se trata de\s(?:un |una )?',
-         r'il s[’\']agit d(?:e\s|[’\'])(?:un |une )?|(?:le patient|la patiente) (?:a|présente)\s(?:un |une )?',
-         r'es handelt sich (?:hier )?(?:am ehesten |wahrscheinlich )?um\s(?:einen? |das |die )?',
-         r'(?:der patient|die patientin) (?:hat|leidet an)\s(?:einen? |einer |einem )?|患者最可能(?:患有|是)\s*',
-         r'(?:(?:最可能的?|最终|最后|初步|正确|首先|应)?(?:诊断|答案)(?:应?(?:考虑)?(?:是|为))?[:：]?|考虑(?:为|是)?|患者(?:患有|是))\s*',
-         r'(?:el |la )?(?:diagn[oó]stico|respuesta)(?: (?:m[aá]s probable|final|correct[oa]))*\s?(?:es|:)\s*(?:el '
-         r'|la |un |una )?',
-         r'(?:le |la )?(?:diagnostic|r[eé]ponse)(?: (?:le |la )?(?:plus probable|finale?|correcte?))*\s?(?:est|'
-         r':)\s*(?:le |la |un |une )?',
-         r'(?:die |der )?(?:wahrscheinlichste |richtige |endgültige )*(?:diagnose|antwort)\s?(?:ist|lautet|'
-         r':)\s*(?:ein |eine |das |die |der )?']
+LEADS = [
+    r'(?:i think |i believe )?this is a case of\s',
+    r'(?:based on|given|considering|in view of) [^,.]{1,80}, (?=(?:the|my|it|this|i)\s)|in my (?:opinion|'
+    r'view),? |i am (?:sure|certain|confident|convinced) (?:that )?(?=(?:the|it|this)\s)',
+    rf'(?:(?:the|my)\s)?(?:{SURE}\s)*(?:diagnosis|answer|conclusion|condition)(?:\s(?:here|in this'
+    r' case|[oi][fn] '
+    rf'this patient))?\s*(?:would be|is|:|=|-)\s*(?:{SURE}\s|that of\s|:\s)*',
+    rf'(?:i (?:think|believe) |therefore,? |thus,? |so,? |in conclusion,? )*(?:it|this|(?:the|this) '
+    rf'patient)(?:\s{SURE})?\s(?:is|has|suffers from|must have)(?: {SURE})?\s(?:consistent with\s)?',
+    rf'{SURE}(?=\s)\s(?:diagnosis:?\s)?',
+    r'(?:el paciente|la paciente) (?:tiene|presenta|padece)\s(?:un |una )?|se trata de\s(?:un |una )?',
+    r'il s[’\']agit d(?:e\s|[’\'])(?:un |une )?|(?:le patient|la patiente) (?:a|présente)\s(?:un |une )?',
+    r'es handelt sich (?:hier )?(?:am ehesten |wahrscheinlich )?um\s(?:einen? |das |die )?',
+    r'(?:der patient|die patientin) (?:hat|leidet an)\s(?:einen? |einer |einem )?|患者最可能(?:患有|是)\s*',
+    r'(?:(?:最可能的?|最终|最后|初步|正确|首先|应)?(?:诊断|答案)(?:应?(?:考虑)?(?:是|为))?[:：]?|考虑(?:为|是)?|患者(?:患有|是))\s*',
+    r'(?:el |la )?(?:diagn[oó]stico|respuesta)(?: (?:m[aá]s probable|final|correct[oa]))*\s?(?:es|:)\s*(?:el '
+    r'|la |un |una )?',
+    r'(?:le |la )?(?:diagnostic|r[eé]ponse)(?: (?:le |la )?(?:plus probable|finale?|correcte?))*\s?(?:est|'
+    r':)\s*(?:le |la |un |une )?',
+    r'(?:die |der )?(?:wahrscheinlichste |richtige |endgültige )*(?:diagnose|antwort)\s?(?:ist|lautet|'
+    r':)\s*(?:ein |eine |das |die |der )?',
+]
 
 # %% ../../nbs/lib/eval/judge.ipynb #dc0d352d
 LEAD = re.compile('|'.join(rf'(?:{x})' for x in LEADS), re.I)
@@ -337,7 +354,12 @@ def kind_of(answer: str, name: str) -> bool:
         name): return True
     words = key(answer)
     if same_words(unlettered(words), key(name)) and unlettered(words) != words: return True
-    if len(words) > 1 and words[-1] in KIND_AFTER and same_name(' '.join(words[:-1]), name): return True
+    if (
+        len(words) > 1
+        and words[-1] in KIND_AFTER
+        and same_name(' '.join(words[:-1]), name)
+    ):
+        return True
     kinds = next((i for i, w in enumerate(words) if w not in KIND_OF), len(words))
     return 0 < kinds < len(words) and same_words(words[kinds:], key(name))
 
@@ -453,20 +475,32 @@ def name_forms(name: str) -> frozenset:   # tuples of words
     whole |= {(*k[:-1], 'iv') for k in whole if k[-1:] == ('4',)}   # within a text IV may be *intravenous*, and stays
     binomial = re.fullmatch(r'([A-Z])[a-z]{4,} ([a-z]{4,})', name)
     if binomial and binomial[2] not in MAY_LACK: whole |= {(binomial[1].lower(), one(binomial[2]))}
-    return frozenset(w for k in whole for w in (k, k[:-1] if len(k) > 1 and k[-1] in MAY_LACK else k) if w
-    and not set(w) <= MAY_LACK)
+    return frozenset(
+        w
+        for k in whole
+        for w in (k, k[:-1] if len(k) > 1 and k[-1] in MAY_LACK else k)
+        if w and not set(w) <= MAY_LACK
+    )
 
 # %% ../../nbs/lib/eval/judge.ipynb #5288d63e
 def spots(words: list, form: tuple) -> list:
     "Where the words of a name end in a text: next to each other, in any order if none of them gives an order"
     if len(form) == 1 and re.search(r'[\u4e00-\u9fff]', form[0]):   # a script without blanks
-        return [i + (w.rfind(form[0]) + len(form[0])) / 1000 for i, w in enumerate(words) if form[0] in w]
+        return [
+            i + (w.rfind(form[0]) + len(form[0])) / 1000
+            for i, w in enumerate(words)
+            if form[0] in w
+        ]
     n, found = len(form), []
     if packed(form) in packed_text(tuple(words)):   # `posttraumatic` is `post traumatic`
         windows = [(i, i + m) for m in (n - 1, n + 1) for i in range(len(words) - m + 1)]
         found = [j for i, j in windows if packed(tuple(words[i:j])) == packed(form)]
     if not set(form) <= set(words): return found
-    return found + [i + n for i in range(len(words) - n + 1) if same_words(tuple(words[i:i + n]), form)]
+    return found + [
+        i + n
+        for i in range(len(words) - n + 1)
+        if same_words(tuple(words[i : i + n]), form)
+    ]
 
 def everyday(form: tuple, text: str, name: str) -> bool:
     "Whether a name is an everyday word that a text does not write as the name"

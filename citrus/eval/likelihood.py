@@ -54,7 +54,9 @@ def opening(tokenizer) -> list:   # Token ids
     "What a tokenizer puts before a text"
     bare = tokenizer('a', add_special_tokens=False).input_ids
     whole = tokenizer('a').input_ids
-    return next((whole[:i] for i in range(len(whole)) if whole[i:i + len(bare)] == bare), [])
+    return next(
+        (whole[:i] for i in range(len(whole)) if whole[i : i + len(bare)] == bare), []
+    )
 
 def split_item(prompt: list, wholes: list) -> Item:   # Token ids of the prompt, and of the prompt with each candidate
     "The tokens that the prompt has in common with all, and those that each has beyond them"
@@ -69,7 +71,11 @@ def encode_items(tokenizer, asked: list) -> list:   # An `Item` for each (prompt
         return ([] if begun else start) + tokenizer(text, add_special_tokens=False).input_ids
     items = [split_item(ids(p), [ids(p + c) for c in cs]) for p, cs in asked]
     bare = [i for i, item in enumerate(items) if not (item.context and item.options and all(item.options))]
-    if bare: raise UserError(f'prompt {bare[0]} ({asked[bare[0]][0][:40]!r}...): the prompt or a candidate is empty ({len(bare)} such prompts)')
+    if bare:
+        raise UserError(
+            f'prompt {bare[0]} ({asked[bare[0]][0][:40]!r}...): the prompt or a candidate'
+            f' is empty ({len(bare)} such prompts)'
+        )
     return items
 
 # %% ../../nbs/lib/eval/likelihood.ipynb #b7e7f736
@@ -90,14 +96,20 @@ class Packed:
 def pack_items(items: list, pad: int, past: int = 0) -> Packed:   # past: tokens that were read before
     "Put prompts and candidates side by side"
     import torch
-    ids, segment, place = (np.full((len(items), max(map(width, items))), v) for v in (pad, -1, 0))
+    ids, segment, place = (
+        np.full((len(items), max(map(width, items))), v) for v in (pad, -1, 0)
+    )
     picks, number = [], 0
     for r, item in enumerate(items):
         n = at = len(item.context)
         ids[r, :n], segment[r, :n], place[r, :n] = item.context, 0, past + np.arange(n)
         for k, tokens in enumerate(item.options, 1):
             m = len(tokens) - 1
-            ids[r, at:at + m], segment[r, at:at + m], place[r, at:at + m] = tokens[:-1], k, past + n + np.arange(m)
+            ids[r, at : at + m], segment[r, at : at + m], place[r, at : at + m] = (
+                tokens[:-1],
+                k,
+                past + n + np.arange(m),
+            )
             picks += [(r, n - 1 if j == 0 else at + j - 1, t, number) for j, t in enumerate(tokens)]
             at, number = at + m, number + 1
     return Packed(*map(torch.tensor, (ids, segment, place)), picks)
@@ -115,7 +127,11 @@ def mask_for(lm, seen):   # seen: bool
     import torch
     kind = lm.config._attn_implementation
     if kind in ('sdpa', 'attend'): return seen
-    if kind != 'eager': raise UserError(f'{lm.name_or_path}: attention {kind!r} takes no mask of its own; load the model with attn_implementation="sdpa"')
+    if kind != 'eager':
+        raise UserError(
+            f'{lm.name_or_path}: attention {kind!r} takes no mask of its own; load the model with'
+            ' attn_implementation="sdpa"'
+        )
     return torch.zeros(seen.shape, dtype=lm.dtype, device=seen.device).masked_fill(~seen, torch.finfo(lm.dtype).min)
 
 # %% ../../nbs/lib/eval/likelihood.ipynb #84f1f1a9
@@ -127,32 +143,56 @@ def only_columns(lm, rows, columns):
     finally: hook.remove()
 
 # %% ../../nbs/lib/eval/likelihood.ipynb #9a018d98
-def score_batch(lm, items: list, pad: int, past: int = 0, cache=None, shared: bool = True) -> list:   # For each item the log-probability of each candidate
-    "Read a batch once and score every candidate; with `shared` unset, under the model's own mask: then an item has one candidate"
+def score_batch(
+    lm,
+    items: list,
+    pad: int,
+    past: int = 0,
+    cache=None,
+    shared: bool = True,
+) -> list:   # For each item the log-probability of each candidate
+    """Read a batch once and score every candidate; with `shared` unset, under the model's own mask: then an item
+    has one candidate"""
     import torch
     p = pack_items(items, pad, past)
     def to(a): return a.to(lm.device)
     rows, columns, tokens, owner = map(to, torch.tensor(p.picks).T)
     mask = mask_for(lm, to(sees(p, past))) if shared else to(p.segment >= 0).long()
     with torch.inference_mode(), only_columns(lm, rows, columns):
-        out = lm(input_ids=to(p.ids), attention_mask=mask, position_ids=to(p.place), past_key_values=cache, use_cache=cache is not None)
+        out = lm(
+            input_ids=to(p.ids),
+            attention_mask=mask,
+            position_ids=to(p.place),
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
         logits = out.logits[0].float()
         each = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
-        total = torch.zeros(int(owner[-1]) + 1, dtype=torch.float64, device=lm.device).index_add_(0, owner, each.double()).tolist()
+        total = (
+            torch.zeros(int(owner[-1]) + 1, dtype=torch.float64, device=lm.device)
+            .index_add_(0, owner, each.double())
+            .tolist()
+        )
     ends = np.cumsum([len(i.options) for i in items])
     return [total[e - len(i.options):e] for i, e in zip(items, ends)]
 
 # %% ../../nbs/lib/eval/likelihood.ipynb #9f1c1b15
 def shared_prefix(items: list, least: int = 16) -> int:
     "How many first tokens all prompts have in common; one of each prompt stays"
-    n = min(len(os.path.commonprefix([i.context for i in items])), min(len(i.context) for i in items) - 1)
+    n = min(
+        len(os.path.commonprefix([i.context for i in items])),
+        min(len(i.context) for i in items) - 1,
+    )
     return n if n >= least and len(items) > 1 else 0
 
 def read_prefix(lm, ids: list):   # A cache, or None
     "Keys and values of a prefix"
     import torch
     if not ids: return None
-    with torch.inference_mode(): return lm(input_ids=torch.tensor([ids], device=lm.device), use_cache=True, logits_to_keep=1).past_key_values
+    with torch.inference_mode():
+        return lm(
+            input_ids=torch.tensor([ids], device=lm.device), use_cache=True, logits_to_keep=1
+        ).past_key_values
 
 # %% ../../nbs/lib/eval/likelihood.ipynb #b37c636d
 def for_rows(cache, n: int):
@@ -173,7 +213,11 @@ def score_together(lm, items: list, pad: int, rows: int, positions: int):   # Yi
 
 def one_by_one(lm, items: list, pad: int, rows: int, positions: int):   # Yields (place, scores)
     "Score items with a row for each candidate"
-    single = [(i, k, Item(item.context, [tokens])) for i, item in enumerate(items) for k, tokens in enumerate(item.options)]
+    single = [
+        (i, k, Item(item.context, [tokens]))
+        for i, item in enumerate(items)
+        for k, tokens in enumerate(item.options)
+    ]
     scores = [[None] * len(item.options) for item in items]
     for group in prompt_batches([width(one) for *_, one in single], rows, positions):
         each = score_batch(lm, [single[g][2] for g in group], pad, shared=False)
@@ -192,8 +236,10 @@ def likelihoods(
     "Score the candidates of every prompt. Raises `UserError` for a prompt that the model cannot hold"
     items = encode_items(tokenizer, asked)
     longest = max(len(i.context) + max(map(len, i.options)) for i in items)
-    holds = getattr(lm.config.get_text_config(), 'max_position_embeddings', longest)   # a model with a state has no limit
-    if longest > holds: raise UserError(f'a prompt with its longest option takes {longest} tokens, the model holds {holds}')
+    # a model with a state has no limit
+    holds = getattr(lm.config.get_text_config(), 'max_position_embeddings', longest)
+    if longest > holds:
+        raise UserError(f'a prompt with its longest option takes {longest} tokens, the model holds {holds}')
     way = score_together if shares_prompt(lm.config, max(map(width, items))) else one_by_one
     yield from way(lm, items, tokenizer.pad_token_id or 0, rows, positions)
 

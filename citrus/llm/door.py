@@ -25,7 +25,8 @@ from .ledger import Budget, deterministic, identity, Ledger, reply_key
 from .models import SET_ASIDE, BACKENDS, Model, Reply, Sampling, SESSION
 
 # %% ../../nbs/lib/llm/door.ipynb #2da7d1cb
-TOGETHER = 0.02   # Seconds: replies of one decoding batch come within them and are kept in one piece, since a part, decoded alone after a kill, could read differently in bfloat16
+# Seconds: replies of one decoding batch come within them and are kept in one piece, since a part, decoded alone after a kill, could read differently in bfloat16
+TOGETHER = 0.02
 
 # %% ../../nbs/lib/llm/door.ipynb #13070ce9
 def ledger_path(model: Model) -> Path:
@@ -67,10 +68,19 @@ class Door:
         self.loop, self.idle, self.over, self.nudged = None, asyncio.Event(), False, False
         self.idle.set()
 
-    async def ask(self, messages: list, model: Model, sampling: Sampling, role: str = '') -> list:   # `sampling.n` replies
+    async def ask(
+        self,
+        messages: list,
+        model: Model,
+        sampling: Sampling,
+        role: str = '',
+    ) -> list:   # `sampling.n` replies
         "Send a prompt and wait for the replies; `role` is whose account they go on"
         if model.backend not in BACKENDS: raise nearest('back-end', model.backend, BACKENDS)
-        found = [self.find(Request(reply_key(model, sampling, messages, i), messages, i, role, model, sampling)) for i in range(sampling.n)]
+        found = [
+            self.find(Request(reply_key(model, sampling, messages, i), messages, i, role, model, sampling))
+            for i in range(sampling.n)
+        ]
         lacking = [r for r in found if not r.answer.done()]
         if lacking:
             left = [len(lacking)]
@@ -89,7 +99,8 @@ def find(self: Door, r: Request) -> Request:
     if name not in self.ledgers:
         self.ledgers[name] = open_ledger(str(ledger_path(r.model)))
         self.ledgers[name].read()
-        if r.model.backend != 'transformers' and not deterministic(r.model): unrepeatable(f'{r.model.backend} does not promise the same reply to the same request')
+        if r.model.backend != 'transformers' and not deterministic(r.model):
+            unrepeatable(f'{r.model.backend} does not promise the same reply to the same request')
     r.ledger, r.answer = self.ledgers[name], self.loop.create_future()
     self.requests[r.model.name] += 1
     if r.key in r.ledger.where: self.settle(r, True)
@@ -103,7 +114,11 @@ def find(self: Door, r: Request) -> Request:
 def settle(self: Door, r: Request, cached: bool):
     "Give a request its reply from the ledger"
     row = r.ledger.get(r.key)
-    reply = Reply(*(row[k] for k in ('text', 'tokens', 'finish', 'seconds')), cached=cached, prompt_tokens=row.get('prompt_tokens', 0))
+    reply = Reply(
+        *(row[k] for k in ('text', 'tokens', 'finish', 'seconds')),
+        cached=cached,
+        prompt_tokens=row.get('prompt_tokens', 0),
+    )
     self.budget.count(r.key, r.role, r.model.name, reply)
     if not r.answer.done(): r.answer.set_result(reply)
     self.rouse(r)
@@ -119,7 +134,8 @@ def refuse(self: Door, r: Request, error: Exception):
 
 @patch
 def rouse(self: Door, r: Request):
-    "Count the conversations that go on when a request is answered: at once, since they wake only some turns of the loop later"
+    """Count the conversations that go on when a request is answered: at once, since they wake only some turns of
+    the loop later"""
     for left in r.askers:
         left[0] -= 1
         self.talking += not left[0]
@@ -155,14 +171,27 @@ def pump(self: Door):
 def hold(self: Door, requests: list, sign: int):
     "Book requests as under way (1), or no longer (-1)"
     self.away += sign * len(requests)
-    self.budget.held = [h + sign * n for h, n in zip(self.budget.held, (len(requests), sum(r.sampling.max_tokens for r in requests)))]
+    self.budget.held = [
+        h + sign * n
+        for h, n in zip(
+            self.budget.held,
+            (len(requests), sum(r.sampling.max_tokens for r in requests)),
+        )
+    ]
 
 @patch
 def spent_out(self: Door):
     "Refuse all that waits"
     b = self.budget
-    limits = ' and '.join(f'{limit:,} {kind}' for kind, limit in (('replies', b.calls), ('tokens', b.tokens)) if limit)
-    error = UserError(f'the budget of {limits} is spent, {len(self.open)} requests wait; every reply is kept, so run again with a larger one to go on')
+    limits = ' and '.join(
+        f'{limit:,} {kind}'
+        for kind, limit in (('replies', b.calls), ('tokens', b.tokens))
+        if limit
+    )
+    error = UserError(
+        f'the budget of {limits} is spent, {len(self.open)} requests wait; every reply is kept, so run again'
+        ' with a larger one to go on'
+    )
     for r in list(self.open.values()): self.refuse(r, error)
     self.queues.clear()
 
@@ -175,7 +204,10 @@ def put_aside(self: Door, r: Request, reply: Reply):
     self.aside[name, reply.finish] += 1
     refused = sum(n for (model, _), n in self.aside.items() if model == name)
     if refused > share * self.requests[name]:
-        told = f'model {name!r}: refuses {refused} of {self.requests[name]} prompts, more than the share of {share:g} that may be set aside'
+        told = (
+            f'model {name!r}: refuses {refused} of {self.requests[name]} prompts, more than the share of'
+            f' {share:g} that may be set aside'
+        )
         return self.refuse(r, UserError(f'{told}; the last one: {reply.finish.removeprefix(SET_ASIDE)}'))
     if not r.answer.done(): r.answer.set_result(reply)
     self.rouse(r)
@@ -206,9 +238,26 @@ def write(self: Door):
         for r, reply in both:
             if reply.finish.startswith(SET_ASIDE): self.put_aside(r, reply)
         pairs = [(r, reply) for r, reply in both if not reply.finish.startswith(SET_ASIDE)]
-        try: ledger.add([dict(key=r.key, messages=r.messages, index=r.index, role=r.role, text=a.text, tokens=a.tokens, prompt_tokens=a.prompt_tokens, finish=a.finish, seconds=round(a.seconds, 4)) for r, a in pairs])
+        try:
+            ledger.add(
+                [
+                    dict(
+                        key=r.key,
+                        messages=r.messages,
+                        index=r.index,
+                        role=r.role,
+                        text=a.text,
+                        tokens=a.tokens,
+                        prompt_tokens=a.prompt_tokens,
+                        finish=a.finish,
+                        seconds=round(a.seconds, 4),
+                    )
+                    for r, a in pairs
+                ]
+            )
         except (OSError, UserError) as e:
-            for r, _ in pairs: self.refuse(r, e)
+            for r, _ in pairs:
+                self.refuse(r, e)
             continue
         for r, _ in pairs:
             self.open.pop(r.key, None)
@@ -220,7 +269,10 @@ def write(self: Door):
 async def fly(self: Door, r: Request):
     "Send one request to a server"
     try:
-        async for _, reply in BACKENDS[r.model.backend](r.model, r.sampling, [(r.messages, r.index)]): self.deliver(r, reply)
+        async for _, reply in BACKENDS[r.model.backend](
+            r.model, r.sampling, [(r.messages, r.index)]
+        ):
+            self.deliver(r, reply)
     except Exception as e:
         self.hold([r], -1)
         self.refuse(r, e)
@@ -234,7 +286,11 @@ def serve(self: Door, group: list):
         for at, reply in BACKENDS[r.model.backend](r.model, r.sampling, [(r.messages, r.index) for r in group]):
             self.loop.call_soon_threadsafe(self.deliver, left.pop(at), reply, TOGETHER)
             if self.over: return
-        if left: raise UserError(f'model {r.model.name!r}: back-end {r.model.backend} left {len(left)} of {len(group)} prompts unanswered; run again to ask for those')
+        if left:
+            raise UserError(
+                f'model {r.model.name!r}: back-end {r.model.backend} left {len(left)} of'
+                f' {len(group)} prompts unanswered; run again to ask for those'
+            )
     finally: self.loop.call_soon_threadsafe(self.served)
 
 @patch
@@ -284,7 +340,8 @@ def converse(
     budget: Budget = None,
     title: str = '',        # Of the progress bar; '' shows none
 ) -> list:                  # Results, in the order of the items
-    "Hold a conversation about each item, all at the same time. Raises the first error of a conversation, and `UserError` when the budget is spent"
+    """Hold a conversation about each item, all at the same time.
+    Raises the first error of a conversation, and `UserError` when the budget is spent"""
     items, door = list(items), Door(budget)
     with tqdm(total=len(items), desc=title, disable=not title) as bar, ThreadPoolExecutor(1) as pool:
         talks = pool.submit(lambda: asyncio.run(door.run(talk, items, bar)))
@@ -308,4 +365,6 @@ def chat(
 ) -> list:                # For each prompt, a list of `sampling.n` replies
     "Replies to a batch of prompts; those in the ledger are not generated again"
     async def talk(door, messages): return await door.ask(messages, model, sampling, role)
-    return converse(talk, batch, budget, f'{model.name} replies' if len(batch) > 7 and model.backend != 'expert' else '')
+    return converse(
+        talk, batch, budget, f'{model.name} replies' if len(batch) > 7 and model.backend != 'expert' else ''
+    )

@@ -25,8 +25,14 @@ def encode_bpe(
 ) -> list:
     "Token ids by the textbook algorithm, with the `smollm` splitting rule"
     import regex
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]   # bytes that stand for themselves; the others follow from 256
-    printable = dict(zip(shown + [b for b in range(256) if b not in shown], map(chr, [*shown, *range(256, 324)])))
+    # bytes that stand for themselves; the others follow from 256
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    printable = dict(
+        zip(
+            shown + [b for b in range(256) if b not in shown],
+            map(chr, [*shown, *range(256, 324)]),
+        )
+    )
     found = []
     words = r" ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
     for piece in (w for part in regex.split(r'(\p{N})', text) for w in regex.findall(r"\p{N}|'(?:s|t|re|ve|m|ll|d)|" + words, part)):
@@ -44,12 +50,14 @@ def tokenizer_disagreements(
     meta: dict,       # Metadata of the GGUF file
     texts: list,
 ) -> list:            # The texts that the two encode differently
-    "Compare the saved tokenizer with the textbook algorithm on the file's own vocabulary. Raises `UserError` if vocabulary or template differ"
+    """Compare the saved tokenizer with the textbook algorithm on the file's own vocabulary.
+    Raises `UserError` if vocabulary or template differ"""
     from transformers import AutoTokenizer
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = {token: i for i, token in enumerate(meta['tokenizer.ggml.tokens'])}
     ranks = {tuple(m.split(' ')): i for i, m in enumerate(meta['tokenizer.ggml.merges'])}
-    if tokenizer.get_vocab() != ids or tokenizer.chat_template != meta['tokenizer.chat_template']: raise UserError(f'{folder}: vocabulary or chat template is not that of the GGUF file')
+    if tokenizer.get_vocab() != ids or tokenizer.chat_template != meta['tokenizer.chat_template']:
+        raise UserError(f'{folder}: vocabulary or chat template is not that of the GGUF file')
     return [t for t in texts if tokenizer(t).input_ids != encode_bpe(t, ranks, ids)]
 
 # %% ../../nbs/lib/llm/gguf.ipynb #07f8dd96
@@ -57,10 +65,16 @@ def gguf_tensors(reader) -> dict:   # name -> float32 array, rounded to bfloat16
     "All tensors of a GGUF file, dequantised"
     import gguf, torch
     rounded = lambda a: torch.from_numpy(np.array(a, dtype=np.float32)).bfloat16().float().numpy()
-    return {t.name: rounded(gguf.quants.dequantize(t.data, t.tensor_type)) for t in tqdm(reader.tensors, desc='dequantise')}
+    return {
+        t.name: rounded(gguf.quants.dequantize(t.data, t.tensor_type))
+        for t in tqdm(reader.tensors, desc='dequantise')
+    }
 
 # %% ../../nbs/lib/llm/gguf.ipynb #06abe71a
-def rms(x, weight, eps): return x / np.sqrt((x ** 2).mean(-1, keepdims=True) + eps) * weight   # (Zhang & Sennrich 2019, eq. 4)
+# (Zhang & Sennrich 2019, eq. 4)
+
+def rms(x, weight, eps):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
 
 # %% ../../nbs/lib/llm/gguf.ipynb #d19d976b
 def rotate(
@@ -68,7 +82,9 @@ def rotate(
     base: float,   # Of the frequencies
 ):
     "Rotary position embedding of neighbouring pairs (Su et al. 2021, eq. 34)"
-    angle = np.arange(len(x))[:, None] * base ** (-np.arange(0, x.shape[-1], 2) / x.shape[-1])
+    angle = np.arange(len(x))[:, None] * base ** (
+        -np.arange(0, x.shape[-1], 2) / x.shape[-1]
+    )
     sin, cos = np.sin(angle)[:, None], np.cos(angle)[:, None]
     even, odd = x[..., ::2], x[..., 1::2]
     return np.stack([even * cos - odd * sin, even * sin + odd * cos], -1).reshape(x.shape)
@@ -89,13 +105,22 @@ def gguf_logits(
     ids: list,       # Token ids of one text
 ):                   # (positions, vocabulary)
     "Forward pass of a llama in numpy, on the tensors as the file stores them"
-    heads, shared, eps = (meta[f'llama.attention.{n}'] for n in ('head_count', 'head_count_kv', 'layer_norm_rms_epsilon'))
+    heads, shared, eps = (
+        meta[f'llama.attention.{n}'] for n in ('head_count', 'head_count_kv', 'layer_norm_rms_epsilon')
+    )
     turn = lambda a, n: rotate(a.reshape(len(ids), n, -1), meta['llama.rope.freq_base'])
     x = tensors['token_embd.weight'][ids]
     for i in range(meta['llama.block_count']):
-        w = {n: tensors[f'blk.{i}.{n}.weight'] for n in 'attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_up ffn_down'.split()}
+        w = {
+            n: tensors[f'blk.{i}.{n}.weight']
+            for n in 'attn_norm attn_q attn_k attn_v attn_output ffn_norm ffn_gate ffn_up ffn_down'.split()
+        }
         h = rms(x, w['attn_norm'], eps)
-        mixed = attention(turn(h @ w['attn_q'].T, heads), turn(h @ w['attn_k'].T, shared), (h @ w['attn_v'].T).reshape(len(ids), shared, -1))
+        mixed = attention(
+            turn(h @ w['attn_q'].T, heads),
+            turn(h @ w['attn_k'].T, shared),
+            (h @ w['attn_v'].T).reshape(len(ids), shared, -1),
+        )
         x = x + mixed @ w['attn_output'].T
         h = rms(x, w['ffn_norm'], eps)
         gate = h @ w['ffn_gate'].T
@@ -121,5 +146,14 @@ def check_conversion(
     with torch.inference_mode(): theirs = model(torch.tensor([ids])).logits[0].numpy()
     ours = gguf_logits(tensors, meta, ids)
     gap = float(np.abs(ours - theirs).max())
-    if wrong or gap > 0.01: raise UserError(f'{folder}: not the model of the GGUF file (encodings that differ: {len(wrong)}; largest gap of the logits: {gap:.3g})')
-    return dict(tokens=len(ids), largest_logit=float(np.abs(ours).max()), largest_gap=gap, same_next_token=float((ours.argmax(-1) == theirs.argmax(-1)).mean()))
+    if wrong or gap > 0.01:
+        raise UserError(
+            f'{folder}: not the model of the GGUF file (encodings that differ: {len(wrong)}; largest gap of the'
+            f' logits: {gap:.3g})'
+        )
+    return dict(
+        tokens=len(ids),
+        largest_logit=float(np.abs(ours).max()),
+        largest_gap=gap,
+        same_next_token=float((ours.argmax(-1) == theirs.argmax(-1)).mean()),
+    )

@@ -25,16 +25,31 @@ def identity(model: Model) -> list:
 def reply_key(model: Model, sampling: Sampling, messages: list, index: int) -> str:   # 32 hexadecimal digits
     "Content address of one reply"
     how = [sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.seed]
-    return hashlib.sha256(json.dumps([identity(model), how, messages, index], ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(
+        json.dumps([identity(model), how, messages, index], ensure_ascii=False, sort_keys=True).encode()
+    ).hexdigest()[:32]
 
 def reply_seed(sampling: Sampling, messages: list, index: int) -> int:   # Below 2**31
     "A seed for each sample of each prompt, so that no two share their random numbers"
-    return int(hashlib.sha256(json.dumps([sampling.seed, messages, index], ensure_ascii=False).encode()).hexdigest()[:8], 16) >> 1
+    return (
+        int(
+            hashlib.sha256(
+                json.dumps([sampling.seed, messages, index], ensure_ascii=False).encode()
+            ).hexdigest()[:8],
+            16,
+        )
+        >> 1
+    )
 
 # %% ../../nbs/lib/llm/ledger.ipynb #bf532805
 def deterministic(model: Model) -> bool:
     "Whether a request gets the same reply in whatever company it is sent"
-    return model.backend == 'expert' or bool(model.flags.get('batch_invariant')) or model.backend == 'transformers' and model.options.get('batch') == 1
+    return (
+        model.backend == 'expert'
+        or bool(model.flags.get('batch_invariant'))
+        or model.backend == 'transformers'
+        and model.options.get('batch') == 1
+    )
 
 # %% ../../nbs/lib/llm/ledger.ipynb #419212d8
 class Ledger:
@@ -46,21 +61,30 @@ class Ledger:
         self.read()
 
     def read(self):
-        "Take in what was added since the last look; a torn last line stays for later, a file that was compacted is read anew"
+        """Take in what was added since the last look; a torn last line stays for later, a file that was compacted
+        is read anew"""
         with self.lock:
             if not (self.file and os.path.samestat(os.fstat(self.file.fileno()), os.stat(self.path))):
                 self.file, self.where, self.end = open(self.path, 'rb'), {}, 0
             self.file.seek(self.end)
             for line in self.file:
                 if not line.endswith(b'\n'): break
-                if line.startswith(b'{"key": "') and line.endswith(b'}\n'): self.where.setdefault(line[9:line.index(b'"', 9)].decode(), (self.end, len(line)))
+                if line.startswith(b'{"key": "') and line.endswith(b'}\n'):
+                    self.where.setdefault(
+                        line[9 : line.index(b'"', 9)].decode(), (self.end, len(line))
+                    )
                 self.end += len(line)
 
     def get(self, key: str) -> dict:
         "The row of a key. Raises `UserError` if it is damaged"
         with self.lock: line = os.pread(self.file.fileno(), self.where[key][1], self.where[key][0])
-        try: return json.loads(line)
-        except ValueError as e: raise UserError(f'{self.path}: the record at byte {self.where[key][0]} is damaged; remove it with `Ledger(path).compact()`') from e
+        try:
+            return json.loads(line)
+        except ValueError as e:
+            raise UserError(
+                f'{self.path}: the record at byte {self.where[key][0]} is damaged; remove it with'
+                ' `Ledger(path).compact()`'
+            ) from e
 
 # %% ../../nbs/lib/llm/ledger.ipynb #650cbc87
 @patch
@@ -80,7 +104,11 @@ def add(self: Ledger, rows: list):
     "Append rows whose key is new, in one write"
     with self.locked() as f:
         os.ftruncate(f.fileno(), self.end)
-        new = {r['key']: json.dumps(r, ensure_ascii=False).encode(errors='replace') + b'\n' for r in reversed(rows) if r['key'] not in self.where}
+        new = {
+            r['key']: json.dumps(r, ensure_ascii=False).encode(errors='replace') + b'\n'
+            for r in reversed(rows)
+            if r['key'] not in self.where
+        }
         data = b''.join(reversed(new.values()))
         if f.write(data) < len(data): raise UserError(f'{self.path}: the disk is full; make room and run again')
         self.read()
@@ -113,15 +141,27 @@ class Budget:
 
     def room(self, max_tokens: int) -> int:   # How many more replies of that limit may be asked for
         used = [sum(row[k] for row in self.spent.values()) for k in ('calls', 'tokens')]
-        calls, tokens = ((limit or sys.maxsize) - u - h for limit, u, h in zip((self.calls, self.tokens), used, self.held))
+        calls, tokens = (
+            (limit or sys.maxsize) - u - h
+            for limit, u, h in zip((self.calls, self.tokens), used, self.held)
+        )
         return max(0, min(calls, tokens // max_tokens))
 
     def count(self, key: str, role: str, model: str, reply: Reply):
         "Book a reply, unless it has been"
         if key in self.counted: return
         self.counted.add(key)
-        row = self.spent.setdefault((role, model), dict.fromkeys(('calls', 'new', 'prompt_tokens', 'tokens', 'seconds'), 0))
-        for k, v in dict(calls=1, new=not reply.cached, prompt_tokens=reply.prompt_tokens, tokens=reply.tokens, seconds=reply.seconds).items(): row[k] += v
+        row = self.spent.setdefault(
+            (role, model), dict.fromkeys(('calls', 'new', 'prompt_tokens', 'tokens', 'seconds'), 0)
+        )
+        for k, v in dict(
+            calls=1,
+            new=not reply.cached,
+            prompt_tokens=reply.prompt_tokens,
+            tokens=reply.tokens,
+            seconds=reply.seconds,
+        ).items():
+            row[k] += v
 
     def table(self) -> list:   # A row for each role and model
         return [dict(role=role, model=model) | row for (role, model), row in self.spent.items()]

@@ -17,7 +17,8 @@ from .models import BACKENDS, Model, Reply, Sampling, refused_reply
 
 # %% ../../nbs/lib/llm/local.ipynb #270146e8
 def attend(module, query, key, value, attention_mask, scaling=None, **rest):
-    "Attention by plain matrix products where there is one query, else the library's own; arguments as `transformers` passes them"
+    """Attention by plain matrix products where there is one query, else the library's own; arguments as
+    `transformers` passes them"""
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     rows, heads, queries, width = query.shape   # key and value have fewer heads, each shared by a group of queries
@@ -41,7 +42,8 @@ def use_attend(model):
 def compute_dtype(device: str = None):   # torch.bfloat16 or torch.float32
     "The number format to run a model in: bfloat16 where the hardware multiplies it"
     import torch
-    if device != 'cpu' and torch.cuda.is_available(): return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device != 'cpu' and torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     able = torch.cpu.get_capabilities()
     return torch.bfloat16 if able.get('amx_bf16') or able.get('avx512_bf16') else torch.float32
 
@@ -66,7 +68,8 @@ def conversation(
     tokenizer,              # Hugging Face tokenizer
     prompt: bool = False,   # Whether to go on to where the assistant speaks
 ) -> str:
-    "Messages as the chat template writes them. Raises `UserError` if it fails or leaves a message out, or if there is none"
+    """Messages as the chat template writes them.
+    Raises `UserError` if it fails or leaves a message out, or if there is none"""
     from jinja2 import TemplateError
     advice = 'use a model whose template takes these roles'
     try: text = tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)
@@ -96,8 +99,11 @@ def pick(
         ranked = p.sort(-1, descending=True).values
         least = ranked.gather(-1, (ranked.cumsum(-1) - ranked < sampling.top_p).sum(-1, keepdim=True) - 1)
         p = p * (p >= least)
-    edges = p.double().cumsum(-1)   # in the order of the vocabulary: that of the probabilities can change with rounding
-    return torch.searchsorted(edges, uniform[:, None].double() * edges[:, -1:], right=True).clamp(max=p.shape[-1] - 1)[:, 0]
+    # in the order of the vocabulary: that of the probabilities can change with rounding
+    edges = p.double().cumsum(-1)
+    return torch.searchsorted(
+        edges, uniform[:, None].double() * edges[:, -1:], right=True
+    ).clamp(max=p.shape[-1] - 1)[:, 0]
 
 # %% ../../nbs/lib/llm/local.ipynb #a314c733
 @dataclass
@@ -121,7 +127,14 @@ def start(model, prompts: list, pad: int) -> Rows:
 # %% ../../nbs/lib/llm/local.ipynb #c68c0de0
 def step(model, rows: Rows):   # (rows, vocabulary)
     "Logits of the next token"
-    out = model(input_ids=rows.ids, attention_mask=rows.mask, position_ids=rows.place, past_key_values=rows.cache, use_cache=True, logits_to_keep=1)
+    out = model(
+        input_ids=rows.ids,
+        attention_mask=rows.mask,
+        position_ids=rows.place,
+        past_key_values=rows.cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
     return out.logits[:, -1]
 
 # %% ../../nbs/lib/llm/local.ipynb #ec40d2c2
@@ -134,7 +147,12 @@ def go_on(
     import torch
     if at.tolist() != list(range(len(rows.mask))): rows.cache.batch_select_indices(at)
     mask = rows.mask[at]
-    return Rows(tokens[:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], -1), rows.place[at][:, -1:] + 1, rows.cache)
+    return Rows(
+        tokens[:, None],
+        torch.cat([mask, torch.ones_like(mask[:, :1])], -1),
+        rows.place[at][:, -1:] + 1,
+        rows.cache,
+    )
 
 # %% ../../nbs/lib/llm/local.ipynb #4132e104
 def uniforms(seeds: list, n: int):   # (replies, n) in [0, 1)
@@ -154,7 +172,11 @@ def continue_batch(
     import torch
     once = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}
     rows, at = start(model, list(once), pad), torch.tensor([once[tuple(p)] for p in prompts], device=model.device)
-    uniform, said, live = uniforms(seeds, sampling.max_tokens).to(model.device), [[] for _ in prompts], list(range(len(prompts)))
+    uniform, said, live = (
+        uniforms(seeds, sampling.max_tokens).to(model.device),
+        [[] for _ in prompts],
+        list(range(len(prompts))),
+    )
     with torch.inference_mode():
         for t in range(sampling.max_tokens):
             chosen = pick(step(model, rows)[at], sampling, uniform[live, t])
@@ -174,7 +196,12 @@ def prompt_batches(
     "Split prompts into batches of like length"
     made = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not made or len(made[-1]) >= rows or (len(made[-1]) + 1) * lengths[made[-1][0]] > positions: made.append([])
+        if (
+            not made
+            or len(made[-1]) >= rows
+            or (len(made[-1]) + 1) * lengths[made[-1][0]] > positions
+        ):
+            made.append([])
         made[-1].append(i)
     return made
 
@@ -197,9 +224,24 @@ def transformers(model: Model, sampling: Sampling, prompts: list):
     rows, positions = model.options.get('batch', 64), model.options.get('positions', 65536)
     for places in prompt_batches([lengths[i] for i in fit], rows, positions):
         group, began = [fit[k] for k in places], time.time()
-        said = continue_batch(lm, [ids[i] for i in group], sampling, [reply_seed(sampling, *prompts[i]) for i in group], stop, min(stop))
+        said = continue_batch(
+            lm,
+            [ids[i] for i in group],
+            sampling,
+            [reply_seed(sampling, *prompts[i]) for i in group],
+            stop,
+            min(stop),
+        )
         for i, tokens in zip(group, said):
             ended = tokens[-1] in stop
-            yield i, Reply(tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True), len(tokens), 'stop' if ended else 'length', (time.time() - began) / len(group), prompt_tokens=len(ids[i]))
+            yield i, Reply(
+                tokenizer.decode(
+                    tokens[:-1] if ended else tokens, skip_special_tokens=True
+                ),
+                len(tokens),
+                'stop' if ended else 'length',
+                (time.time() - began) / len(group),
+                prompt_tokens=len(ids[i]),
+            )
 
 BACKENDS['transformers'] = transformers

@@ -19,13 +19,30 @@ from ..world.expert import Knowledge, load_knowledge
 
 # %% ../../nbs/lib/llm/look_up.ipynb #047e9aea
 def knowledge_base(k: Knowledge, query: str, most: int = 12) -> str:   # '' if nothing in the query is known
-    "Which families have the findings of a query, most frequent first; only those that the query names, if it names any. For a family alone, its findings"
+    """Which families have the findings of a query, most frequent first; only those that the query names, if it
+    names any. For a family alone, its findings"""
     named = [f for f in k.families if f.lower() in query.lower()]
     for f in named: query = re.sub(re.escape(f), ' ', query, flags=re.I)
     present, absent = k.reader(query)
-    share = lambda pairs: ', '.join(f'{n} ({100 * p:.0f} %)' for n, p in sorted(pairs, key=lambda x: (-x[1], x[0]))[:most]) or 'none'
-    lines = [f'{k.names[t][0]}: {share([(f, p) for f, p in k.carriers.get(t, {}).items() if not named or f in named])}.' for t in present + absent]
-    return '\n'.join(lines or [f'{f}: {share([(k.names[t][0], p) for t, p in special(k, f).items()])}.' for f in named])
+    share = (
+        lambda pairs: ', '.join(
+            f'{n} ({100 * p:.0f} %)'
+            for n, p in sorted(pairs, key=lambda x: (-x[1], x[0]))[:most]
+        )
+        or 'none'
+    )
+    lines = [
+        f'{k.names[t][0]}:'
+        f' {share([(f, p) for f, p in k.carriers.get(t, {}).items() if not named or f in named])}.'
+        for t in present + absent
+    ]
+    return '\n'.join(
+        lines
+        or [
+            f'{f}: {share([(k.names[t][0], p) for t, p in special(k, f).items()])}.'
+            for f in named
+        ]
+    )
 
 def special(k: Knowledge, family: str) -> dict:   # finding id -> share of patients
     "The findings of a family, without those that another one implies"
@@ -50,7 +67,11 @@ class Corpus:
         "The beginnings of the documents that fit a query best"
         import bm25s
         index, texts = self.index
-        rows, scores = index.retrieve(bm25s.tokenize([query], stopwords='en', show_progress=False), k=min(most, len(texts)), show_progress=False)
+        rows, scores = index.retrieve(
+            bm25s.tokenize([query], stopwords='en', show_progress=False),
+            k=min(most, len(texts)),
+            show_progress=False,
+        )
         return '\n'.join(texts[i][:longest] for i, score in zip(rows[0], scores[0]) if score > 0)
 
 # %% ../../nbs/lib/llm/look_up.ipynb #2a1a47c0
@@ -61,4 +82,9 @@ def library(knowledge, texts) -> object:   # Question -> answer
 
 def corpus_texts(folder) -> list:
     "The medical texts among the arms of the stage `clean`"
-    return [d['text'] for p in sorted(Path(folder).glob('arms/*.jsonl')) for d in read_jsonl(p, 'document') if d['domain'] == 'medical']
+    return [
+        d['text']
+        for p in sorted(Path(folder).glob('arms/*.jsonl'))
+        for d in read_jsonl(p, 'document')
+        if d['domain'] == 'medical'
+    ]

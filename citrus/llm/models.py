@@ -41,7 +41,7 @@ class Reply:
     "One answer"
     text: str
     tokens: int               # Of the reply
-    finish: str               # 'stop', 'length' if the limit cut it, or a server's own word (`content_filter`, `tool_calls`)
+    finish: str   # 'stop', 'length' if the limit cut it, or a server's own word (`content_filter`, `tool_calls`)
     seconds: float            # Share of the time it took
     cached: bool = False      # It was in the ledger
     prompt_tokens: int = 0    # Of what the model read; 0 if the back-end does not count them
@@ -50,10 +50,14 @@ class Reply:
 def local_model(name: str, folder, backend: str = 'transformers', **options) -> Model:
     "A model in a Hugging Face folder; its revision is the hash of weights, configuration and tokenizer"
     files = sorted(p for p in Path(folder).iterdir() if p.suffix in ('.safetensors', '.json', '.jinja', '.model'))
-    if not any(p.suffix == '.safetensors' for p in files): raise UserError(f'{folder}: holds no safetensors, so it is no model')
+    if not any(p.suffix == '.safetensors' for p in files):
+        raise UserError(f'{folder}: holds no safetensors, so it is no model')
     total = hashlib.sha256()
     for p in files:
-        with open(p, 'rb') as f: total.update(f'{p.name} {hashlib.file_digest(f, "sha256").hexdigest()}\n'.encode())
+        with open(p, 'rb') as f:
+            total.update(
+                f'{p.name} {hashlib.file_digest(f, "sha256").hexdigest()}\n'.encode()
+            )
     return Model(name, backend, str(folder), total.hexdigest()[:16], options)
 
 # %% ../../nbs/lib/llm/models.ipynb #d43cf618

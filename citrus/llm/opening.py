@@ -33,21 +33,52 @@ def asking(stem: str) -> tuple:   # (text before, the sentence, text after)
     return ' '.join(said[:at]), said[at], ' '.join(said[at + 1:])
 
 # %% ../../nbs/lib/llm/opening.ipynb #c1b6d538
-UNFIT = {   # reason -> (what it is looked for in, pattern)
-    'asks for an exception': ('ask', r'\bexcept\b|\bnot\b|n\'t\b|\bleast (?:likely|probable|common|appropriate)|\bfalse\b|\bincorrect\b|\buntrue\b|\bwrong\b|\bunlikely\b'),
-    'asks which statement is true': ('ask', r'\b(?:true|correct)\b(?! (?:diagnosis|order|sequence))|\bstatements?\b|\ball of the following\b'),
-    'speaks of its options': ('stem', r'\boptions?\b|\bthe (?:above|below)\b|\bmatch(?:ed)? (?:the following|list)|\b(?:choose|select|pick) (?:the|one|from)\b'),
-    'two answers': ('key', r'\bboth\b|\b(?:all|none|any|neither|either) of (?:the|these|them)\b|^\W*[a-e]\s*(?:,|&|\+|and)\s*[a-e]\b|\b[a-e] (?:&|and) [a-e]\b')}
+UNFIT = {  # reason -> (what it is looked for in, pattern)
+    'asks for an exception': (
+        'ask',
+        (
+            r'\bexcept\b|\bnot\b|n\'t\b|\bleast'
+            r' (?:likely|probable|common|appropriate)|\bfalse\b|\bincorrect\b|\buntrue\b|\bwrong\b|\bunlikely\b'
+        ),
+    ),
+    'asks which statement is true': (
+        'ask',
+        r'\b(?:true|correct)\b(?! (?:diagnosis|order|sequence))|\bstatements?\b|\ball of the following\b',
+    ),
+    'speaks of its options': (
+        'stem',
+        (
+            r'\boptions?\b|\bthe (?:above|below)\b|\bmatch(?:ed)? (?:the'
+            r' following|list)|\b(?:choose|select|pick) (?:the|one|from)\b'
+        ),
+    ),
+    'two answers': (
+        'key',
+        (
+            r'\bboth\b|\b(?:all|none|any|neither|either) of'
+            r' (?:the|these|them)\b|^\W*[a-e]\s*(?:,|&|\+|and)\s*[a-e]\b|\b[a-e] (?:&|and) [a-e]\b'
+        ),
+    ),
+}
 
 def unfit_question(q: dict) -> str:   # '' if nothing is wrong
     "Why a closed question cannot be asked openly, by rule"
     key = next((o['text'] for o in q['options'] if o['label'] == q['answer']), q['answer_text'])
     where = dict(ask=asking(q['stem'])[1], stem=q['stem'], key=key)
     why = next((reason for reason, (part, pattern) in UNFIT.items() if re.search(pattern, where[part], re.I)), '')
-    return why or ('names its own answer' if reveals(q['stem'], q) else 'is in a benchmark' if q['meta'].get('benchmark') else '')
+    return why or (
+        'names its own answer'
+        if reveals(q['stem'], q)
+        else 'is in a benchmark' if q['meta'].get('benchmark') else ''
+    )
 
 # %% ../../nbs/lib/llm/opening.ipynb #b61c3e3d
-ASKING = set(words('which what who where when why how of the following these options below one is are was were would be do does did has have a an it that'))
+ASKING = set(
+    words(
+        'which what who where when why how of the following these options below one is are was were would be do'
+        ' does did has have a an it that'
+    )
+)
 
 def rewrite_fault(q: dict, text: str | None) -> str:   # '' if nothing is wrong
     "What is wrong with an open form of a closed question"
@@ -55,17 +86,36 @@ def rewrite_fault(q: dict, text: str | None) -> str:   # '' if nothing is wrong
     (a, ask_a, b), (c, ask_c, d) = asking(q['stem']), asking(text)
     if words(a) + words(b) != words(c) + words(d): return 'words outside the question changed'
     x, y = words(ask_a), words(ask_c)
-    changed = [w for op, i, j, k, l in difflib.SequenceMatcher(None, x, y, autojunk=False).get_opcodes() if op != 'equal' for w in x[i:j] + y[k:l]]
+    changed = [
+        w
+        for op, i, j, k, l in difflib.SequenceMatcher(
+            None, x, y, autojunk=False
+        ).get_opcodes()
+        if op != 'equal'
+        for w in x[i:j] + y[k:l]
+    ]
     if set(changed) - ASKING: return 'words of the question changed'
     if not ask_c.endswith('?') or re.search(r'\bfollowing\b|\boptions?\b', ask_c, re.I): return 'still closed'
     said, stem = (f' {spelling(t)} ' for t in (text, q['stem']))
-    return 'an option leaks' if any(f' {spelling(o["text"])} ' in said and f' {spelling(o["text"])} ' not in stem for o in q['options']) else ''
+    return (
+        'an option leaks'
+        if any(
+            f' {spelling(o["text"])} ' in said and f' {spelling(o["text"])} ' not in stem
+            for o in q['options']
+        )
+        else ''
+    )
 
 # %% ../../nbs/lib/llm/opening.ipynb #83432b03
 def open_ask(sentence: str) -> str:
     "A closed asking sentence in its open form"
     verb = r'is|are|was|were|would|best|most|does|do|did|can|could|will|may|should|has|have'
-    said = re.sub(rf'\bwhich (?:one )?of (?:the following|these)(?: options)?(?= (?:{verb})\b)', 'what', sentence, flags=re.I)
+    said = re.sub(
+        rf'\bwhich (?:one )?of (?:the following|these)(?: options)?(?= (?:{verb})\b)',
+        'what',
+        sentence,
+        flags=re.I,
+    )
     said = re.sub(r'\bwhich (?:one )?of (?:the following|these)\b', 'which', said, flags=re.I)
     if not said.endswith('?'): said = re.sub(r'^(.*?)\s*\b(is|are)\s*[-:.\s]*$', r'What \2 \1', said)
     return said[:1].upper() + said[1:].rstrip('.: ') + ('' if said.endswith('?') else '?')
@@ -76,14 +126,24 @@ def rewrite_skill(k: Knowledge, messages: list, temperature: float, rng: random.
     return f'<question>{" ".join(p for p in (before, open_ask(sentence), after) if p)}</question>'
 
 # %% ../../nbs/lib/llm/opening.ipynb #256c5032
-async def open_up(door, q: dict, cast: Cast) -> tuple:   # (`question` record with its open form, why it has none or '')
+async def open_up(
+    door,
+    q: dict,
+    cast: Cast,
+) -> tuple:   # (`question` record with its open form, why it has none or '')
     "Have a closed question asked openly, and check that only the way of asking changed (paper, section 3.3.1)"
     if q['open_stem']: return q, 'is in a benchmark' if q['meta'].get('benchmark') else ''
     why = unfit_question(q)
     if why: return q, why
     t = Thread(q)
     for _ in range(1 + cast.retries):
-        reply = await t.ask(door, role_prompt(REWRITE, q['stem']), cast.writer, Sampling(temperature=cast.others, seed=cast.seed, max_tokens=1024), 'rewrite')
+        reply = await t.ask(
+            door,
+            role_prompt(REWRITE, q['stem']),
+            cast.writer,
+            Sampling(temperature=cast.others, seed=cast.seed, max_tokens=1024),
+            'rewrite',
+        )
         text = tag(reply.text, 'question')
         why = rewrite_fault(q, text)
         if not why: return q | dict(open_stem=text), ''
@@ -94,9 +154,33 @@ def openable(sets: dict) -> pd.DataFrame:   # From benchmark -> list of `questio
     "How many closed questions can be asked openly, by the rules alone"
     rows = []
     for name, qs in sets.items():
-        forms = [(q, ' '.join(p if i != 1 else open_ask(p) for i, p in enumerate(asking(q['stem'])) if p)) for q in qs]
-        found = Counter(unfit_question(q) or (f'rewriting: {why}' if (why := rewrite_fault(q, text)) else 'open') for q, text in forms)
-        rows += [dict(benchmark=name, outcome=k, n=len(qs), questions=v, share=v / len(qs), low=wilson(v, len(qs))[0], high=wilson(v, len(qs))[1]) for k, v in found.most_common()]
+        forms = [
+            (
+                q,
+                ' '.join(
+                    p if i != 1 else open_ask(p)
+                    for i, p in enumerate(asking(q['stem']))
+                    if p
+                ),
+            )
+            for q in qs
+        ]
+        found = Counter(
+            unfit_question(q) or (f'rewriting: {why}' if (why := rewrite_fault(q, text)) else 'open')
+            for q, text in forms
+        )
+        rows += [
+            dict(
+                benchmark=name,
+                outcome=k,
+                n=len(qs),
+                questions=v,
+                share=v / len(qs),
+                low=wilson(v, len(qs))[0],
+                high=wilson(v, len(qs))[1],
+            )
+            for k, v in found.most_common()
+        ]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/lib/llm/opening.ipynb #ea37fd34
@@ -105,24 +189,36 @@ def shuffled(q: dict, seed) -> dict:
     rng, texts = random.Random(digest(['options', q['id'], seed])), [o['text'] for o in q['options']]
     order = sorted(texts, key=lambda t: (t == NONE, rng.random()))
     key = next((o['text'] for o in q['options'] if o['label'] == q['answer']), None)
-    return q | dict(options=[dict(label=o['label'], text=t) for o, t in zip(q['options'], order)], answer=next((o['label'] for o, t in zip(q['options'], order) if t == key), None))
+    return q | dict(
+        options=[dict(label=o['label'], text=t) for o, t in zip(q['options'], order)],
+        answer=next((o['label'] for o, t in zip(q['options'], order) if t == key), None),
+    )
 
 # %% ../../nbs/lib/llm/opening.ipynb #7cd41e36
 EASY_RULES = dict(all=all, any=any, majority=lambda votes: 2 * sum(votes) > len(votes))   # When a question is easy
 
 async def grade(door, q: dict, graders: list, seed: int) -> list:   # One bool for each (model, temperature)
-    "Which graders answer a question rightly: the closed one, or the open one where there are no options (paper, section 3.3.2)"
+    """Which graders answer a question rightly: the closed one, or the open one where there are no options (paper,
+    section 3.3.2)"""
     votes = []
     for i, (model, temperature) in enumerate(graders):
         seen = shuffled(q, [seed, i])
-        [reply] = await door.ask(ask(seen, 'options' if q['options'] else 'open'), model, Sampling(temperature=temperature, seed=seed + i, max_tokens=1024), role='grade')
+        [reply] = await door.ask(
+            ask(seen, 'options' if q['options'] else 'open'),
+            model,
+            Sampling(temperature=temperature, seed=seed + i, max_tokens=1024),
+            role='grade',
+        )
         votes.append(mark(reply.text, seen, 'options' if q['options'] else 'open', reply.finish == 'length')[2])
     return votes
 
 # %% ../../nbs/lib/llm/opening.ipynb #adbd2852
 def graded(qs: list, votes: list, rule: str) -> list:   # `question` records with their difficulty
     "Questions with the label that the graders' votes give them; none where nobody graded"
-    return [q | dict(difficulty=('easy' if EASY_RULES[rule](v) else 'hard') if v else None) for q, v in zip(qs, votes, strict=True)]
+    return [
+        q | dict(difficulty=('easy' if EASY_RULES[rule](v) else 'hard') if v else None)
+        for q, v in zip(qs, votes, strict=True)
+    ]
 
 def kept_easy(q: dict, share: float, seed: int) -> bool:
     "Whether a question is reasoned about: every hard one, and a seeded share of the easy ones"
@@ -131,5 +227,19 @@ def kept_easy(q: dict, share: float, seed: int) -> bool:
 # %% ../../nbs/lib/llm/opening.ipynb #026669ac
 def panel_table(names: list, votes: list, qs: list) -> pd.DataFrame:   # Graders, their votes, the graded questions
     "How many questions each grader answers, and how many are hard, with 95 % Wilson intervals"
-    counts = {f'right: {n}': sum(v[i] for v in votes) for i, n in enumerate(names)} | {'hard': sum(q['difficulty'] == 'hard' for q in qs)}
-    return pd.DataFrame([dict(what=k, n=len(qs), questions=c, share=c / len(qs), low=wilson(c, len(qs))[0], high=wilson(c, len(qs))[1]) for k, c in counts.items()])
+    counts = {f'right: {n}': sum(v[i] for v in votes) for i, n in enumerate(names)} | {
+        'hard': sum(q['difficulty'] == 'hard' for q in qs)
+    }
+    return pd.DataFrame(
+        [
+            dict(
+                what=k,
+                n=len(qs),
+                questions=c,
+                share=c / len(qs),
+                low=wilson(c, len(qs))[0],
+                high=wilson(c, len(qs))[1],
+            )
+            for k, c in counts.items()
+        ]
+    )

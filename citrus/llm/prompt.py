@@ -23,7 +23,8 @@ def ask(
 ) -> list:                # Messages: system and user
     "The prompt of a question, the same wherever it is used"
     if form not in ('open', 'options'): raise nearest('form of a question', form, ['open', 'options'])
-    if form == 'options' and not question['options']: raise UserError(f'question {question["id"]!r} has no options: ask it in the form open')
+    if form == 'options' and not question['options']:
+        raise UserError(f'question {question["id"]!r} has no options: ask it in the form open')
     stem = form == 'open' and question['open_stem'] or question['stem']
     listed = [f'{o["label"]}. {o["text"]}' for o in question['options']] if form == 'options' else []
     user = '\n\n'.join(p for p in (question['context'], stem, '\n'.join(listed)) if p)
@@ -49,7 +50,10 @@ def tag_content(text: str, tag: str) -> str:
     return text[start + len(tag) + 2:end].strip() if start >= 0 else ''
 
 # %% ../../nbs/lib/llm/prompt.ipynb #f55e93a9
-REFUSAL = re.compile(r"\W{0,9}(?:(?:I'?m|I am)(?: \w+)? sorry|sorry,|I (?:cannot|can't|won't|am unable)|I'm unable|as an AI\b)", re.I)
+REFUSAL = re.compile(
+    r"\W{0,9}(?:(?:I'?m|I am)(?: \w+)? sorry|sorry,|I (?:cannot|can't|won't|am unable)|I'm unable|as an AI\b)",
+    re.I,
+)
 FOREIGN = re.compile(r'[^\W\d_a-zA-Z\u00b5\u00c0-\u024f\u0370-\u03ff]+')   # letters neither Latin nor Greek
 
 def parse_reply(
@@ -62,10 +66,25 @@ def parse_reply(
     think, answer = tag_content(text, 'think'), tag_content(text, 'answer')
     counts = [text.count(t) for t in ('<think>', '</think>', '<answer>', '</answer>')]
     spots = [text.find(t) for t in ('<think>', '</think>', '<answer>', '</answer>')]
-    around = [text[:spots[0]], text[spots[1] + 8:spots[2]], text[spots[3] + 9:]] if min(spots) >= 0 else []
+    around = (
+        [text[: spots[0]], text[spots[1] + 8 : spots[2]], text[spots[3] + 9 :]]
+        if min(spots) >= 0
+        else []
+    )
     problems = {
-        'empty': not text.strip(), 'refusal': REFUSAL.match(answer or text), 'doubled': max(counts) > 1, 'cut': counts[0] > counts[1] or counts[2] > counts[3],
-        'no think': not counts[0], 'no answer': not counts[2], 'nested': spots != sorted(spots),
-        'text outside': any(part.strip() for part in around), 'empty think': not think, 'empty answer': not answer,
-        'wrong script': latin and 20 * sum(m.end() - m.start() for m in FOREIGN.finditer(text)) > len(text)}
+        'empty': not text.strip(),
+        'refusal': REFUSAL.match(answer or text),
+        'doubled': max(counts) > 1,
+        'cut': counts[0] > counts[1] or counts[2] > counts[3],
+        'no think': not counts[0],
+        'no answer': not counts[2],
+        'nested': spots != sorted(spots),
+        'text outside': any(part.strip() for part in around),
+        'empty think': not think,
+        'empty answer': not answer,
+        'wrong script': (
+            latin
+            and 20 * sum(m.end() - m.start() for m in FOREIGN.finditer(text)) > len(text)
+        ),
+    }
     return Parsed(think, answer, next((name for name, found in problems.items() if found), ''))

@@ -14,17 +14,44 @@ from dataclasses import dataclass
 from .models import Model
 
 # %% ../../nbs/lib/llm/roles.ipynb #f4b763c6
-PARTS = 'reasoning expert', 'reflection expert', 'judge of completeness', 'writer', 'rewriter of questions', 'judge of answers'
+PARTS = (
+    'reasoning expert',
+    'reflection expert',
+    'judge of completeness',
+    'writer',
+    'rewriter of questions',
+    'judge of answers',
+)
 REASON, REFLECT, STOP, WRITE, REWRITE, VERIFY = [f'You are the {part}.' for part in PARTS]
 DIRECT = 'Give only the diagnosis inside <answer></answer>.'
 ROLE_TASKS = {
-    REASON: 'Give one next step towards a diagnosis inside <step></step>. First `Known: ...` with the known facts, then `Candidates: A; B.` with as many as asked for, then finding by finding `X fits A.` or `X fits none of them.`, '
-            'last `Conclusion: A.` While look-ups are left you may instead ask for a fact inside <ask></ask>.',
-    REFLECT: 'Is the proposed step right and useful? Write 1 or 0 inside <rating></rating> and advice inside <feedback></feedback>. Never state the reference diagnosis, nor that there is one.',
-    STOP: 'Have all findings been weighed and all candidates discussed, so that a diagnosis can be given? Write 1 or 0 inside <stop></stop>.',
-    WRITE: 'Retell the accepted steps as the thoughts of one person inside <think></think>, in the form named, losing no evidence and deciding last. Then give the diagnosis inside <answer></answer>.',
-    REWRITE: 'Ask the same without options. Change only the words that ask, and keep every other word. Write the whole text, ending with the question, inside <question></question>.',
-    VERIFY: 'Does the given answer name the same disease as the reference diagnosis? Write 1 or 0 inside <same></same>.'}
+    REASON: (
+        'Give one next step towards a diagnosis inside <step></step>. First `Known: ...` with the known facts,'
+        ' then `Candidates: A; B.` with as many as asked for, then finding by finding `X fits A.` or `X fits'
+        ' none of them.`, last `Conclusion: A.` While look-ups are left you may instead ask for a fact inside'
+        ' <ask></ask>.'
+    ),
+    REFLECT: (
+        'Is the proposed step right and useful? Write 1 or 0 inside <rating></rating> and advice inside'
+        ' <feedback></feedback>. Never state the reference diagnosis, nor that there is one.'
+    ),
+    STOP: (
+        'Have all findings been weighed and all candidates discussed, so that a diagnosis can be given? Write 1'
+        ' or 0 inside <stop></stop>.'
+    ),
+    WRITE: (
+        'Retell the accepted steps as the thoughts of one person inside <think></think>, in the form named,'
+        ' losing no evidence and deciding last. Then give the diagnosis inside <answer></answer>.'
+    ),
+    REWRITE: (
+        'Ask the same without options. Change only the words that ask, and keep every other word. Write the'
+        ' whole text, ending with the question, inside <question></question>.'
+    ),
+    VERIFY: (
+        'Does the given answer name the same disease as the reference diagnosis? Write 1 or 0 inside'
+        ' <same></same>.'
+    ),
+}
 
 # %% ../../nbs/lib/llm/roles.ipynb #412f39b5
 def role_prompt(
@@ -35,8 +62,20 @@ def role_prompt(
 ) -> list:             # messages
     "The messages that a part is sent"
     numbered = '\n'.join(f'{i}. {s}' for i, s in enumerate(steps, 1))
-    parts = {'Question': question, 'Accepted steps': numbered} | {k.replace('_', ' ').capitalize(): v for k, v in sections.items()} | {'Task': ROLE_TASKS[role]}
-    return [dict(role='system', content=role), dict(role='user', content='\n\n'.join(f'{title}:\n{body}' for title, body in parts.items() if body))]
+    parts = (
+        {'Question': question, 'Accepted steps': numbered}
+        | {k.replace('_', ' ').capitalize(): v for k, v in sections.items()}
+        | {'Task': ROLE_TASKS[role]}
+    )
+    return [
+        dict(role='system', content=role),
+        dict(
+            role='user',
+            content='\n\n'.join(
+                f'{title}:\n{body}' for title, body in parts.items() if body
+            ),
+        ),
+    ]
 
 # %% ../../nbs/lib/llm/roles.ipynb #d57a22bd
 def tag(text: str, name: str) -> str | None:   # Content, or None unless the tag is there exactly once

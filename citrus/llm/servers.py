@@ -36,16 +36,27 @@ class Endpoint:
 def proxy(url: str) -> str | None:
     "The proxy that the environment names for an address"
     parts = urllib.parse.urlsplit(url)
-    return None if urllib.request.proxy_bypass(parts.hostname or '') else urllib.request.getproxies().get(parts.scheme)
+    return (
+        None
+        if urllib.request.proxy_bypass(parts.hostname or '')
+        else urllib.request.getproxies().get(parts.scheme)
+    )
 
 # %% ../../nbs/lib/llm/servers.ipynb #932b3b57
 class Servers:
-    "The servers of a model, and who may talk to which. Options: `key`; of each server `connections`, `rate` (requests a second), `rest`"
+    """The servers of a model, and who may talk to which. Options: `key`; of each server `connections`, `rate`
+    (requests a second), `rest`"""
     def __init__(self, model: Model):
         import aiohttp
         o = model.options
-        self.all, self.change = [Endpoint(u.rstrip('/'), proxy=proxy(u)) for u in model.path.split()], asyncio.Condition()
-        self.limit, self.gap, self.rest = o.get('connections', 64), 1 / o['rate'] if 'rate' in o else 0.0, o.get('rest', 10.0)
+        self.all, self.change = [
+            Endpoint(u.rstrip('/'), proxy=proxy(u)) for u in model.path.split()
+        ], asyncio.Condition()
+        self.limit, self.gap, self.rest = (
+            o.get('connections', 64),
+            1 / o['rate'] if 'rate' in o else 0.0,
+            o.get('rest', 10.0),
+        )
         key = os.environ.get(o.get('key', 'OPENAI_API_KEY'), '')
         self.headers = {'Authorization': f'Bearer {key}'} if key else {}
         self.client = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
@@ -101,13 +112,16 @@ def with_thought(content: str, thought: str) -> str:
 
 def message_text(message: dict) -> str:
     "What a message says. Raises `TypeError` if that is not text"
-    content, thought = (message.get('content') or message.get('refusal') or ''), (message.get('reasoning_content') or message.get('reasoning') or '')
+    content, thought = (message.get('content') or message.get('refusal') or ''), (
+        message.get('reasoning_content') or message.get('reasoning') or ''
+    )
     if isinstance(content, list): content = ''.join(part.get('text') or '' for part in content)
     if not (isinstance(content, str) and isinstance(thought, str)): raise TypeError('neither text nor nothing')
     return with_thought(content, thought).encode('utf-8', 'replace').decode()   # half a surrogate pair is no text
 
 def counted_tokens(text: str) -> int:
-    "Tokens of a text by its length, rather too many than too few: English has four to five bytes a token, Chinese three"
+    """Tokens of a text by its length, rather too many than too few: English has four to five bytes a token,
+    Chinese three"""
     return -(-len(text.encode('utf-8', 'replace')) // 3)
 
 def read_completion(
@@ -120,7 +134,9 @@ def read_completion(
     choice, usage = answer['choices'][0], answer.get('usage') or {}
     text = message_text(choice['message'])
     finish = str(choice.get('finish_reason') or 'stop')
-    if finish == 'content_filter' and not text.strip(): return refused_reply(finish)   # refused, though with the status of an answer
+    # refused, though with the status of an answer
+    if finish == 'content_filter' and not text.strip():
+        return refused_reply(finish)
     number = lambda name, own: n if isinstance(n := usage.get(name), int) and n >= 0 else own
     tokens = number('completion_tokens', min(counted_tokens(text), most))
     return Reply(text, tokens, finish, seconds, prompt_tokens=number('prompt_tokens', counted_tokens(prompt)))
@@ -164,8 +180,10 @@ async def attempt(
     except (aiohttp.ClientError, TimeoutError) as error: return None, type(error).__name__, 0, 0.0
     if not 200 <= status < 300: return None, why_refused(status, raw), status, retry_after(headers)
     prompt = ''.join(str(m['content']) for m in body['messages'])
-    try: return read_completion(json.loads(raw), time.time() - began, prompt, most), '', status, 0.0
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error: return None, f'rubbish, {type(error).__name__}: {raw[:200]!r}', 500, 0.0
+    try:
+        return read_completion(json.loads(raw), time.time() - began, prompt, most), '', status, 0.0
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        return None, f'rubbish, {type(error).__name__}: {raw[:200]!r}', 500, 0.0
 
 # %% ../../nbs/lib/llm/servers.ipynb #27f704e4
 async def post(
@@ -174,7 +192,8 @@ async def post(
     timeout: float,              # Seconds for one attempt
     most: int,                   # Tokens that the reply may have
 ) -> Reply:
-    "Send one request until it is answered; one refused for its prompt is set aside. Raises `UserError` if all attempts fail"
+    """Send one request until it is answered; one refused for its prompt is set aside.
+    Raises `UserError` if all attempts fail"""
     for left in reversed(range(tries)):
         async with servers.lease() as e:
             reply, wrong, status, wait = await attempt(servers, e, body, timeout, most)
@@ -201,13 +220,15 @@ def request_body(model: Model, sampling: Sampling, messages: list, index: int) -
     body = dict(model=model.revision or model.name, messages=messages, seed=reply_seed(sampling, messages, index))
     body |= {k: getattr(sampling, k) for k in ('temperature', 'top_p', 'max_tokens')}
     names = {name: name for name in REQUEST_FIELDS} | model.flags.get('fields', {})
-    if unknown := [n for n in names if n not in REQUEST_FIELDS]: raise nearest('field of a request', unknown[0], REQUEST_FIELDS)
+    if unknown := [n for n in names if n not in REQUEST_FIELDS]:
+        raise nearest('field of a request', unknown[0], REQUEST_FIELDS)
     flags = {k: v for k, v in model.flags.items() if k not in ('batch_invariant', 'fields')}
     return {names[k]: v for k, v in body.items() if names[k]} | flags
 
 # %% ../../nbs/lib/llm/servers.ipynb #a1bff642
 async def openai(model: Model, sampling: Sampling, prompts: list):
-    "Back-end: OpenAI-compatible servers. Flag: `fields`. Options: see `Servers`; `tries`, `pause`, `timeout` (seconds), `aside`"
+    """Back-end: OpenAI-compatible servers. Flag: `fields`. Options: see `Servers`; `tries`, `pause`, `timeout`
+    (seconds), `aside`"""
     o = model.options
     if repr(model) not in (kept := SESSION.get()): kept[repr(model)] = Servers(model)
     for at, (messages, index) in enumerate(prompts):

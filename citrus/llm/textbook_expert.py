@@ -16,25 +16,46 @@ from ..world.questions import listing, lower
 from ..world.reader import words
 
 # %% ../../nbs/lib/llm/textbook_expert.ipynb #8b08328d
-OPERATORS = dict(   # name -> (what it is for, what the writer is told)
+OPERATORS = dict(  # name -> (what it is for, what the writer is told)
     condition=('depth', 'Make it harder: whoever answers must use two separate statements of the passage.'),
-    reason=('depth', 'Make it ask why or how, so that a step of thought is needed between the passage and the answer.'),
-    case=('depth', 'Make it concrete: describe what is seen in a patient, without its name, and ask what it is called.'),
+    reason=(
+        'depth',
+        'Make it ask why or how, so that a step of thought is needed between the passage and the answer.',
+    ),
+    case=(
+        'depth',
+        'Make it concrete: describe what is seen in a patient, without its name, and ask what it is called.',
+    ),
     aspect=('breadth', 'Ask about a statement of the passage that has not been asked about.'),
     kind=('breadth', 'Ask how the subject of the passage relates to other things that it names.'),
-    plain=('breadth', 'Ask as a patient would, in everyday words.'))
+    plain=('breadth', 'Ask as a patient would, in everyday words.'),
+)
 
 ASK, ANSWER, JUDGE = 'You write exam questions.', 'You answer from a passage.', 'You check answers against a passage.'
 WRITER_TASKS = {
-    ASK: 'Write one question that the passage answers. It must be understood by somebody who does not see the passage, so name what it is about and do not speak of a passage or text. Put it inside <question></question>.',
-    ANSWER: 'Answer in one or two sentences with what the passage says and nothing else. Put it inside <answer></answer>.',
-    JUDGE: 'Does the passage say all that the answer says, and does it answer the question? Write 1 or 0 inside <supported></supported>.'}
+    ASK: (
+        'Write one question that the passage answers. It must be understood by somebody who does not see the'
+        ' passage, so name what it is about and do not speak of a passage or text. Put it inside'
+        ' <question></question>.'
+    ),
+    ANSWER: (
+        'Answer in one or two sentences with what the passage says and nothing else. Put it inside'
+        ' <answer></answer>.'
+    ),
+    JUDGE: (
+        'Does the passage say all that the answer says, and does it answer the question? Write 1 or 0 inside'
+        ' <supported></supported>.'
+    ),
+}
 
 # %% ../../nbs/lib/llm/textbook_expert.ipynb #66b17e66
 def task(role: str, **parts) -> list:   # messages
     "The prompt of a part: labelled sections, the empty ones left out"
     said = {k.replace('_', ' ').capitalize(): v for k, v in parts.items() if v} | dict(Task=WRITER_TASKS[role])
-    return [dict(role='system', content=role), dict(role='user', content='\n\n'.join(f'{title}:\n{body}' for title, body in said.items()))]
+    return [
+        dict(role='system', content=role),
+        dict(role='user', content='\n\n'.join(f'{title}:\n{body}' for title, body in said.items())),
+    ]
 
 # %% ../../nbs/lib/llm/textbook_expert.ipynb #66f1ecc2
 def prompt_parts(messages: list) -> dict:   # title -> text
@@ -53,7 +74,14 @@ class Entry:
 def entry(passage: str) -> Entry:
     "Read a passage of the ontology"
     name, _, rest = passage.partition('\n\n')
-    listed = lambda title: next((l[len(title):].rstrip('.').split('; ') for l in rest.split('\n') if l.startswith(title)), [])
+    listed = lambda title: next(
+        (
+            l[len(title) :].rstrip('.').split('; ')
+            for l in rest.split('\n')
+            if l.startswith(title)
+        ),
+        [],
+    )
     return Entry(name.strip(), rest.split('\n')[0].strip(), listed('Also called: '), listed('A kind of: '))
 
 # %% ../../nbs/lib/llm/textbook_expert.ipynb #39964a92
@@ -61,15 +89,26 @@ def first_sentence(text: str) -> str:
     "The first sentence of a text"
     return re.split(r'(?<=[.?!])\s+(?=[A-Z])', text)[0].strip()
 
-QUESTION_FORMS = dict(   # operator -> (question, what answers it); {n} name, {d} definition, {c} another name, {k} more general term
-    first=('What is meant by {n}?', 'd'), condition=('Which kind of {k} is also called {c}?', 'n'), reason=('Why is {n} counted as a kind of {k}?', 'kd'),
-    case=('In a patient this is seen: {d} What is it called?', 'n'), aspect=('By what other names is {n} known?', 'c'), kind=('What is {n} a special form of?', 'k'), plain=('My doctor spoke of {c}. What does that mean?', 'd'))
+QUESTION_FORMS = dict(  # operator -> (question, what answers it); {n} name, {d} definition, {c} another name, {k} more general term
+    first=('What is meant by {n}?', 'd'),
+    condition=('Which kind of {k} is also called {c}?', 'n'),
+    reason=('Why is {n} counted as a kind of {k}?', 'kd'),
+    case=('In a patient this is seen: {d} What is it called?', 'n'),
+    aspect=('By what other names is {n} known?', 'c'),
+    kind=('What is {n} a special form of?', 'k'),
+    plain=('My doctor spoke of {c}. What does that mean?', 'd'),
+)
 
 def fill_form(operator: str, e: Entry, rng: random.Random) -> str:   # '' if the passage does not say enough
     "The expert's question for an operator"
     form = QUESTION_FORMS[operator][0]
     if '{c}' in form and not e.called or '{k}' in form and not e.kinds: return ''
-    return form.format(n=lower(e.name), d=first_sentence(e.definition), c=lower(rng.choice(e.called or [''])), k=lower(rng.choice(e.kinds or [''])))
+    return form.format(
+        n=lower(e.name),
+        d=first_sentence(e.definition),
+        c=lower(rng.choice(e.called or [''])),
+        k=lower(rng.choice(e.kinds or [''])),
+    )
 
 def reply_to(question: str, e: Entry) -> str:
     "The expert's answer to a question in one of its own forms; the definition to any other"
@@ -77,7 +116,11 @@ def reply_to(question: str, e: Entry) -> str:
     what = next((what for form, what in QUESTION_FORMS.values() if re.fullmatch(shape(form), question)), 'd')
     named = lambda ns: f'{listing([lower(n) for n in ns] or ["nothing else"])}.'
     said = dict(d=first_sentence(e.definition), n=f'{e.name}.', c=named(e.called), k=named(e.kinds))
-    return said[what][0].upper() + said[what][1:] if len(what) == 1 else f'It is a kind of {said["k"]} {said["d"]}'
+    return (
+        said[what][0].upper() + said[what][1:]
+        if len(what) == 1
+        else f'It is a kind of {said["k"]} {said["d"]}'
+    )
 
 # %% ../../nbs/lib/llm/textbook_expert.ipynb #5c439501
 def ask_skill(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
@@ -91,16 +134,27 @@ def answer_skill(k: Knowledge, messages: list, temperature: float, rng: random.R
     part = prompt_parts(messages)
     e = entry(part['Passage'])
     said = reply_to(part['Question'], e)
-    if slip(temperature, rng): said = f'{said.rstrip(".")}, with {lower(k.names[rng.choice(sorted(k.names))][0])}.'
+    if slip(temperature, rng):
+        said = (
+            f'{said.rstrip(".")}, with {lower(k.names[rng.choice(sorted(k.names))][0])}.'
+        )
     if slip(temperature, rng): said = reply_to(fill_form(rng.choice(['first', 'kind', 'aspect']), e, rng), e)
     return f'<answer>{said}</answer>'
 
 def judge_skill(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
-    "The knowledge expert as judge: the answer says what the passage answers to this question, or a part of it; another name of the thing will do where its name is asked for"
+    """The knowledge expert as judge: the answer says what the passage answers to this question, or a part of it;
+    another name of the thing will do where its name is asked for"""
     part, long = prompt_parts(messages), lambda text: {w for w in words(text) if len(w) > 3}
-    e, said, asked = entry(part['Passage']), long(part['Answer']), long(part['Question']) & long(part['Passage'])
+    e, said, asked = (
+        entry(part['Passage']),
+        long(part['Answer']),
+        long(part['Question']) & long(part['Passage']),
+    )
     own = reply_to(part['Question'], e)
-    right = any(o and said and len(o & said) >= 0.6 * min(len(o), len(said)) for o in map(long, [own, *(e.called if own == f'{e.name}.' else [])]))
+    right = any(
+        o and said and len(o & said) >= 0.6 * min(len(o), len(said))
+        for o in map(long, [own, *(e.called if own == f'{e.name}.' else [])])
+    )
     return f'<supported>{int(bool(asked) and right and not slip(temperature, rng))}</supported>'
 
 SKILLS.update({ASK: ask_skill, ANSWER: answer_skill, JUDGE: judge_skill})

@@ -51,7 +51,12 @@ async def ask(self: Thread, door, messages: list, model: Model, sampling: Sampli
     "The reply to a prompt, another one each time it is asked"
     self.asked[part, messages[-1]['content']] += 1
     if part == 'reason': self.prompts.append((len(self.steps), messages[-1]['content']))
-    *_, reply = await door.ask(messages, model, replace(sampling, n=self.asked[part, messages[-1]['content']]), role=part)
+    *_, reply = await door.ask(
+        messages,
+        model,
+        replace(sampling, n=self.asked[part, messages[-1]['content']]),
+        role=part,
+    )
     self.tokens += reply.tokens
     if reply.finish.startswith(SET_ASIDE): self.aside = reply.finish
     return reply

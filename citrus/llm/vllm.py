@@ -22,22 +22,44 @@ def vllm_engine(model: Model):   # `vllm.LLM`
     from vllm import LLM
     if repr(model) not in _engines:
         _engines.clear()
-        _engines[repr(model)] = LLM(model.path, enable_prefix_caching=True, seed=0, **model.options | {k: v for k, v in model.flags.items() if k != 'batch_invariant'})
+        _engines[repr(model)] = LLM(
+            model.path,
+            enable_prefix_caching=True,
+            seed=0,
+            **model.options | {
+                k: v for k, v in model.flags.items() if k != 'batch_invariant'
+            },
+        )
     return _engines[repr(model)]
 
 def vllm(model: Model, sampling: Sampling, prompts: list):
     "Back-end: vLLM's offline engine. Options and flags: arguments of `vllm.LLM`"
     llm = vllm_engine(model)
     from vllm import SamplingParams
-    how = [SamplingParams(temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens, seed=reply_seed(sampling, *p)) for p in prompts]
+    how = [
+        SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=reply_seed(sampling, *p),
+        )
+        for p in prompts
+    ]
     ids = llm.enqueue_chat([messages for messages, _ in prompts], how, use_tqdm=False)
-    places, began = {id.partition('-')[0]: at for at, id in enumerate(ids)}, time.time()   # the engine adds a random ending, which its outputs lack
+    # the engine adds a random ending, which its outputs lack
+    places, began = {id.partition('-')[0]: at for at, id in enumerate(ids)}, time.time()
     try:
         while places:
             ended = [out for out in llm.llm_engine.step() if out.finished]
             for out in ended:
                 said = out.outputs[0]
-                yield places.pop(out.request_id), Reply(said.text, len(said.token_ids), said.finish_reason, (time.time() - began) / len(ended), prompt_tokens=len(out.prompt_token_ids))
+                yield places.pop(out.request_id), Reply(
+                    said.text,
+                    len(said.token_ids),
+                    said.finish_reason,
+                    (time.time() - began) / len(ended),
+                    prompt_tokens=len(out.prompt_token_ids),
+                )
             if ended: began = time.time()
     finally: llm.llm_engine.abort_request(list(places))
 

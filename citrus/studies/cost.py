@@ -25,18 +25,32 @@ from ..train.steps import load_student
 # %% ../../nbs/studies/cost.ipynb #61ffb22d
 TERMS = 10.0, 5.4, 0.05
 
-def random_pairs(n: int, lengths: list, vocabulary: int, seed: int) -> list:   # As `citrus.train.preference.encode_pair` gives them
+def random_pairs(
+    n: int,
+    lengths: list,
+    vocabulary: int,
+    seed: int,
+) -> list:   # As `citrus.train.preference.encode_pair` gives them
     "Pairs of random tokens; lengths are fewest and most of the prompt, then of the answers"
     rng = random.Random(digest([lengths, seed]))
     ids = lambda low, high: [rng.randrange(3, vocabulary) for _ in range(rng.randint(low, high))]
-    return [dict(prompt=ids(*lengths[:2]), chosen=ids(*lengths[2:]), rejected=ids(*lengths[2:])) for _ in range(n)]
+    return [
+        dict(
+            prompt=ids(*lengths[:2]), chosen=ids(*lengths[2:]), rejected=ids(*lengths[2:])
+        )
+        for _ in range(n)
+    ]
 
 # %% ../../nbs/studies/cost.ipynb #a5a901f8
 def apart(pairs: list, side: str) -> dict:   # input_ids, attention_mask, labels: (pairs, longest)
     "One side of the pairs, each answer behind its own copy of the prompt, padded on the right"
     rows = [p['prompt'] + p[side] for p in pairs]
     fill = lambda made, pad: torch.tensor([r + [pad] * (max(map(len, rows)) - len(r)) for r in made])
-    return dict(input_ids=fill(rows, 0), attention_mask=fill([[1] * len(r) for r in rows], 0), labels=fill([[-100] * len(p['prompt']) + p[side] for p in pairs], -100))
+    return dict(
+        input_ids=fill(rows, 0),
+        attention_mask=fill([[1] * len(r) for r in rows], 0),
+        labels=fill([[-100] * len(p['prompt']) + p[side] for p in pairs], -100),
+    )
 
 # %% ../../nbs/studies/cost.ipynb #781b89b6
 def citrus_loss(model, pairs: list, part: int = 1024):
@@ -57,7 +71,18 @@ def trl_loss(model, pairs: list):
     from trl.experimental.cpo import CPOTrainer
     beta, gamma, alpha = TERMS
     trainer = CPOTrainer.__new__(CPOTrainer)
-    vars(trainer).update(accelerator=Accelerator(cpu=True), pad_token_id=0, loss_type='simpo', beta=beta, simpo_gamma=gamma, cpo_alpha=alpha, alpha=0.0, label_smoothing=0.0, aux_loss_enabled=False, is_encoder_decoder=False)
+    vars(trainer).update(
+        accelerator=Accelerator(cpu=True),
+        pad_token_id=0,
+        loss_type='simpo',
+        beta=beta,
+        simpo_gamma=gamma,
+        cpo_alpha=alpha,
+        alpha=0.0,
+        label_smoothing=0.0,
+        aux_loss_enabled=False,
+        is_encoder_decoder=False,
+    )
     batch = {f'{side}_{k}': v for side in SIDES for k, v in apart(pairs, side).items()}
     return trainer.get_batch_loss_metrics(model, batch, 'train')[0]
 
@@ -67,7 +92,9 @@ def liger_loss(model, pairs: list):
     from liger_kernel.chunked_loss import LigerFusedLinearSimPOLoss
     beta, gamma, alpha = TERMS
     batch = apart([p | dict(chosen=p[s]) for s in SIDES for p in pairs], 'chosen')
-    hidden = model.base_model(input_ids=batch['input_ids'], attention_mask=batch['attention_mask'], use_cache=False).last_hidden_state
+    hidden = model.base_model(
+        input_ids=batch['input_ids'], attention_mask=batch['attention_mask'], use_cache=False
+    ).last_hidden_state
     loss = LigerFusedLinearSimPOLoss(beta=beta, gamma=gamma, alpha=alpha, compiled=False)
     return loss(model.get_output_embeddings().weight, hidden[:, :-1], batch['labels'][:, 1:])[0]
 
@@ -75,7 +102,11 @@ LOSSES = {'TRL': trl_loss, 'Liger': liger_loss, 'ours, undivided': undivided_los
 
 def present() -> dict:   # name -> loss
     "The implementations that are installed"
-    return {name: loss for name, loss in LOSSES.items() if name != 'Liger' or importlib.util.find_spec('liger_kernel')}
+    return {
+        name: loss
+        for name, loss in LOSSES.items()
+        if name != 'Liger' or importlib.util.find_spec('liger_kernel')
+    }
 
 # %% ../../nbs/studies/cost.ipynb #182abbf0
 def make_model(model: str, toy: dict):
@@ -96,16 +127,30 @@ def measure_step(out: str, model: str, way: str, toy: dict, lengths: list, pairs
     loss.backward()
     seconds, peak = time.process_time() - began, process_memory('VmHWM') - before
     norm = torch.stack([p.grad.norm() for p in lm.parameters()]).norm()
-    with atomic(out) as f: json.dump(dict(way=way, loss=loss.item(), gradient=norm.item(), seconds=seconds, gigabytes=peak / 1e9), f)
+    with atomic(out) as f:
+        json.dump(
+            dict(way=way, loss=loss.item(), gradient=norm.item(), seconds=seconds, gigabytes=peak / 1e9), f
+        )
 
 # %% ../../nbs/studies/cost.ipynb #c0d777da
 def in_process(function: str, **arguments) -> dict:
-    "Call a function of this package that writes a JSON file `out`, in a process of its own with one thread. Raises `UserError` if it fails"
+    """Call a function of this package that writes a JSON file `out`, in a process of its own with one thread.
+    Raises `UserError` if it fails"""
     out = Path(arguments['out'])
-    with atomic(out.with_suffix('.config')) as f: json.dump(dict(function=function, arguments=arguments), f, default=str)
+    with atomic(out.with_suffix('.config')) as f:
+        json.dump(dict(function=function, arguments=arguments), f, default=str)
     env = {k: v for k, v in os.environ.items() if not k.startswith('MALLOC_')} | dict(OMP_NUM_THREADS='1')
-    done = subprocess.run([str(Path(sys.executable).with_name('citrus_train')), str(out.with_suffix('.config'))], env=env, capture_output=True, text=True)
-    if done.returncode: raise UserError(f'{function} failed in a process of its own: {(done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}')
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name('citrus_train')), str(out.with_suffix('.config'))],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise UserError(
+            f'{function} failed in a process of its own:'
+            f' {(done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}'
+        )
     return json.loads(out.read_text())
 
 # %% ../../nbs/studies/cost.ipynb #6c82dc75
@@ -116,7 +161,20 @@ def measure_all(s, models: dict) -> pd.DataFrame:   # models: name -> folder, or
     for name, i, way in tqdm(jobs, desc='steps'):
         out = s.dir / 'steps' / f'{name}-{i}-{way.replace(", ", "_").replace(" ", "_")}.json'
         out.parent.mkdir(exist_ok=True)
-        row = json.loads(out.read_text()) if out.exists() else in_process('studies.cost.measure_step', out=str(out), model=str(models[name]), way=way, toy=p['toy'], lengths=p['lengths'][name], pairs=p['pairs'], seed=p['seed'])
+        row = (
+            json.loads(out.read_text())
+            if out.exists()
+            else in_process(
+                'studies.cost.measure_step',
+                out=str(out),
+                model=str(models[name]),
+                way=way,
+                toy=p['toy'],
+                lengths=p['lengths'][name],
+                pairs=p['pairs'],
+                seed=p['seed'],
+            )
+        )
         rows.append(dict(model=name, repeat=i) | row)
     return pd.DataFrame(rows)
 
@@ -124,9 +182,22 @@ def measure_all(s, models: dict) -> pd.DataFrame:   # models: name -> folder, or
 def cost_table(steps: pd.DataFrame) -> pd.DataFrame:
     "Median, least and most of each implementation, and how many times TRL takes what it takes"
     g = steps.groupby(['model', 'way'], sort=False)
-    table = pd.concat([g.size().rename('n'), g.loss.mean(), g.gradient.mean(), *(g[k].agg(f).rename(f'{k}_{f}') for k in ('seconds', 'gigabytes') for f in ('median', 'min', 'max'))], axis=1).reset_index()
+    table = pd.concat(
+        [
+            g.size().rename('n'),
+            g.loss.mean(),
+            g.gradient.mean(),
+            *(
+                g[k].agg(f).rename(f'{k}_{f}')
+                for k in ('seconds', 'gigabytes')
+                for f in ('median', 'min', 'max')
+            ),
+        ],
+        axis=1,
+    ).reset_index()
     trl = table[table.way == 'TRL'].set_index('model')
-    for k in ('seconds', 'gigabytes'): table[f'{k}_times'] = table.model.map(trl[f'{k}_median']) / table[f'{k}_median']
+    for k in ('seconds', 'gigabytes'):
+        table[f'{k}_times'] = table.model.map(trl[f'{k}_median']) / table[f'{k}_median']
     return table
 
 # %% ../../nbs/studies/cost.ipynb #13ee0a25
@@ -138,8 +209,19 @@ def plot_cost(table: pd.DataFrame):   # As `cost_table` gives it
     for (name, g), row in zip(table.groupby('model', sort=False), axes):
         for ax, k, unit in zip(row, ('seconds', 'gigabytes'), ('CPU-seconds a step', 'GB above the loaded model')):
             mid = g[f'{k}_median']
-            ax.barh(g.way, mid, xerr=[mid - g[f'{k}_min'], g[f'{k}_max'] - mid], color=['C1' if not w.startswith('ours') else 'C0' for w in g.way], height=.6)
-            for y, (m, t) in enumerate(zip(mid, g[f'{k}_times'])): ax.text(m, y, f'  1/{t:.1f}' if t > 1.05 else '', va='center', fontsize=8)
-            ax.set(xlabel=unit, title=f'{name}, {g.n.iloc[0]} processes each', xlim=(0, 1.15 * g[f'{k}_max'].max()))
+            ax.barh(
+                g.way,
+                mid,
+                xerr=[mid - g[f'{k}_min'], g[f'{k}_max'] - mid],
+                color=['C1' if not w.startswith('ours') else 'C0' for w in g.way],
+                height=0.6,
+            )
+            for y, (m, t) in enumerate(zip(mid, g[f'{k}_times'])):
+                ax.text(m, y, f'  1/{t:.1f}' if t > 1.05 else '', va='center', fontsize=8)
+            ax.set(
+                xlabel=unit,
+                title=f'{name}, {g.n.iloc[0]} processes each',
+                xlim=(0, 1.15 * g[f'{k}_max'].max()),
+            )
             ax.invert_yaxis()
     return fig

@@ -35,7 +35,8 @@ from ..train.encoding import count_tokens, token_counts
 def thirds(rows: list, folder) -> list:   # Three lists of `sft` records
     "Cut rows into three parts of about the same number of tokens"
     read, parts = np.cumsum(token_counts(rows, folder)), [[], [], []]
-    for r, end in zip(rows, read): parts[min(2, int(3 * (end - 1) / read[-1]))].append(r)
+    for r, end in zip(rows, read):
+        parts[min(2, int(3 * (end - 1) / read[-1]))].append(r)
     return parts
 
 def wrong_answers(rows: list, seed: int) -> list:
@@ -45,10 +46,25 @@ def wrong_answers(rows: list, seed: int) -> list:
 def material(s, probe: list) -> dict:   # stage name -> `sft` records
     "The rows of stages 1 and 2, and bare answers about the training pool without the probe"
     asked = {q['id'] for q in probe}
-    return {name: s.read('sft', f'{name}.jsonl', 'sft') for name in ('stage1', 'stage2')} | dict(stage3=bare_rows([q for q in s.read('cases', 'train.jsonl', 'question') if q['id'] not in asked]))
+    return {
+        name: s.read('sft', f'{name}.jsonl', 'sft') for name in ('stage1', 'stage2')
+    } | dict(
+        stage3=bare_rows(
+            [
+                q
+                for q in s.read('cases', 'train.jsonl', 'question')
+                if q['id'] not in asked
+            ]
+        )
+    )
 
 # %% ../../nbs/studies/curriculum.ipynb #bf6338f9
-IN_ORDER, LAST, AT_ONCE, CONTROL = 'stages 1, 2, 3 in order', 'stage 3 alone', 'all at once', 'control: in order, wrong answers'
+IN_ORDER, LAST, AT_ONCE, CONTROL = (
+    'stages 1, 2, 3 in order',
+    'stage 3 alone',
+    'all at once',
+    'control: in order, wrong answers',
+)
 
 def order_curricula(rows: dict, tokens: int, folder, seed: int) -> dict:   # kind -> three lists of `sft` records
     "What each kind of student reads in its three trainings. Raises `UserError` if too few tokens are asked for"
@@ -57,32 +73,75 @@ def order_curricula(rows: dict, tokens: int, folder, seed: int) -> dict:   # kin
     in_order = [fill_tokens(r, tokens // 3, folder) for r in drawn.values()]
     wrong = fill_tokens(wrong_answers(drawn['stage3'], seed), tokens // 3, folder)
     every = sum(in_order, [])
-    return {IN_ORDER: in_order, LAST: thirds(fill_tokens(drawn['stage3'], tokens, folder), folder), AT_ONCE: thirds(seeded_sample(every, len(every), seed), folder), CONTROL: [*in_order[:2], wrong]}
+    return {
+        IN_ORDER: in_order,
+        LAST: thirds(fill_tokens(drawn['stage3'], tokens, folder), folder),
+        AT_ONCE: thirds(seeded_sample(every, len(every), seed), folder),
+        CONTROL: [*in_order[:2], wrong],
+    }
 
 def order_rows(read: dict, folder) -> pd.DataFrame:
     "Rows, different rows and tokens of each training of each kind"
-    return pd.DataFrame([dict(kind=kind, training=i, rows=len(part), different=len({str(r['messages']) for r in part}), tokens=count_tokens(part, folder), sources=len({r['source'] for r in part}))
-                         for kind, parts in read.items() for i, part in enumerate(parts, 1)])
+    return pd.DataFrame(
+        [
+            dict(
+                kind=kind,
+                training=i,
+                rows=len(part),
+                different=len({str(r['messages']) for r in part}),
+                tokens=count_tokens(part, folder),
+                sources=len({r['source'] for r in part}),
+            )
+            for kind, parts in read.items()
+            for i, part in enumerate(parts, 1)
+        ]
+    )
 
 # %% ../../nbs/studies/curriculum.ipynb #393834ae
 def train_in_order(s, parts: list, seed: int) -> Path:   # Folder of the model
     "Train a student on three parts, one after the other"
-    base, how = s.folders['mix'] / 'model', {k: v for k, v in manifest(s.folders['sft'])['params'].items() if k in TRAINING}
+    base, how = s.folders['mix'] / 'model', {
+        k: v for k, v in manifest(s.folders['sft'])['params'].items() if k in TRAINING
+    }
     for i in range(3):
-        out = s.dir / f'.student-{digest([[r["messages"] for part in parts[:i + 1] for r in part], seed])[:16]}'
+        out = (
+            s.dir
+            / f'.student-{digest([[r["messages"] for part in parts[:i + 1] for r in part], seed])[:16]}'
+        )
         s.write(f'{out.name}.rows.jsonl', parts[i], 'sft')
-        launch('sft.fine_tune', out=str(out), base=str(base), rows=str(s.dir / f'{out.name}.rows.jsonl'), epochs=1, **how | dict(seed=seed))
+        launch(
+            'sft.fine_tune',
+            out=str(out),
+            base=str(base),
+            rows=str(s.dir / f'{out.name}.rows.jsonl'),
+            epochs=1,
+            **how | dict(seed=seed),
+        )
         base = out
     return base
 
 # %% ../../nbs/studies/curriculum.ipynb #22738e8d
-def ask_student(folder: Path, name: str, probe: list, max_tokens: int) -> tuple:   # For each patient: right or wrong, and nats a token of the right reply
+def ask_student(
+    folder: Path,
+    name: str,
+    probe: list,
+    max_tokens: int,
+) -> tuple:   # For each patient: right or wrong, and nats a token of the right reply
     "Ask a student about new patients"
     replies = chat([ask(q, 'open') for q in probe], local_model(name, folder), Sampling(max_tokens=max_tokens))
     right = [mark(r.text, q, cut=r.finish == 'length')[2] for q, (r,) in zip(probe, replies)]
     model, tokenizer = load_local(str(folder), '')
-    wanted = [(conversation(r['messages'][:-1], tokenizer, prompt=True), [r['messages'][-1]['content']]) for r in bare_rows(probe)]
-    lost = [-x[0] / len(tokenizer(w[1][0], add_special_tokens=False)['input_ids']) for w, (_, x) in zip(wanted, sorted(likelihoods(model, tokenizer, wanted)))]
+    wanted = [
+        (
+            conversation(r['messages'][:-1], tokenizer, prompt=True),
+            [r['messages'][-1]['content']],
+        )
+        for r in bare_rows(probe)
+    ]
+    lost = [
+        -x[0] / len(tokenizer(w[1][0], add_special_tokens=False)['input_ids'])
+        for w, (_, x) in zip(wanted, sorted(likelihoods(model, tokenizer, wanted)))
+    ]
     return right, lost
 
 # %% ../../nbs/studies/curriculum.ipynb #4e17cfce
@@ -91,17 +150,34 @@ def study(s, rows: dict, probe: list) -> pd.DataFrame:   # A row for each studen
     folder = s.folders['mix'] / 'model'
     for seed in s.params['seeds']:
         for kind, parts in order_curricula(rows, s.params['tokens'], folder, seed).items():
-            done = s.dir / 'students' / f'{kind.partition(":")[0].replace(" ", "_").replace(",", "")}-{seed}.jsonl'
+            done = (
+                s.dir
+                / 'students'
+                / f'{kind.partition(":")[0].replace(" ", "_").replace(",", "")}-{seed}.jsonl'
+            )
             if done.exists(): continue
-            right, lost = ask_student(train_in_order(s, parts, seed), f'curriculum-{done.stem}', probe, s.params['max_tokens'])
-            s.write(f'students/{done.name}', [dict(kind=kind, seed=seed, measure=m, item=r['id'], value=float(v)) for m, vs in (('right', right), ('nats', lost)) for r, v in zip(probe, vs)])
+            right, lost = ask_student(
+                train_in_order(s, parts, seed), f'curriculum-{done.stem}', probe, s.params['max_tokens']
+            )
+            s.write(
+                f'students/{done.name}',
+                [
+                    dict(kind=kind, seed=seed, measure=m, item=r['id'], value=float(v))
+                    for m, vs in (('right', right), ('nats', lost))
+                    for r, v in zip(probe, vs)
+                ],
+            )
         for left in s.dir.glob('.student-*'): shutil.rmtree(left) if left.is_dir() else left.unlink()
     return pd.DataFrame([row for p in sorted((s.dir / 'students').glob('*.jsonl')) for row in read_jsonl(p)])
 
 # %% ../../nbs/studies/curriculum.ipynb #eb9d7164
 def order_scores(scores: pd.DataFrame, kind: str, measure: str) -> np.ndarray:   # (seeds, items)
     "The scores of all students of a kind"
-    return scores[(scores.kind == kind) & (scores.measure == measure)].pivot(index='seed', columns='item', values='value').to_numpy()
+    return (
+        scores[(scores.kind == kind) & (scores.measure == measure)]
+        .pivot(index='seed', columns='item', values='value')
+        .to_numpy()
+    )
 
 def order_table_of_kinds(scores: pd.DataFrame) -> pd.DataFrame:
     "Mean of each kind with its interval, and its difference from the stages in order"
@@ -113,8 +189,21 @@ def order_table_of_kinds(scores: pd.DataFrame) -> pd.DataFrame:
             mean, low, high = crossed(x, kinds[0])
             gap, gap_low, gap_high = crossed(x - base, kinds[1])
             if kind == IN_ORDER: gap_low = gap_high = np.nan   # the difference from itself is no measurement
-            rows.append(dict(measure=measure, kind=kind, students=len(x), n=x.shape[1], mean=mean, low=low, high=high,
-                             difference=gap, difference_low=gap_low, difference_high=gap_high, each=' '.join(f'{v:.3f}' for v in x.mean(1))))
+            rows.append(
+                dict(
+                    measure=measure,
+                    kind=kind,
+                    students=len(x),
+                    n=x.shape[1],
+                    mean=mean,
+                    low=low,
+                    high=high,
+                    difference=gap,
+                    difference_low=gap_low,
+                    difference_high=gap_high,
+                    each=' '.join(f'{v:.3f}' for v in x.mean(1)),
+                )
+            )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/curriculum.ipynb #bbef2ddd
@@ -122,13 +211,35 @@ def plot_curricula(table: pd.DataFrame, tokens: int, chance: float):
     "Differences from the stages in order with 95 % intervals; small marks are single students' means"
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, 2, figsize=(12, 2.8), sharey=True)
-    labels = dict(right=f'writes the disease of a new patient (n = {{n}}; dotted: chance, {chance:.2f})', nats='nats a token of the right reply (n = {n}; less is better)')
+    labels = dict(
+        right=f'writes the disease of a new patient (n = {{n}}; dotted: chance, {chance:.2f})',
+        nats='nats a token of the right reply (n = {n}; less is better)',
+    )
     for ax, (measure, g) in zip(axes, table.groupby('measure', sort=False)):
         for y, r in enumerate(g.itertuples()):
-            ax.errorbar(r.mean, y, xerr=[[r.mean - r.low], [r.high - r.mean]], fmt='o', capsize=3, color='C3' if r.kind == CONTROL else 'C0')
+            ax.errorbar(
+                r.mean,
+                y,
+                xerr=[[r.mean - r.low], [r.high - r.mean]],
+                fmt='o',
+                capsize=3,
+                color='C3' if r.kind == CONTROL else 'C0',
+            )
             ax.plot([float(x) for x in r.each.split()], [y + .2] * r.students, '|', color='0.4')
-            if y: ax.annotate(f'{r.difference:+.3f} [{r.difference_low:+.3f}, {r.difference_high:+.3f}]', (1.01, y), xycoords=('axes fraction', 'data'), fontsize=7, va='center')
-        ax.set(yticks=range(len(g)), yticklabels=g.kind, title=f'{tokens:,} tokens a student, {g.students.iloc[0]} seeds')
+            if y:
+                ax.annotate(
+                    f'{r.difference:+.3f} [{r.difference_low:+.3f},'
+                    f' {r.difference_high:+.3f}]',
+                    (1.01, y),
+                    xycoords=('axes fraction', 'data'),
+                    fontsize=7,
+                    va='center',
+                )
+        ax.set(
+            yticks=range(len(g)),
+            yticklabels=g.kind,
+            title=f'{tokens:,} tokens a student, {g.students.iloc[0]} seeds',
+        )
         ax.set_xlabel(labels[measure].format(n=g.n.iloc[0]), fontsize=8)
     axes[0].axvline(chance, color='0.5', ls=':', lw=1)
     axes[0].invert_yaxis()
@@ -139,8 +250,27 @@ def plot_curricula(table: pd.DataFrame, tokens: int, chance: float):
 def order_verdict(table: pd.DataFrame) -> str:
     "What the comparison shows about the order of the stages"
     t = table[table.measure == 'right'].set_index('kind')
-    side = {k: 'worse' if t.difference_high[k] < 0 else 'better' if t.difference_low[k] > 0 else '' for k in (LAST, AT_ONCE, CONTROL)}
-    if side[CONTROL] != 'worse' and 'better' not in (side[LAST], side[AT_ONCE]): return 'Nobody does better than the control: these students learned nothing about the diseases, and the study says nothing about the curriculum.'
-    word = lambda k: f'{k}: {side[k] or "no difference that these students show"} ({t.difference[k]:+.3f} [{t.difference_low[k]:+.3f}, {t.difference_high[k]:+.3f}])'
-    learned = 'as it must be' if side[CONTROL] == 'worse' else 'so in this order, from so few tokens, nothing was learned about the diseases'
+    side = {
+        k: (
+            'worse'
+            if t.difference_high[k] < 0
+            else 'better' if t.difference_low[k] > 0 else ''
+        )
+        for k in (LAST, AT_ONCE, CONTROL)
+    }
+    if side[CONTROL] != 'worse' and 'better' not in (side[LAST], side[AT_ONCE]):
+        return (
+            'Nobody does better than the control: these students learned nothing about the diseases, and the'
+            ' study says nothing about the curriculum.'
+        )
+    word = lambda k: (
+        f'{k}: {side[k] or "no difference that these students show"}'
+        f' ({t.difference[k]:+.3f} [{t.difference_low[k]:+.3f},'
+        f' {t.difference_high[k]:+.3f}])'
+    )
+    learned = (
+        'as it must be'
+        if side[CONTROL] == 'worse'
+        else 'so in this order, from so few tokens, nothing was learned about the diseases'
+    )
     return f'Against the stages in order, on new patients: {word(LAST)}; {word(AT_ONCE)}. {word(CONTROL)}, {learned}.'

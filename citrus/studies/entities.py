@@ -19,7 +19,8 @@ from ..world.families import derange
 from ..core.files import root
 from ..core.stats import wilson
 from ..data.abstracts import hpo_files
-from ..data.entities import mentions_between, frequencies, headings, MENTION_KINDS, medline_1970s, Mention, mentions
+from ..data.entities import mentions_between, frequencies, headings, MENTION_KINDS, medline_1970s
+from ..data.entities import Mention, mentions
 from ..data.entities import PATTERNS, Recogniser, relations, sentence_places, spellings, tags, TOKEN, usable
 from ..data.entities import vocabulary
 from ..data.general import boolq_rows
@@ -35,17 +36,32 @@ def read_labels() -> pd.DataFrame:   # kind, id, start, end, start2, end2, right
 
 def claims(text: str, found: list) -> set:   # (kind, start, end, start2, end2); 0 where there is no second place
     "All that is said to be in a text, as the labels name it"
-    said = {(m.kind, m.start, m.end, 0, 0) for m in found} | {('denied', m.start, m.end, 0, 0) for m in found if m.denied}
-    return said | {(x.kind, x.subject.start, x.subject.end, x.object.start, x.object.end) for x in relations(text, found)}
+    said = {(m.kind, m.start, m.end, 0, 0) for m in found} | {
+        ('denied', m.start, m.end, 0, 0) for m in found if m.denied
+    }
+    return said | {
+        (x.kind, x.subject.start, x.subject.end, x.object.start, x.object.end) for x in relations(text, found)
+    }
 
 def precision(labels: pd.DataFrame, said: dict) -> pd.DataFrame:   # said: document id -> as `claims` gives it
-    "Share of the judged claims that are right, with 95 % Wilson intervals; claims that are made no more are counted apart"
+    """Share of the judged claims that are right, with 95 % Wilson intervals; claims that are made no more are
+    counted apart"""
     rows = []
     for kind, g in labels.fillna(0).groupby('kind', sort=False):
         made = [(kind, *map(int, row[2:6])) in said[row[1]] for row in g.values.tolist()]
         kept = g if kind.endswith('no cue') else g[made]   # the controls are pairs that nothing claims
         right, n = int(kept.right.sum()), len(kept)
-        rows.append(dict(kind=kind, n=n, right=right, share=right / max(n, 1), low=wilson(right, n)[0], high=wilson(right, n)[1], made_no_more=len(g) - n))
+        rows.append(
+            dict(
+                kind=kind,
+                n=n,
+                right=right,
+                share=right / max(n, 1),
+                low=wilson(right, n)[0],
+                high=wilson(right, n)[1],
+                made_no_more=len(g) - n,
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/entities.ipynb #fae96583
@@ -66,21 +82,41 @@ def index_agreement(found: dict, index: dict, names: list) -> dict:   # {measure
     for h, ps in own.items():
         for p in ps: by[p].add(h)
     seen = [(i, p) for i, ps in found.items() for p in ps if p in by]
-    return dict(recall=(sum(bool(own[h] & found[i]) for i, h in listed), len(listed)), indexed=(sum(bool(by[p] & set(index[i])) for i, p in seen), len(seen)))
+    return dict(
+        recall=(sum(bool(own[h] & found[i]) for i, h in listed), len(listed)),
+        indexed=(sum(bool(by[p] & set(index[i])) for i, p in seen), len(seen)),
+    )
 
 # %% ../../nbs/studies/entities.ipynb #0c947a5e
 def indexing_table(docs: list, seed: int) -> pd.DataFrame:   # docs: of the 1970s
-    "Agreement with the indexing on the half of the records that gave no vocabulary, and on the same half with its indexing shuffled"
+    """Agreement with the indexing on the half of the records that gave no vocabulary, and on the same half with
+    its indexing shuffled"""
     index, medical = medline_1970s()
     halves = docs[::2], [d for d in docs[1::2]]
     general = frequencies({row['passage'] for row in boolq_rows()})
-    r = Recogniser(usable(vocabulary([index[d['id']] for d in halves[0]], *hpo_files()[:2]), general, medical)[0])
+    r = Recogniser(
+        usable(
+            vocabulary([index[d['id']] for d in halves[0]], *hpo_files()[:2]),
+            general,
+            medical,
+        )[0]
+    )
     found, owner = found_phrases(r, halves[1]), derange([d['id'] for d in halves[1]], seed)
     shuffled, rows = {i: index[o] for i, o in owner.items()}, []
     for kind, names in zip(('disease', 'drug'), headings(index[i] for i in found)):
         control = index_agreement(found, shuffled, names)
         for measure, (k, n) in index_agreement(found, index, names).items():
-            rows.append(dict(kind=kind, measure=measure, n=n, share=k / max(n, 1), low=wilson(k, n)[0], high=wilson(k, n)[1], shuffled=control[measure][0] / max(control[measure][1], 1)))
+            rows.append(
+                dict(
+                    kind=kind,
+                    measure=measure,
+                    n=n,
+                    share=k / max(n, 1),
+                    low=wilson(k, n)[0],
+                    high=wilson(k, n)[1],
+                    shuffled=control[measure][0] / max(control[measure][1], 1),
+                )
+            )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/entities.ipynb #9797f8c4
@@ -98,50 +134,122 @@ def cooccurring(text: str, found: list, kind: str):
     wanted = dict(has=('disease', 'finding'), treats=('drug', 'disease'))[kind]
     for a, b in sentence_places(text):
         inside = [m for m in mentions_between(found, a, b) if not m.denied]
-        yield from ((x, y) for x in inside for y in inside if x.of(wanted[0]) and y.of(wanted[1]) and not set(x.ids) & set(y.ids))
+        yield from (
+            (x, y)
+            for x in inside
+            for y in inside
+            if x.of(wanted[0]) and y.of(wanted[1]) and not set(x.ids) & set(y.ids)
+        )
 
 # %% ../../nbs/studies/entities.ipynb #6ac826f0
 def annotated(obo: str, hpoa: str) -> dict:   # name of a disease -> its findings, general ones included
     "What HPO gives each disease, OMIM's and ORPHA's entries of a name together"
     world, found = World(parse_terms(obo), {}, ''), defaultdict(set)
     for namespace in ('OMIM', 'ORPHA'):
-        for name, findings in parse_diseases(hpoa, namespace).values(): found[canonical(family_name(name))] |= {a for t in findings for a in world.ancestors(t)}
+        for name, findings in parse_diseases(hpoa, namespace).values():
+            found[canonical(family_name(name))] |= {
+                a for t in findings for a in world.ancestors(t)
+            }
     return dict(found)
 
 def shared(hits: list) -> dict:
     "A share with its 95 % Wilson interval"
-    return dict(n=len(hits), share=sum(hits) / max(len(hits), 1)) | dict(zip(('low', 'high'), wilson(sum(hits), len(hits))))
+    return dict(n=len(hits), share=sum(hits) / max(len(hits), 1)) | dict(
+        zip(('low', 'high'), wilson(sum(hits), len(hits)))
+    )
 
 # %% ../../nbs/studies/entities.ipynb #b84b5ce3
-def relation_checks(docs: dict, found: dict, index: dict, known: dict, seed: int) -> pd.DataFrame:   # docs: id -> text; found: id -> `Mention`s
+def relation_checks(
+    docs: dict,
+    found: dict,
+    index: dict,
+    known: dict,
+    seed: int,
+) -> pd.DataFrame:   # docs: id -> text; found: id -> `Mention`s
     "How often relations agree with the indexing and with HPO, against pairs without a cue and against chance"
     cued = {i: relations(text, found[i]) for i, text in docs.items()}
     use = {True: [], False: []}
     for i in (i for i in docs if i in index):
         joined = {(x.subject, x.object) for x in cued[i] if x.kind == 'treats'}
-        for pair in {*cooccurring(docs[i], found[i], 'treats'), *joined}: use[pair in joined].append(treated(*pair, docs[i], index[i]))
+        for pair in {*cooccurring(docs[i], found[i], 'treats'), *joined}:
+            use[pair in joined].append(treated(*pair, docs[i], index[i]))
     name = lambda i, m: canonical(family_name(docs[i][m.start:m.end]))
-    said = {way: {(name(i, x), y.of('finding')) for i in docs for x, y in ps(i) if name(i, x) in known} for way, ps in dict(
-        cue=lambda i: [(x.subject, x.object) for x in cued[i] if x.kind == 'has'], together=lambda i: cooccurring(docs[i], found[i], 'has')).items()}
-    owner = derange(sorted({d for d, _ in said['cue']}), seed) if len({d for d, _ in said['cue']}) > 1 else {}
-    rows = [dict(relation='treats', check='indexed as a treatment', pairs=p) | shared(use[c]) for p, c in (('joined by a cue', True), ('same sentence, no cue', False))]
-    rows += [dict(relation='has', check='annotated in HPO', pairs=p) | shared([f in known[d] for d, f in sorted(s)]) for p, s in (
-        ('joined by a cue', said['cue']), ('same sentence', said['together']), ('chance: the findings of another disease', {(owner[d], f) for d, f in said['cue'] if d in owner}))]
+    said = {
+        way: {
+            (name(i, x), y.of('finding'))
+            for i in docs
+            for x, y in ps(i)
+            if name(i, x) in known
+        }
+        for way, ps in dict(
+            cue=lambda i: [(x.subject, x.object) for x in cued[i] if x.kind == 'has'],
+            together=lambda i: cooccurring(docs[i], found[i], 'has'),
+        ).items()
+    }
+    owner = (
+        derange(sorted({d for d, _ in said['cue']}), seed)
+        if len({d for d, _ in said['cue']}) > 1
+        else {}
+    )
+    rows = [
+        dict(relation='treats', check='indexed as a treatment', pairs=p) | shared(use[c])
+        for p, c in (('joined by a cue', True), ('same sentence, no cue', False))
+    ]
+    rows += [
+        dict(relation='has', check='annotated in HPO', pairs=p)
+        | shared([f in known[d] for d, f in sorted(s)])
+        for p, s in (
+            ('joined by a cue', said['cue']),
+            ('same sentence', said['together']),
+            (
+                'chance: the findings of another disease',
+                {(owner[d], f) for d, f in said['cue'] if d in owner},
+            ),
+        )
+    ]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/entities.ipynb #dcea625c
 def density_table(arms: dict, r: Recogniser) -> pd.DataFrame:   # arms: name -> `document` records
-    "Mentions in a thousand words and density, by arm; and how well density alone tells a document from one of the abstracts of 2021"
+    """Mentions in a thousand words and density, by arm; and how well density alone tells a document from one of
+    the abstracts of 2021"""
     found = {arm: tags([d['text'] for d in docs], r) for arm, docs in arms.items()}
     base = found['abstracts_2021'].density.to_numpy()
-    above = lambda x: float((np.searchsorted(np.sort(x), base, 'left') + np.searchsorted(np.sort(x), base, 'right')).mean() / (2 * max(len(x), 1)))
-    return pd.DataFrame([dict(arm=arm, documents=len(t)) | {k: 1000 * t[k].sum() / max(t.words.sum(), 1) for k in MENTION_KINDS} | dict(density=t.density.mean(), none=(t.density == 0).mean(), below_an_abstract=above(t.density.to_numpy()))
-                         for arm, t in found.items()])
+    above = lambda x: float(
+        (
+            np.searchsorted(np.sort(x), base, 'left')
+            + np.searchsorted(np.sort(x), base, 'right')
+        ).mean()
+        / (2 * max(len(x), 1))
+    )
+    return pd.DataFrame(
+        [
+            dict(arm=arm, documents=len(t))
+            | {k: 1000 * t[k].sum() / max(t.words.sum(), 1) for k in MENTION_KINDS}
+            | dict(
+                density=t.density.mean(),
+                none=(t.density == 0).mean(),
+                below_an_abstract=above(t.density.to_numpy()),
+            )
+            for arm, t in found.items()
+        ]
+    )
 
 def relation_counts(docs: dict, found: dict) -> pd.DataFrame:   # docs: arm -> `document` records
     "Relations by cue and source"
-    counts = Counter((arm, x.kind, x.cue) for arm, ds in docs.items() for d in ds for x in relations(d['text'], found[d['id']]))
-    return pd.DataFrame([dict(relation=k, cue=c) | {arm: counts[arm, k, c] for arm in docs} for k, cues in PATTERNS.items() for c in cues])
+    counts = Counter(
+        (arm, x.kind, x.cue)
+        for arm, ds in docs.items()
+        for d in ds
+        for x in relations(d['text'], found[d['id']])
+    )
+    return pd.DataFrame(
+        [
+            dict(relation=k, cue=c) | {arm: counts[arm, k, c] for arm in docs}
+            for k, cues in PATTERNS.items()
+            for c in cues
+        ]
+    )
 
 def recogniser_speed(texts: list, r: Recogniser) -> pd.DataFrame:
     "Megabytes a second on one core, in processor time"
@@ -158,7 +266,20 @@ def plot_precision(table: pd.DataFrame):   # As `precision` gives it
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(6, 2.6))
     for y, r in enumerate(table.itertuples()):
-        ax.errorbar(r.share, y, xerr=[[r.share - r.low], [r.high - r.share]], fmt='o', capsize=3, color='0.6' if 'no cue' in r.kind else 'C0')
-    ax.set(yticks=range(len(table)), yticklabels=[f'{k} (n = {n})' for k, n in zip(table.kind, table.n)], xlim=(-.03, 1.03), xlabel='right when read, 95 % interval', title='Entities and relations in abstracts, read by hand')
+        ax.errorbar(
+            r.share,
+            y,
+            xerr=[[r.share - r.low], [r.high - r.share]],
+            fmt='o',
+            capsize=3,
+            color='0.6' if 'no cue' in r.kind else 'C0',
+        )
+    ax.set(
+        yticks=range(len(table)),
+        yticklabels=[f'{k} (n = {n})' for k, n in zip(table.kind, table.n)],
+        xlim=(-0.03, 1.03),
+        xlabel='right when read, 95 % interval',
+        title='Entities and relations in abstracts, read by hand',
+    )
     ax.invert_yaxis()
     return fig

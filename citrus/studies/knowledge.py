@@ -34,19 +34,35 @@ from ..world.patients import naming
 from ..world.questions import listing, lower
 
 # %% ../../nbs/studies/knowledge.ipynb #860b4999
-TELLINGS = ('Findings in {name} include {a}. Patients with {name} can also have {b}.', '{name} is a rare disease. Its typical signs are {a}. Doctors see {b} as well.',
-            'In {name}, one often finds {a}, and sometimes {b}.', 'What points to {name}? Often {a}; also {b}.', 'People who live with {name} may show {a}. Some of them have {b}.',
-            'The picture of {name} is made of {a}, together with {b}.')
+TELLINGS = (
+    'Findings in {name} include {a}. Patients with {name} can also have {b}.',
+    '{name} is a rare disease. Its typical signs are {a}. Doctors see {b} as well.',
+    'In {name}, one often finds {a}, and sometimes {b}.',
+    'What points to {name}? Often {a}; also {b}.',
+    'People who live with {name} may show {a}. Some of them have {b}.',
+    'The picture of {name} is made of {a}, together with {b}.',
+)
 ASKED = 'Question: Which of these is seen in {name}?\nAnswer:'
 
 # %% ../../nbs/studies/knowledge.ipynb #482ebe02
-def disease_facts(world, names: list, n: int) -> dict:   # family -> its n most frequent findings, as they stand inside a sentence
+def disease_facts(
+    world,
+    names: list,
+    n: int,
+) -> dict:   # family -> its n most frequent findings, as they stand inside a sentence
     "What is told of each disease. Raises `UserError` for a disease with fewer findings"
     found = {}
     for f in names:
-        own = {t: q for t, q in world.families[f].findings.items() if t in world.terms and t not in naming(world, f)}
+        own = {
+            t: q
+            for t, q in world.families[f].findings.items()
+            if t in world.terms and t not in naming(world, f)
+        }
         implied = {a for t in own for a in world.ancestors(t) if a != t}
-        found[f] = [lower(world.terms[t].name) for t in sorted(set(own) - implied, key=lambda t: (-own[t], t))[:n]]
+        found[f] = [
+            lower(world.terms[t].name)
+            for t in sorted(set(own) - implied, key=lambda t: (-own[t], t))[:n]
+        ]
         if len(found[f]) < n: raise UserError(f'knowledge.findings = {n}: {f} has only {len(found[f])}')
     return found
 
@@ -60,7 +76,14 @@ def tell(facts: dict, tellings: int, seed: int) -> list:   # `document` records
             some = rng.sample(facts[f], len(facts[f]))
             at = rng.randint(1, len(some) - 1)
             text = rng.choice(TELLINGS).format(name=f, a=listing(some[:at]), b=listing(some[at:]))
-            docs.append(document(f'told-{digest([seed, i, f])}', 'facts', text[0].upper() + text[1:], 'medical'))
+            docs.append(
+                document(
+                    f'told-{digest([seed, i, f])}',
+                    'facts',
+                    text[0].upper() + text[1:],
+                    'medical',
+                )
+            )
     return random.Random(seed).sample(docs, len(docs))
 
 # %% ../../nbs/studies/knowledge.ipynb #8c2cff3c
@@ -71,17 +94,35 @@ def related(world, family: str) -> set:
     return {lower(world.terms[t].name) for t in world.terms if t in up or own & world.ancestors(t)}
 
 # %% ../../nbs/studies/knowledge.ipynb #381f9d4d
-def cloze(facts: dict, taboo: dict, group: str, seed: int) -> list:   # `question` records; taboo: family -> findings that are no wrong option
+def cloze(
+    facts: dict,
+    taboo: dict,
+    group: str,
+    seed: int,
+) -> list:   # `question` records; taboo: family -> findings that are no wrong option
     "A question of four options for each fact. Raises `UserError` if a disease has no three wrong options"
     rows = []
     for f in facts:
-        others = sorted({x for g in facts if g != f for x in facts[g]} - set(taboo[f]) - set(facts[f]))
-        if len(others) < 3: raise UserError(f'knowledge: {len(others)} findings can be wrong options for {f}, needs 3')
+        others = sorted(
+            {x for g in facts if g != f for x in facts[g]} - set(taboo[f]) - set(facts[f])
+        )
+        if len(others) < 3:
+            raise UserError(f'knowledge: {len(others)} findings can be wrong options for {f}, needs 3')
         for x in facts[f]:
             rng = random.Random(digest([seed, f, x]))
             options = rng.sample(others, 3) + [x]
             rng.shuffle(options)
-            rows.append(question_record(f'{group}-{digest([f, x])}', 'knowledge', group, ASKED.format(name=f), options, options.index(x), disease=f))
+            rows.append(
+                question_record(
+                    f'{group}-{digest([f, x])}',
+                    'knowledge',
+                    group,
+                    ASKED.format(name=f),
+                    options,
+                    options.index(x),
+                    disease=f,
+                )
+            )
     return rows
 
 # %% ../../nbs/studies/knowledge.ipynb #368e3d84
@@ -97,20 +138,37 @@ def without(docs: list, names: list) -> list:
 
 def ordinary(s, unseen: list) -> dict:   # domain -> documents, in a random order
     "The run's clean text by domain"
-    docs = without([d for path in sorted((s.folders['clean'] / 'arms').glob('*.jsonl')) for d in read_jsonl(path, 'document')], unseen)
+    docs = without(
+        [
+            d
+            for path in sorted((s.folders['clean'] / 'arms').glob('*.jsonl'))
+            for d in read_jsonl(path, 'document')
+        ],
+        unseen,
+    )
     docs = random.Random(s.params['seed']).sample(docs, len(docs))
     return {domain: [d for d in docs if d['domain'] == domain] for domain in ('medical', 'general')}
 
 # %% ../../nbs/studies/knowledge.ipynb #17cd633c
 STUDENT_KINDS = ('with general text', 'medicine only', 'control: exchanged')
 
-def fact_curricula(facts: dict, text: dict, tellings: int, seed: int, most: int = 400) -> dict:   # kind -> {arm: documents}
+def fact_curricula(
+    facts: dict,
+    text: dict,
+    tellings: int,
+    seed: int,
+    most: int = 400,
+) -> dict:   # kind -> {arm: documents}
     "What each kind of student reads"
     owner = derange(list(facts), seed)
     mixed = {f: facts[owner[f]] for f in facts}
     half = lambda facts, i: tell(facts, tellings, 2 * seed + i)
     n = min(most, len(text['medical']) // 2)
-    medical, more, general = text['medical'][:n], text['medical'][n:2 * n], text['general'][:most]
+    medical, more, general = (
+        text['medical'][:n],
+        text['medical'][n : 2 * n],
+        text['general'][:most],
+    )
     arms = lambda facts, last: dict(facts_1=half(facts, 0), facts_2=half(facts, 1), medical=medical, last=last)
     return dict(zip(STUDENT_KINDS, (arms(facts, general), arms(facts, more), arms(mixed, general))))
 
@@ -131,39 +189,89 @@ def learn(s, kind: str, arms: dict, seed: int) -> Path:   # Model folder
 def answers(folder, kind: str, seed: int, asked: list) -> list:   # a row for each question
     "Which option a model finds likeliest"
     prompts = [(q['stem'], [f' {o["text"]}' for o in q['options']]) for q in asked]
-    scored = likelihood(prompts, local_model(f'knowledge-{STUDENT_KINDS.index(kind) if kind in STUDENT_KINDS else kind}-{seed}', folder))
-    picked = [q['options'][choice(scores, options, by_length=True)]['text'] for q, scores, (_, options) in zip(asked, scored, prompts)]
-    return [dict(kind=kind, seed=seed, group=q['split'], disease=q['meta']['disease'], question_id=q['id'], correct=p == q['answer_text']) for q, p in zip(asked, picked)]
+    scored = likelihood(
+        prompts,
+        local_model(f'knowledge-{STUDENT_KINDS.index(kind) if kind in STUDENT_KINDS else kind}-{seed}', folder),
+    )
+    picked = [
+        q['options'][choice(scores, options, by_length=True)]['text']
+        for q, scores, (_, options) in zip(asked, scored, prompts)
+    ]
+    return [
+        dict(
+            kind=kind,
+            seed=seed,
+            group=q['split'],
+            disease=q['meta']['disease'],
+            question_id=q['id'],
+            correct=p == q['answer_text'],
+        )
+        for q, p in zip(asked, picked)
+    ]
 
 # %% ../../nbs/studies/knowledge.ipynb #58084cde
-def held_out_losses(folder, kind: str, seed: int, docs: list, length: int, n: int) -> list:   # a row for each sequence
+def held_out_losses(
+    folder,
+    kind: str,
+    seed: int,
+    docs: list,
+    length: int,
+    n: int,
+) -> list:   # a row for each sequence
     "Loss (nats a token) on n held-out sequences of each domain"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     tokenizer, rows = AutoTokenizer.from_pretrained(folder), []
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=compute_dtype()).to('cuda' if torch.cuda.is_available() else 'cpu').eval()
+    model = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=compute_dtype())
+        .to('cuda' if torch.cuda.is_available() else 'cpu')
+        .eval()
+    )
     for domain in ('medical', 'general'):
-        x = torch.as_tensor(pack_documents([d['text'] for d in docs if d['domain'] == domain], tokenizer, length)[:n], dtype=torch.long, device=model.device)
+        x = torch.as_tensor(
+            pack_documents(
+                [d['text'] for d in docs if d['domain'] == domain], tokenizer, length
+            )[:n],
+            dtype=torch.long,
+            device=model.device,
+        )
         with torch.inference_mode(): losses = [model(input_ids=i[None], labels=i[None]).loss.item() for i in x]
         rows += [dict(kind=kind, seed=seed, domain=domain, sequence=i, loss=l) for i, l in enumerate(losses)]
     return rows
 
 # %% ../../nbs/studies/knowledge.ipynb #46beee3a
-def measure_student(s, kind: str, seed: int, arms: dict, asked: list, docs: list) -> tuple:   # (rows of answers, rows of losses)
+def measure_student(
+    s,
+    kind: str,
+    seed: int,
+    arms: dict,
+    asked: list,
+    docs: list,
+) -> tuple:   # (rows of answers, rows of losses)
     "Train a student, or take the base model if there are no arms, and measure it"
     slug = f'{STUDENT_KINDS.index(kind)}-{seed}' if arms else 'before'
     files = [s.dir / 'students' / f'{slug}.{what}.jsonl' for what in ('choices', 'losses')]
     if not all(f.exists() for f in files):
         folder = learn(s, kind, arms, seed) if arms else s.folders['assets'] / 'student'
         s.write(f'students/{files[0].name}', answers(folder, kind, seed, asked))
-        s.write(f'students/{files[1].name}', held_out_losses(folder, kind, seed, docs, s.params['length'], s.params['sequences']))
+        s.write(
+            f'students/{files[1].name}',
+            held_out_losses(folder, kind, seed, docs, s.params['length'], s.params['sequences']),
+        )
     for left in s.dir.glob(f'.{slug}*'): shutil.rmtree(left) if left.is_dir() else left.unlink()
     return tuple(read_jsonl(f) for f in files)
 
 def examine_all(s, read: dict, asked: list, docs: list) -> tuple:   # (answers, losses)
     "The base model and every student"
-    jobs = [(kind, seed) for kind in STUDENT_KINDS for seed in s.params['seeds'] if not kind.startswith('control') or seed == s.params['seeds'][0]]
-    found = [measure_student(s, 'before', 0, {}, asked, docs)] + [measure_student(s, kind, seed, read[kind], asked, docs) for kind, seed in jobs]
+    jobs = [
+        (kind, seed)
+        for kind in STUDENT_KINDS
+        for seed in s.params['seeds']
+        if not kind.startswith('control') or seed == s.params['seeds'][0]
+    ]
+    found = [measure_student(s, 'before', 0, {}, asked, docs)] + [
+        measure_student(s, kind, seed, read[kind], asked, docs) for kind, seed in jobs
+    ]
     return tuple(pd.DataFrame([row for rows in column for row in rows]) for column in zip(*found))
 
 # %% ../../nbs/studies/knowledge.ipynb #d49ee188
@@ -174,7 +282,8 @@ def check_apart(read: dict, unseen: list, held_out: list) -> pd.DataFrame:
         docs = [d for a in arms.values() for d in a]
         named = len(docs) - len(without(docs, unseen))
         if named: raise UserError(f'knowledge: {named} documents that are read ({kind}) name an unseen disease')
-        if any(d['id'] in held for d in docs): raise UserError(f'knowledge: a document that is read ({kind}) is held out')
+        if any(d['id'] in held for d in docs):
+            raise UserError(f'knowledge: a document that is read ({kind}) is held out')
         rows.append(dict(kind=kind, documents=len(docs), name_unseen=named))
     return pd.DataFrame(rows)
 
@@ -185,21 +294,57 @@ def change(
     value: str, unit: str, cluster: str,
 ) -> dict:
     "Mean change of a value from one kind to another, unit by unit, with its 95 % interval over clusters and students"
-    def of(k): return table[table.kind == k].astype({value: float}).pivot(index='seed', columns=[cluster, unit], values=value)
+
+    def of(k):
+        return (
+            table[table.kind == k]
+            .astype({value: float})
+            .pivot(index='seed', columns=[cluster, unit], values=value)
+        )
     new, old = of(kind), of(against)
     same = list(new.index) == list(old.index)
     paired = new - (old if same else old.mean())
-    mean, low, high = crossed(paired.to_numpy(), 'difference' if value == 'correct' else 'value', paired.columns.get_level_values(cluster))
-    return dict(kind=kind, against=against, students=len(new), n=new.shape[1], clusters=paired.columns.get_level_values(cluster).nunique(),
-                before=old.to_numpy().mean(), after=new.to_numpy().mean(), change=mean, low=low, high=high)
+    mean, low, high = crossed(
+        paired.to_numpy(),
+        'difference' if value == 'correct' else 'value',
+        paired.columns.get_level_values(cluster),
+    )
+    return dict(
+        kind=kind,
+        against=against,
+        students=len(new),
+        n=new.shape[1],
+        clusters=paired.columns.get_level_values(cluster).nunique(),
+        before=old.to_numpy().mean(),
+        after=new.to_numpy().mean(),
+        change=mean,
+        low=low,
+        high=high,
+    )
 
 # %% ../../nbs/studies/knowledge.ipynb #9a456bf2
 def knowledge_table(choices: pd.DataFrame, losses: pd.DataFrame) -> pd.DataFrame:
-    "Every kind against the base model, on seen and unseen diseases, and on text of both domains; and the kinds against each other"
+    """Every kind against the base model, on seen and unseen diseases, and on text of both domains; and the kinds
+    against each other"""
     rows = []
     for kind, against in [(k, 'before') for k in STUDENT_KINDS] + [*itertools.combinations(STUDENT_KINDS, 2)]:
-        for group, g in choices.groupby('group', sort=False): rows.append(dict(measure=f'accuracy, {group} diseases') | change(g, kind, against, 'correct', 'question_id', 'disease'))
-        for domain, g in losses.groupby('domain', sort=False): rows.append(dict(measure=f'loss, {domain} text') | change(g.assign(cluster=g.sequence), kind, against, 'loss', 'sequence', 'cluster'))
+        for group, g in choices.groupby('group', sort=False):
+            rows.append(
+                dict(measure=f'accuracy, {group} diseases')
+                | change(g, kind, against, 'correct', 'question_id', 'disease')
+            )
+        for domain, g in losses.groupby('domain', sort=False):
+            rows.append(
+                dict(measure=f'loss, {domain} text')
+                | change(
+                    g.assign(cluster=g.sequence),
+                    kind,
+                    against,
+                    'loss',
+                    'sequence',
+                    'cluster',
+                )
+            )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/knowledge.ipynb #560af739
@@ -210,10 +355,32 @@ def plot_results(table: pd.DataFrame):
     for ax, what, title in zip(axes, ('accuracy', 'loss'), ('questions: gain in accuracy', 'held-out text: change of loss')):
         part = table[(table.against == 'before') & table.measure.str.startswith(what)]
         for i, (kind, g) in enumerate(part.groupby('kind', sort=False)):
-            ax.errorbar(g.change, np.arange(len(g)) + .2 * (i - 1), xerr=[g.change - g.low, g.high - g.change], fmt='o', ms=4, capsize=3, label=f'{kind} ({g.students.iloc[0]})')
+            ax.errorbar(
+                g.change,
+                np.arange(len(g)) + 0.2 * (i - 1),
+                xerr=[g.change - g.low, g.high - g.change],
+                fmt='o',
+                ms=4,
+                capsize=3,
+                label=f'{kind} ({g.students.iloc[0]})',
+            )
         names = part.measure.drop_duplicates()
-        ax.set(yticks=range(len(names)), yticklabels=[f'{m.partition(", ")[2]}\n(n = {n})' for m, n in zip(names, part.n)], title=title, ylim=(len(names) - .4, -.6))
+        ax.set(
+            yticks=range(len(names)),
+            yticklabels=[
+                f'{m.partition(", ")[2]}\n(n = {n})' for m, n in zip(names, part.n)
+            ],
+            title=title,
+            ylim=(len(names) - 0.4, -0.6),
+        )
         ax.axvline(0, color='0.5', ls=':', lw=1)
-    axes[1].legend(fontsize=7, title='read (students)', title_fontsize=7, loc='center left', bbox_to_anchor=(1, .5), frameon=False)
+    axes[1].legend(
+        fontsize=7,
+        title='read (students)',
+        title_fontsize=7,
+        loc='center left',
+        bbox_to_anchor=(1, 0.5),
+        frameon=False,
+    )
     fig.tight_layout()
     return fig

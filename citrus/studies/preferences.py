@@ -30,15 +30,33 @@ from ..sft import bare_rows, fill_tokens
 from ..train.preference import answer_logp, collate, collate_alone, encode_pair, shares_prompt
 
 # %% ../../nbs/studies/preferences.ipynb #14cb3f9e
-def split_pool(pool: list, diseases: int, questions: int, probe: int) -> tuple:   # (to learn from, to answer, new patients): `question` records
+def split_pool(
+    pool: list,
+    diseases: int,
+    questions: int,
+    probe: int,
+) -> tuple:   # (to learn from, to answer, new patients): `question` records
     "Disjoint parts of the questions about the first diseases. Raises `UserError` if they are too few"
     known = list(dict.fromkeys(q['answer_text'] for q in pool))[:diseases]
     about = [q for q in pool if q['answer_text'] in known]
-    if len(about) <= questions + probe: raise UserError(f'preferences: {len(about)} questions about {diseases} diseases are too few for {questions} + {probe}; raise cases.train')
+    if len(about) <= questions + probe:
+        raise UserError(
+            f'preferences: {len(about)} questions about {diseases} diseases are too few'
+            f' for {questions} + {probe}; raise cases.train'
+        )
     return about[:-questions - probe], about[-questions - probe:-probe], about[-probe:]
 
 # %% ../../nbs/studies/preferences.ipynb #0755a27c
-HOW = dict(epochs=1, global_batch=1, length=256, weight_decay=1e-4, beta2=0.95, clip=1.0, lora_rank=0, checkpoint_seconds=1e9)
+HOW = dict(
+    epochs=1,
+    global_batch=1,
+    length=256,
+    weight_decay=1e-4,
+    beta2=0.95,
+    clip=1.0,
+    lora_rank=0,
+    checkpoint_seconds=1e9,
+)
 
 def raise_student(s, learn: list):   # Folder of the model
     "Train the study's student on bare answers"
@@ -46,7 +64,15 @@ def raise_student(s, learn: list):   # Folder of the model
     base = s.dir / '.base' if p['base'] == 'micro' else s.folders['assets'] / 'student'
     if p['base'] == 'micro' and not base.exists(): micro(base, p['seed'])
     s.write('.student.rows.jsonl', fill_tokens(bare_rows(learn), p['tokens'], base), 'sft')
-    launch('sft.fine_tune', out=str(out), base=str(base), rows=str(s.dir / '.student.rows.jsonl'), learning_rate=p['sft_rate'], seed=p['seed'], **HOW)
+    launch(
+        'sft.fine_tune',
+        out=str(out),
+        base=str(base),
+        rows=str(s.dir / '.student.rows.jsonl'),
+        learning_rate=p['sft_rate'],
+        seed=p['seed'],
+        **HOW,
+    )
     return out
 
 # %% ../../nbs/studies/preferences.ipynb #10207c7a
@@ -54,7 +80,13 @@ BEFORE, SFT, SIMPO, CPO, SWAPPED = 'student', 'SFT on chosen', 'SimPO, no likeli
 
 def terms(way: str, p: dict) -> dict:   # beta, gamma, alpha
     "The loss of a way"
-    return dict(beta=0.0, gamma=0.0, alpha=1.0) if way == SFT else dict(beta=p['beta'], gamma=p['gamma'], alpha=0.0 if way == SIMPO else p['alpha'])
+    return (
+        dict(beta=0.0, gamma=0.0, alpha=1.0)
+        if way == SFT
+        else dict(
+            beta=p['beta'], gamma=p['gamma'], alpha=0.0 if way == SIMPO else p['alpha']
+        )
+    )
 
 # %% ../../nbs/studies/preferences.ipynb #2fe1e3bc
 def drawn(pairs: list, way: str, n: int, seed: int) -> list:   # `pair` records
@@ -64,7 +96,16 @@ def drawn(pairs: list, way: str, n: int, seed: int) -> list:   # `pair` records
 
 def jobs(p: dict) -> list:   # (way, learning rate, seed)
     "All trainings"
-    return [(way, p['learning_rate'], seed) for seed in p['seeds'] for way in (SFT, SIMPO, CPO, SWAPPED)] + [(way, rate, seed) for seed in p['rate_seeds'] for rate in p['rates'] for way in (SIMPO, CPO)]
+    return [
+        (way, p['learning_rate'], seed)
+        for seed in p['seeds']
+        for way in (SFT, SIMPO, CPO, SWAPPED)
+    ] + [
+        (way, rate, seed)
+        for seed in p['rate_seeds']
+        for rate in p['rates']
+        for way in (SIMPO, CPO)
+    ]
 
 # %% ../../nbs/studies/preferences.ipynb #5780e0d5
 def scored(lm, tokenizer, q: dict, names: list) -> dict:   # names: the right one first
@@ -73,9 +114,19 @@ def scored(lm, tokenizer, q: dict, names: list) -> dict:   # names: the right on
     pair = encode_pair(dict(prompt=ask(q, 'open')) | sides, tokenizer, tuple(sides))
     fits = shares_prompt(lm.config, sum(map(len, pair.values())))
     batch = (collate if fits else collate_alone)([pair])
-    with torch.inference_mode(): mean = answer_logp(lm, {k: v.to(lm.device) for k, v in batch.items()}).cpu() / batch['count']
+    with torch.inference_mode():
+        mean = (
+            answer_logp(lm, {k: v.to(lm.device) for k, v in batch.items()}).cpu()
+            / batch['count']
+        )
     gap = mean[0] - mean[1:]
-    return dict(preferred=(gap > 0).float().mean().item(), first=float((gap > 0).all()), margin=gap.mean().item(), logp_right=mean[0].item(), logp_wrong=mean[1:].mean().item())
+    return dict(
+        preferred=(gap > 0).float().mean().item(),
+        first=float((gap > 0).all()),
+        margin=gap.mean().item(),
+        logp_right=mean[0].item(),
+        logp_wrong=mean[1:].mean().item(),
+    )
 
 # %% ../../nbs/studies/preferences.ipynb #3ef3e3d3
 def examined(folder, name: str, probe: list, max_tokens: int) -> list:   # A row for each question
@@ -84,19 +135,47 @@ def examined(folder, name: str, probe: list, max_tokens: int) -> list:   # A row
     replies = chat([ask(q, 'open') for q in probe], model, Sampling(max_tokens=max_tokens))
     lm, tokenizer = load_local(model.path, model.revision)
     order = lambda q: [q['answer_text'], *(n for n in names if n != q['answer_text'])]
-    return [dict(question_id=q['id'], written=float(mark(r.text, q, cut=r.finish == 'length')[2]), tokens=r.tokens) | scored(lm, tokenizer, q, order(q)) for q, (r,) in zip(probe, replies)]
+    return [
+        dict(
+            question_id=q['id'],
+            written=float(mark(r.text, q, cut=r.finish == 'length')[2]),
+            tokens=r.tokens,
+        )
+        | scored(lm, tokenizer, q, order(q))
+        for q, (r,) in zip(probe, replies)
+    ]
 
 # %% ../../nbs/studies/preferences.ipynb #e3866572
-def teach_way(s, start, pairs: list, probe: list, way: str, rate: float, seed: int) -> list:   # A row for each question
+def teach_way(
+    s,
+    start,
+    pairs: list,
+    probe: list,
+    way: str,
+    rate: float,
+    seed: int,
+) -> list:   # A row for each question
     "Train one student, examine it, and throw it away"
     p, slug = s.params, digest([way, rate, seed])
     done, out = s.dir / 'students' / f'{slug}.jsonl', s.dir / f'.{slug}'
     if not done.exists():
         if way != BEFORE:
             s.write(f'.{slug}.pairs.jsonl', drawn(pairs, way, p['pairs'], seed), 'pair')
-            launch('prefer.train_preferred', out=str(out), base=str(start), pairs=str(s.dir / f'.{slug}.pairs.jsonl'), learning_rate=rate,
-                   global_batch=p['global_batch'], micro_batch=p['global_batch'], epochs=1, length=2048, lora_rank=0,
-                   checkpoint_seconds=1e9, seed=seed, **terms(way, p))
+            launch(
+                'prefer.train_preferred',
+                out=str(out),
+                base=str(start),
+                pairs=str(s.dir / f'.{slug}.pairs.jsonl'),
+                learning_rate=rate,
+                global_batch=p['global_batch'],
+                micro_batch=p['global_batch'],
+                epochs=1,
+                length=2048,
+                lora_rank=0,
+                checkpoint_seconds=1e9,
+                seed=seed,
+                **terms(way, p),
+            )
         rows = examined(out if way != BEFORE else start, slug, probe, p['max_tokens'])
         s.write(f'students/{slug}.jsonl', [dict(way=way, rate=rate, seed=seed) | r for r in rows])
     for left in s.dir.glob(f'.{slug}*'): shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -105,23 +184,46 @@ def teach_way(s, start, pairs: list, probe: list, way: str, rate: float, seed: i
 # %% ../../nbs/studies/preferences.ipynb #257a6693
 def teach_ways(s, start, pairs: list, probe: list) -> pd.DataFrame:
     "Every student of the study. Raises `UserError` if there are no pairs"
-    if not pairs: raise UserError('preferences: the student gives no pairs; change preferences.tokens or the temperature')
+    if not pairs:
+        raise UserError('preferences: the student gives no pairs; change preferences.tokens or the temperature')
     todo = [(BEFORE, 0.0, s.params['seeds'][0]), *jobs(s.params)]
-    return pd.DataFrame([row for job in tqdm(todo, desc='students') for row in teach_way(s, start, pairs, probe, *job)])
+    return pd.DataFrame(
+        [row for job in tqdm(todo, desc='students') for row in teach_way(s, start, pairs, probe, *job)]
+    )
 
 # %% ../../nbs/studies/preferences.ipynb #fae9d397
-MEASURES = dict(written='writes the right name', first='right name is likeliest', preferred='right name beats a wrong one', margin='margin (nats a token)', logp_right='log-probability of the right name')
+MEASURES = dict(
+    written='writes the right name',
+    first='right name is likeliest',
+    preferred='right name beats a wrong one',
+    margin='margin (nats a token)',
+    logp_right='log-probability of the right name',
+)
 SHARES = 'written', 'first', 'preferred'   # Measures between 0 and 1
 
 def way_scores(answers: pd.DataFrame, way: str, rate: float, what: str):   # (seeds, questions)
     "A measure of the students of a way"
-    return answers[(answers.way == way) & (answers.rate == rate)].pivot(index='seed', columns='question_id', values=what).to_numpy(float)
+    return (
+        answers[(answers.way == way) & (answers.rate == rate)]
+        .pivot(index='seed', columns='question_id', values=what)
+        .to_numpy(float)
+    )
 
 def measured(now, before, what: str) -> dict:   # now: (seeds, questions); before: (1, questions)
     "A measure with its interval, and its difference from the student before"
     value, low, high = crossed(now, 'share' if what in SHARES else 'value')
     gain, down, up = crossed(now - before, 'difference' if what in SHARES else 'value')
-    return dict(students=len(now), n=now.shape[1], value=value, low=low, high=high, gain=gain, gain_low=down, gain_high=up, each=' '.join(f'{x.mean():.3f}' for x in now))
+    return dict(
+        students=len(now),
+        n=now.shape[1],
+        value=value,
+        low=low,
+        high=high,
+        gain=gain,
+        gain_low=down,
+        gain_high=up,
+        each=' '.join(f'{x.mean():.3f}' for x in now),
+    )
 
 def way_table(answers: pd.DataFrame) -> pd.DataFrame:
     "Each measure of each way and learning rate, and its difference from the student before, with 95 % intervals"
@@ -129,7 +231,9 @@ def way_table(answers: pd.DataFrame) -> pd.DataFrame:
     for (way, rate), _ in answers.groupby(['way', 'rate'], sort=False):
         for what in MEASURES:
             row = measured(way_scores(answers, way, rate, what), way_scores(answers, BEFORE, 0.0, what), what)
-            if way == BEFORE: row |= dict(gain_low=math.nan, gain_high=math.nan)   # the difference from itself is no measurement
+            # the difference from itself is no measurement
+            if way == BEFORE:
+                row |= dict(gain_low=math.nan, gain_high=math.nan)
             rows.append(dict(way=way, rate=rate, measure=what) | row)
     return pd.DataFrame(rows)
 
@@ -142,12 +246,22 @@ def plot_ways(table: pd.DataFrame, chance: float):   # As `compared` gives it, a
     for ax, what in zip(axes, shown):
         g = table[table.measure == what].reset_index()
         for y, r in g.iterrows():
-            ax.errorbar(r.value, y, xerr=[[r.value - r.low], [r.high - r.value]], fmt='o', capsize=3, color='C3' if r.way == SWAPPED else '0.4' if r.way == BEFORE else 'C0')
+            ax.errorbar(
+                r.value,
+                y,
+                xerr=[[r.value - r.low], [r.high - r.value]],
+                fmt='o',
+                capsize=3,
+                color='C3' if r.way == SWAPPED else '0.4' if r.way == BEFORE else 'C0',
+            )
             ax.plot([float(x) for x in r['each'].split()], [y + .2] * r.students, '|', color='0.4')
         if what == 'first': ax.axvline(chance, color='0.5', ls=':', lw=1)
         ax.set(yticks=range(len(g)), yticklabels=g.way, xlabel=MEASURES[what])
     axes[0].invert_yaxis()
-    fig.suptitle(f'{table.n.iloc[0]} new patients, {table.students.max()} students of each way; 95 % intervals over students and patients')
+    fig.suptitle(
+        f'{table.n.iloc[0]} new patients, {table.students.max()} students of each way; 95 % intervals over'
+        ' students and patients'
+    )
     return fig
 
 # %% ../../nbs/studies/preferences.ipynb #47a4ab55
@@ -159,9 +273,20 @@ def plot_rates(table: pd.DataFrame):   # As `compared` gives it
     for ax, what in zip(axes, shown):
         for way, color in ((SIMPO, 'C1'), (CPO, 'C0')):
             g = table[(table.measure == what) & (table.way == way)].sort_values('rate')
-            ax.errorbar(g.rate * (1.04 if way == CPO else 1), g.value, yerr=[g.value - g.low, g.high - g.value], fmt='o-', capsize=3, color=color, label=way)
+            ax.errorbar(
+                g.rate * (1.04 if way == CPO else 1),
+                g.value,
+                yerr=[g.value - g.low, g.high - g.value],
+                fmt='o-',
+                capsize=3,
+                color=color,
+                label=way,
+            )
         ax.axhline(table[(table.measure == what) & (table.way == BEFORE)].value.iloc[0], color='0.5', ls='--', lw=1)
         ax.set(xscale='log', xlabel='peak learning rate', ylabel=MEASURES[what])
     axes[0].legend(fontsize=8)
-    fig.suptitle(f'{table.n.iloc[0]} new patients, {table.students[table.way == CPO].min()} to {table.students.max()} students; dashed: the student before')
+    fig.suptitle(
+        f'{table.n.iloc[0]} new patients, {table.students[table.way == CPO].min()} to'
+        f' {table.students.max()} students; dashed: the student before'
+    )
     return fig

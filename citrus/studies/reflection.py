@@ -53,36 +53,108 @@ def shares(name: str, hits: list) -> dict:   # hits: yes or no, question by ques
     return {name: sum(hits) / len(hits), f'{name}_low': low, f'{name}_high': high}
 
 def judge_ways(k: Knowledge, ways: dict) -> dict:   # ways: name -> `Thread`s about the same questions
-    "For each way, question by question: whether the answer is right, how many false steps were accepted, how many true ones refused"
-    return {name: ([matches(t.answer, t.question) for t in ts], *zip(*(misjudged(k, t) for t in ts))) for name, ts in ways.items()}
+    """For each way, question by question: whether the answer is right, how many false steps were accepted, how
+    many true ones refused"""
+    return {
+        name: (
+            [matches(t.answer, t.question) for t in ts],
+            *zip(*(misjudged(k, t) for t in ts)),
+        )
+        for name, ts in ways.items()
+    }
 
 # %% ../../nbs/studies/reflection.ipynb #6f0c01c7
 def audit(k: Knowledge, ways: dict) -> pd.DataFrame:   # As for `judged`
     "Right conclusions and invalid accepted steps of several ways through the same questions"
     count = lambda name, rating: sum(s['rating'] == rating for t in ways[name] for s in t.steps)
-    return pd.DataFrame([dict(reflection=name, n=len(ways[name]), **shares('right', right), **shares('invalid', [b > 0 for b in bad]), accepted=count(name, 1), accepted_false=sum(bad),
-                              refused=count(name, 0), refused_true=sum(good), calls=sum(t.calls for t in ways[name])) for name, (right, bad, good) in judge_ways(k, ways).items()])
+    return pd.DataFrame(
+        [
+            dict(
+                reflection=name,
+                n=len(ways[name]),
+                **shares('right', right),
+                **shares('invalid', [b > 0 for b in bad]),
+                accepted=count(name, 1),
+                accepted_false=sum(bad),
+                refused=count(name, 0),
+                refused_true=sum(good),
+                calls=sum(t.calls for t in ways[name]),
+            )
+            for name, (right, bad, good) in judge_ways(k, ways).items()
+        ]
+    )
 
 def way_contrasts(k: Knowledge, ways: dict, pairs: list) -> pd.DataFrame:   # pairs: (name, name) of each claim
     "Paired differences between ways: questions with a right conclusion, and with an invalid accepted step"
-    made = {name: dict(right=right, invalid=[b > 0 for b in bad]) for name, (right, bad, _) in judge_ways(k, ways).items()}
-    return pd.DataFrame([dict(zip(('first', 'second', 'what', 'n', 'difference', 'low', 'high', 'p'), (a, b, what, len(ways[a]), *share_difference(made[a][what], made[b][what])))) for a, b in pairs for what in ('right', 'invalid')])
+    made = {
+        name: dict(right=right, invalid=[b > 0 for b in bad])
+        for name, (right, bad, _) in judge_ways(k, ways).items()
+    }
+    return pd.DataFrame(
+        [
+            dict(
+                zip(
+                    ('first', 'second', 'what', 'n', 'difference', 'low', 'high', 'p'),
+                    (
+                        a,
+                        b,
+                        what,
+                        len(ways[a]),
+                        *share_difference(made[a][what], made[b][what]),
+                    ),
+                )
+            )
+            for a, b in pairs
+            for what in ('right', 'invalid')
+        ]
+    )
 
 # %% ../../nbs/studies/reflection.ipynb #6b02b286
 def shuffled_expert(knowledge, folder, seed: int) -> Model:
     "The control: an expert who believes of each disease what is true of another"
     k = load_knowledge(knowledge)
     owner = derange(k.families, seed)
-    save_knowledge(replace(k, carriers={t: {owner[f]: freq for f, freq in c.items()} for t, c in k.carriers.items()}), folder / '.shuffled.json')
+    save_knowledge(
+        replace(
+            k,
+            carriers={
+                t: {owner[f]: freq for f, freq in c.items()}
+                for t, c in k.carriers.items()
+            },
+        ),
+        folder / '.shuffled.json',
+    )
     return expert_model(folder / '.shuffled.json')
 
-WAYS = NOBODY, BLIND, AWARE, SHUFFLED = 'none', 'without the answer', 'knows the answer', 'control: shuffled knowledge'
+WAYS = NOBODY, BLIND, AWARE, SHUFFLED = (
+    'none',
+    'without the answer',
+    'knows the answer',
+    'control: shuffled knowledge',
+)
 PAIRS = (BLIND, NOBODY), (AWARE, NOBODY), (AWARE, BLIND), (SHUFFLED, NOBODY), (SHUFFLED, BLIND)
 
 def reflect_ways(qs: list, cast: Cast, knowledge, folder) -> dict:   # name -> `Thread`s
     "The same questions without reflection, with it, with the answer, and with shuffled knowledge"
-    ways = dict(zip(WAYS, (replace(cast, reflector=None), replace(cast, gold=False), replace(cast, gold=True), replace(cast, reflector=shuffled_expert(knowledge, folder, cast.seed), gold=False))))
-    return {name: converse(lambda door, q: think(door, q, way), qs, title=f'reflection: {name}') for name, way in ways.items()}
+    ways = dict(
+        zip(
+            WAYS,
+            (
+                replace(cast, reflector=None),
+                replace(cast, gold=False),
+                replace(cast, gold=True),
+                replace(
+                    cast,
+                    reflector=shuffled_expert(knowledge, folder, cast.seed),
+                    gold=False,
+                ),
+            ),
+        )
+    )
+    return {
+        name: converse(lambda door, q: think(door, q, way), qs, title=f'reflection: {name}')
+        for name, way in ways.items()
+    }
 
 # %% ../../nbs/studies/reflection.ipynb #0f16d332
 def plot_reflection(table: pd.DataFrame):   # As `audit` gives it
@@ -90,8 +162,23 @@ def plot_reflection(table: pd.DataFrame):   # As `audit` gives it
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, 2, figsize=(9, .45 * len(table) + 1.2), sharey=True)
     for ax, what, label in zip(axes, ('right', 'invalid'), ('right conclusion', 'an invalid step was accepted')):
-        for y, (share, low, high) in enumerate(zip(table[what], table[f'{what}_low'], table[f'{what}_high'])): ax.errorbar(share, y, xerr=[[share - low], [high - share]], fmt='o', capsize=3, color='C0')
-        ax.set(yticks=range(len(table)), yticklabels=table.reflection, xlim=(-.03, 1.03), xlabel=f'{label}, 95 % interval')
+        for y, (share, low, high) in enumerate(
+            zip(table[what], table[f'{what}_low'], table[f'{what}_high'])
+        ):
+            ax.errorbar(
+                share,
+                y,
+                xerr=[[share - low], [high - share]],
+                fmt='o',
+                capsize=3,
+                color='C0',
+            )
+        ax.set(
+            yticks=range(len(table)),
+            yticklabels=table.reflection,
+            xlim=(-0.03, 1.03),
+            xlabel=f'{label}, 95 % interval',
+        )
     axes[0].invert_yaxis()
     fig.suptitle(f'Who reflects: training patients, n = {table.n.iloc[0]}')
     return fig
@@ -100,7 +187,12 @@ def plot_reflection(table: pd.DataFrame):   # As `audit` gives it
 async def direct(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers, tokens)
     "Answers without a visible thought"
     messages = [dict(role='system', content=DIRECT), *ask(q, 'open')[1:]]
-    replies = await door.ask(messages, cast.reasoner, Sampling(temperature=cast.temperature, n=samples, seed=cast.seed, max_tokens=512), role='direct')
+    replies = await door.ask(
+        messages,
+        cast.reasoner,
+        Sampling(temperature=cast.temperature, n=samples, seed=cast.seed, max_tokens=512),
+        role='direct',
+    )
     return [mark(r.text, q)[0] or '' for r in replies], sum(r.tokens for r in replies)
 
 async def chains(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers, tokens)
@@ -126,18 +218,39 @@ def most_frequent(answers: list) -> str:
     return Counter([a for a in answers if a] or ['']).most_common(1)[0][0]
 
 def training_free(qs: list, cast: Cast) -> pd.DataFrame:
-    "Accuracy of the loop as an inference method against direct answers and chains of thought, once and at the same number of tokens"
-    ask_all = lambda way, samples=1: converse(lambda door, q: way(door, q, cast, samples), qs, title=f'{way.__name__} x {samples}')
+    """Accuracy of the loop as an inference method against direct answers and chains of thought, once and at the
+    same number of tokens"""
+    ask_all = lambda way, samples=1: converse(
+        lambda door, q: way(door, q, cast, samples), qs, title=f'{way.__name__} x {samples}'
+    )
     spent = lambda made: sum(tokens for _, tokens in made) / len(qs)
     made = {(way.__name__, 1): ask_all(way) for way in (loop, chains, direct)}
     budget = spent(made['loop', 1])
     for way in (chains, direct):
         samples = max(1, round(budget / max(spent(made[way.__name__, 1]), 1)))
         if samples > 1: made[way.__name__, samples] = ask_all(way, samples)
-    right = {key: [matches(most_frequent(a), q) for (a, _), q in zip(m, qs)] for key, m in made.items()}
+    right = {
+        key: [matches(most_frequent(a), q) for (a, _), q in zip(m, qs)]
+        for key, m in made.items()
+    }
     label = dict(loop='loop', chains='chain of thought', direct='direct answer')
-    return pd.DataFrame([dict(method=label[name] + (f', vote of {n}' if n > 1 else ''), n=len(qs), tokens=spent(m), **shares('right', right[name, n]),
-                              **dict(zip(('loop_minus_it', 'low', 'high', 'p'), share_difference(right['loop', 1], right[name, n])))) for (name, n), m in made.items()])
+    return pd.DataFrame(
+        [
+            dict(
+                method=label[name] + (f', vote of {n}' if n > 1 else ''),
+                n=len(qs),
+                tokens=spent(m),
+                **shares('right', right[name, n]),
+                **dict(
+                    zip(
+                        ('loop_minus_it', 'low', 'high', 'p'),
+                        share_difference(right['loop', 1], right[name, n]),
+                    )
+                ),
+            )
+            for (name, n), m in made.items()
+        ]
+    )
 
 # %% ../../nbs/studies/reflection.ipynb #38222c46
 def plot_training_free(table: pd.DataFrame):   # As `training_free` gives it
@@ -145,10 +258,24 @@ def plot_training_free(table: pd.DataFrame):   # As `training_free` gives it
     import matplotlib.pyplot as plt
     fig, (a, b) = plt.subplots(1, 2, figsize=(9, .4 * len(table) + 1.4), sharey=True)
     for y, r in enumerate(table.itertuples()):
-        a.errorbar(r.right, y, xerr=[[r.right - r.right_low], [r.right_high - r.right]], fmt='o', capsize=3, color='C0')
-        b.errorbar(r.loop_minus_it, y, xerr=[[max(r.loop_minus_it - r.low, 0)], [max(r.high - r.loop_minus_it, 0)]], fmt='o', capsize=3, color='C1')
+        a.errorbar(
+            r.right, y, xerr=[[r.right - r.right_low], [r.right_high - r.right]], fmt='o', capsize=3, color='C0'
+        )
+        b.errorbar(
+            r.loop_minus_it,
+            y,
+            xerr=[[max(r.loop_minus_it - r.low, 0)], [max(r.high - r.loop_minus_it, 0)]],
+            fmt='o',
+            capsize=3,
+            color='C1',
+        )
     b.axvline(0, color='grey', lw=.8)
-    a.set(yticks=range(len(table)), yticklabels=[f'{m} ({t:.0f} tokens)' for m, t in zip(table.method, table.tokens)], xlim=(-.03, 1.03), xlabel='right answer, 95 % interval')
+    a.set(
+        yticks=range(len(table)),
+        yticklabels=[f'{m} ({t:.0f} tokens)' for m, t in zip(table.method, table.tokens)],
+        xlim=(-0.03, 1.03),
+        xlabel='right answer, 95 % interval',
+    )
     b.set(xlabel='loop minus it, paired, 95 % interval')
     a.invert_yaxis()
     fig.suptitle(f'Answering without training: training patients, n = {table.n.iloc[0]}')
@@ -156,6 +283,19 @@ def plot_training_free(table: pd.DataFrame):   # As `training_free` gives it
 
 # %% ../../nbs/studies/reflection.ipynb #ca7bee57
 def look_up_table(qs: list, sources: dict) -> pd.DataFrame:   # sources: name -> (question -> answer)
-    "How often each source of external knowledge names the answer of a question that it is shown, with 95 % Wilson intervals"
+    """How often each source of external knowledge names the answer of a question that it is shown, with 95 %
+    Wilson intervals"""
     hits = {name: sum(reveals(tell(q['open_stem']), q) for q in qs) for name, tell in sources.items()}
-    return pd.DataFrame([dict(source=name, n=len(qs), names_it=h, share=h / len(qs), low=wilson(h, len(qs))[0], high=wilson(h, len(qs))[1]) for name, h in hits.items()])
+    return pd.DataFrame(
+        [
+            dict(
+                source=name,
+                n=len(qs),
+                names_it=h,
+                share=h / len(qs),
+                low=wilson(h, len(qs))[0],
+                high=wilson(h, len(qs))[1],
+            )
+            for name, h in hits.items()
+        ]
+    )

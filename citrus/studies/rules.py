@@ -76,9 +76,17 @@ def corpus(name: str, seed: int, p: dict, clean: Path) -> tuple:   # arm -> docu
     apart = p['held_out'] * p['length']
     n = p['steps'] * p['batch'] * p['length']
     arms = dict(trap=trap, crowded=crowded, benign=benign)[name](np.random.default_rng(seed), n + apart)
-    return {a: [x[:-apart]] for a, x in arms.items()}, {a: [x[-apart:]] for a, x in arms.items()}, SYMBOLS
+    return (
+        {a: [x[:-apart]] for a, x in arms.items()},
+        {a: [x[-apart:]] for a, x in arms.items()},
+        SYMBOLS,
+    )
 
-def spread_sequences(documents: list, length: int, n: int) -> tuple:   # (sequences, length) tokens; documents that they touch
+def spread_sequences(
+    documents: list,
+    length: int,
+    n: int,
+) -> tuple:   # (sequences, length) tokens; documents that they touch
     "At most n sequences, evenly spread over some documents"
     text, ends = np.concatenate(documents), np.cumsum([len(d) for d in documents])
     whole = len(text) // length
@@ -145,7 +153,10 @@ def prepared(job: dict, p: dict, clean: Path) -> tuple:   # streams; held-out se
 def look(job: dict, progress: Progress, every: int, losses: dict) -> dict:
     "What is noted when a training is looked at: losses, mean weights since the last time, sequences read"
     names = progress.bandit.arms
-    weights = pd.DataFrame([h['weights'] for h in progress.history[-every:]] or [dict.fromkeys(names, np.nan)]).mean()
+    weights = pd.DataFrame(
+        [h['weights'] for h in progress.history[-every:]]
+        or [dict.fromkeys(names, np.nan)]
+    ).mean()
     read = dict(zip(names, progress.used))
     return job | dict(step=progress.step, losses=losses, weights=weights.to_dict(), read=read)
 
@@ -162,8 +173,14 @@ def training(job: dict, p: dict, clean: Path) -> list:   # A row for each look; 
     mean = mean_of(model, p['average'])
     tokens = {name: arm.tokens for name, arm in zip(held, arms)}
     progress = Progress(controller(job, tokens, vocabulary, p['steps']), [0] * len(arms))
-    warm, every, rows = max(1, round(0.05 * p['steps'])), max(1, p['steps'] // p['checks']), []
-    probe = {arm: x[::max(1, len(x) // p['probe'])][:p['probe']] for arm, x in held.items()}
+    warm, every, rows = (
+        max(1, round(0.05 * p['steps'])),
+        max(1, p['steps'] // p['checks']),
+        [],
+    )
+    probe = {
+        arm: x[:: max(1, len(x) // p['probe'])][: p['probe']] for arm, x in held.items()
+    }
     while progress.step < p['steps']:
         if progress.step % every == 0: rows.append(look(job, progress, every, held_out_loss(mean.module, probe)))
         rate = p['learning_rate'] * min(1, (progress.step + 1) / warm)
@@ -182,7 +199,11 @@ def job_of(corpus: str, rule: str, seed: int, shares: dict = None) -> dict:
 
 def file_of(job: dict) -> str:
     "Where the rows of a training are"
-    fixed = '' if job['rule'] != 'mixture' else '-' + '-'.join(f'{x:.4f}' for x in job['shares'].values())
+    fixed = (
+        ''
+        if job['rule'] != 'mixture'
+        else '-' + '-'.join(f'{x:.4f}' for x in job['shares'].values())
+    )
     return f"trainings/{job['corpus']}-{job['rule'].replace(', ', '_')}{fixed}-{job['seed']}.jsonl"
 
 def train_part(out: str, clean: str, jobs: list, p: dict, part: int, parts: int):
@@ -196,7 +217,8 @@ def train_part(out: str, clean: str, jobs: list, p: dict, part: int, parts: int)
 def start_part(folder: Path, part: int, **arguments) -> subprocess.Popen:
     "A process that calls `train_part`"
     config = folder / f'.part-{part}.json'
-    with atomic(config) as f: json.dump(dict(function='studies.rules.train_part', arguments=arguments | dict(part=part)), f)
+    with atomic(config) as f:
+        json.dump(dict(function='studies.rules.train_part', arguments=arguments | dict(part=part)), f)
     return subprocess.Popen([str(Path(sys.executable).with_name('citrus_train')), str(config)])
 
 # %% ../../nbs/studies/rules.ipynb #22a10006
@@ -211,7 +233,8 @@ def train_all(s, jobs: list, what: str) -> pd.DataFrame:   # columns: see `table
             done = sum(p.exists() for p in paths)
             if done > bar.n: bar.update(done - bar.n)
         bar.update(sum(p.exists() for p in paths) - bar.n)
-    if any(r.returncode for r in running): raise UserError('rules: a process that trains has failed; its log is above')
+    if any(r.returncode for r in running):
+        raise UserError('rules: a process that trains has failed; its log is above')
     return pd.concat([table_of(read_jsonl(p)) for p in paths], ignore_index=True)
 
 def table_of(rows: list) -> pd.DataFrame:
@@ -246,7 +269,10 @@ def moves(arms: list) -> list:   # Mixtures
 def joint_moves(arms: list, loss: list, lengths=(0.35, 0.7, 1.4)) -> list:   # loss: of each of `moves`
     "Mixtures along the slopes that the moves have shown"
     slope = np.array(loss[1::2]) - np.array(loss[2::2])
-    return [normed(dict(zip(arms, np.exp(-x * slope / np.abs(slope).max()).tolist()))) for x in lengths]
+    return [
+        normed(dict(zip(arms, np.exp(-x * slope / np.abs(slope).max()).tolist())))
+        for x in lengths
+    ]
 
 # %% ../../nbs/studies/rules.ipynb #22a1000a
 def arms_of_corpus(s, name: str) -> list:
@@ -315,7 +341,9 @@ def pairs_of(losses: pd.DataFrame) -> pd.DataFrame:   # A row for each pair of r
     for name in dict.fromkeys(losses.corpus):
         each = {rule: x.to_numpy() for rule, x in wide.loc[name].iterrows()}
         order = [r for r in dict.fromkeys(losses.rule) if r in each]
-        gaps = {(a, b): each[a] - each[b] for i, a in enumerate(order) for b in order[i + 1:]}
+        gaps = {
+            (a, b): each[a] - each[b] for i, a in enumerate(order) for b in order[i + 1 :]
+        }
         p, least = [p_of(x) for x in gaps.values()], int(losses[losses.corpus == name].sequences.min())
         for ((a, b), x), raw, corrected in zip(gaps.items(), p, holm(p)):
             row = dict(corpus=name, first=a, second=b) | dict(zip(('difference', 'low', 'high'), interval(x)))
@@ -325,10 +353,16 @@ def pairs_of(losses: pd.DataFrame) -> pd.DataFrame:   # A row for each pair of r
 # %% ../../nbs/studies/rules.ipynb #22a1000f
 def rule_verdict(pairs: pd.DataFrame, name: str, rule: str, against: str) -> str:
     "How the final loss of a rule differs from that of another, in words"
-    hit = pairs[(pairs.corpus == name) & (pairs['first'].isin([rule, against])) & (pairs.second.isin([rule, against]))]
+    hit = pairs[
+        (pairs.corpus == name) & (pairs['first'].isin([rule, against])) & (pairs.second.isin([rule, against]))
+    ]
     if not len(hit): return ''
     r = hit.iloc[0]
-    d, low, high = (r.difference, r.low, r.high) if r['first'] == rule else (0 - r.difference, 0 - r.high, 0 - r.low)
+    d, low, high = (
+        (r.difference, r.low, r.high)
+        if r['first'] == rule
+        else (0 - r.difference, 0 - r.high, 0 - r.low)
+    )
     words = 'not told' if r.p_holm >= 0.05 else 'lower' if d < 0 else 'higher'
     return f'{words}: {d:+.3f} [{low:+.3f}, {high:+.3f}]'
 
@@ -355,7 +389,10 @@ def reach(steps: np.ndarray, losses: np.ndarray, goal: float) -> float:
     above = np.flatnonzero(losses > goal)
     if not len(above): return float(steps[0])
     k = above[-1]
-    return float(steps[k] + (steps[k + 1] - steps[k]) * (losses[k] - goal) / (losses[k] - losses[k + 1]))
+    return float(
+        steps[k]
+        + (steps[k + 1] - steps[k]) * (losses[k] - goal) / (losses[k] - losses[k + 1])
+    )
 
 def diverged(losses: np.ndarray) -> bool:
     "Whether a training ends above where it was half-way"
@@ -407,13 +444,15 @@ def study_summary(pairs: pd.DataFrame, speed_table: pd.DataFrame, against: str) 
     return '\n'.join(lines)
 
 def rule_metrics(pairs: pd.DataFrame, against: str) -> dict:   # metrics of the manifest
-    "Final loss of the rules that matter minus that of one, by corpus; how often a control was better, which must be 0"
+    """Final loss of the rules that matter minus that of one, by corpus; how often a control was better, which
+    must be 0"""
     words = rule_verdicts(pairs, against)
     wrong = words[words.index.str.endswith('shuffled')]
     better = sum(v.startswith('lower') for row in wrong.to_numpy() for v in row)
     out, told = dict(controls_better=better), ('odm', 'exp3', 'progress', 'oracle')
     for r in pairs.itertuples():
-        if r.first == against and r.second in told: out[f'{r.corpus}_{r.second}'] = round(-r.difference, 4)
+        if r.first == against and r.second in told:
+            out[f'{r.corpus}_{r.second}'] = round(-r.difference, 4)
     return out
 
 
@@ -447,10 +486,15 @@ def plot_speeds(table: pd.DataFrame, against: str):
     fig, axes = plt.subplots(1, len(CORPORA), figsize=(13, 3), sharey=True)
     for ax, name in zip(axes, CORPORA):
         g = table[(table.corpus == name) & (table.rule != against)].iloc[::-1]
-        ax.errorbar(g['mean'], g.rule, xerr=[g['mean'] - g.low, g.high - g['mean']], fmt='none', capsize=3, color='0.6')
+        ax.errorbar(
+            g['mean'], g.rule, xerr=[g['mean'] - g.low, g.high - g['mean']], fmt='none', capsize=3, color='0.6'
+        )
         ax.scatter(g['mean'], g.rule, c=[grey(r) for r in g.rule], s=25, zorder=3)
         ax.axvline(1, color='0.6', lw=1)
-        ax.set(title=f'{name} ({g.seeds.max()} seeds, {g.diverged.sum()} diverged)', xlabel=f'speed against {against}')
+        ax.set(
+            title=f'{name} ({g.seeds.max()} seeds, {g.diverged.sum()} diverged)',
+            xlabel=f'speed against {against}',
+        )
         ax.set(xscale='log', xticks=[0.25, 0.5, 1, 2, 4], xticklabels=['¼', '½', '1', '2', '4'])
         ax.minorticks_off()
     return fig

@@ -35,8 +35,14 @@ class Peer:
     "datatrove's filters and signature step"
     def __init__(self, folder: str):
         from datatrove.pipeline.dedup import MinhashDedupSignature
-        from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
-        self.filters = {'Gopher quality': GopherQualityFilter(), 'Gopher repetition': GopherRepetitionFilter(), 'C4': C4QualityFilter(), 'FineWeb': FineWebQualityFilter()}
+        from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, GopherQualityFilter
+        from datatrove.pipeline.filters import GopherRepetitionFilter
+        self.filters = {
+            'Gopher quality': GopherQualityFilter(),
+            'Gopher repetition': GopherRepetitionFilter(),
+            'C4': C4QualityFilter(),
+            'FineWeb': FineWebQualityFilter(),
+        }
         self.minhash = MinhashDedupSignature(folder)
 
     def kept(self, name: str, text: str, forget: bool) -> bool:
@@ -89,24 +95,65 @@ def side_by_side(texts: list, arms: list, block: int) -> tuple:   # (a row for e
             part = texts[i:i + block]
             (theirs, x), (ours, y) = peer_block(peer, part, seconds), our_block(part, lexicon, seconds)
             for k, arm in enumerate(arms[i:i + block]):
-                same = (x[k] is None) == (y[k] is None) and (x[k] is None or bool((x[k] == y[k]).all()))
-                rows.append(dict(arm=arm, characters=len(part[k]), signature=same) | {f'{n} theirs': theirs[n][k] for n in theirs} | {f'{n} ours': ours[n][k] for n in ours})
+                same = (x[k] is None) == (y[k] is None) and (
+                    x[k] is None or bool((x[k] == y[k]).all())
+                )
+                rows.append(
+                    dict(arm=arm, characters=len(part[k]), signature=same)
+                    | {f'{n} theirs': theirs[n][k] for n in theirs}
+                    | {f'{n} ours': ours[n][k] for n in ours}
+                )
     return pd.DataFrame(rows), seconds
 
 # %% ../../nbs/studies/scale.ipynb #70fbe8df
-def decision_agreement(rows: pd.DataFrame, filters: list) -> pd.DataFrame:   # A row for each filter, all of them, and the signature
+def decision_agreement(
+    rows: pd.DataFrame,
+    filters: list,
+) -> pd.DataFrame:   # A row for each filter, all of them, and the signature
     "Documents on which both decide alike, with 95 % intervals"
     both = {n: (rows[f'{n} theirs'], rows[f'{n} ours']) for n in filters}
     both['all four'] = tuple(rows[[f'{n} {who}' for n in filters]].all(axis=1) for who in ('theirs', 'ours'))
-    table = [dict(what=n, n=len(rows), kept_theirs=int(a.sum()), kept_ours=int(b.sum()), same=int((a == b).sum())) for n, (a, b) in both.items()]
+    table = [
+        dict(
+            what=n,
+            n=len(rows),
+            kept_theirs=int(a.sum()),
+            kept_ours=int(b.sum()),
+            same=int((a == b).sum()),
+        )
+        for n, (a, b) in both.items()
+    ]
     table.append(dict(what='signature, all 112 numbers', n=len(rows), same=int(rows.signature.sum())))
-    return pd.DataFrame([r | dict(share=r['same'] / r['n'], low=wilson(r['same'], r['n'])[0], high=wilson(r['same'], r['n'])[1]) for r in table])
+    return pd.DataFrame(
+        [
+            r
+            | dict(
+                share=r['same'] / r['n'],
+                low=wilson(r['same'], r['n'])[0],
+                high=wilson(r['same'], r['n'])[1],
+            )
+            for r in table
+        ]
+    )
 
 def speed_table(seconds: Counter, n: int, characters: int) -> pd.DataFrame:
     "CPU seconds of each step, and how many times ours"
     total = sum(v for k, v in seconds.items() if k not in ('one pass', 'in a chain'))
     rows = dict(seconds) | {'filters and signature': total}
-    return pd.DataFrame([dict(step=k, who='ours' if k == 'one pass' else 'datatrove', n=n, cpu_seconds=round(v, 2), ms_per_document=round(1e3 * v / n, 3), mb_per_second=round(characters / v / 1e6, 2), times_ours=round(v / seconds['one pass'], 1)) for k, v in rows.items()])
+    return pd.DataFrame(
+        [
+            dict(
+                step=k,
+                who='ours' if k == 'one pass' else 'datatrove',
+                n=n,
+                cpu_seconds=round(v, 2),
+                ms_per_document=round(1e3 * v / n, 3),
+                mb_per_second=round(characters / v / 1e6, 2),
+                times_ours=round(v / seconds['one pass'], 1),
+            )
+            for k, v in rows.items()
+        ]
+    )
 
 # %% ../../nbs/studies/scale.ipynb #c7cf478f
 def recall(texts: list, n: int, seed: int, peer) -> pd.DataFrame:   # who, n, found, low, high
@@ -119,10 +166,19 @@ def recall(texts: list, n: int, seed: int, peer) -> pd.DataFrame:   # who, n, fo
         b = Batch(two, lexicon)
         x, y = (set(ngrams(h, 5).tolist()) for h in b.words())
         if len(x & y) < 0.8 * len(x | y): continue
-        signed = dict(ours=signatures(b)[1]) | (dict(datatrove=np.stack([peer.signature(u) for u in two])) if peer else {})
-        rows += [dict(who=who, found=bool((s[0] == s[1]).reshape(14, 8).all(1).any())) for who, s in signed.items()]
+        signed = dict(ours=signatures(b)[1]) | (
+            dict(datatrove=np.stack([peer.signature(u) for u in two])) if peer else {}
+        )
+        rows += [
+            dict(who=who, found=bool((s[0] == s[1]).reshape(14, 8).all(1).any()))
+            for who, s in signed.items()
+        ]
     table = pd.DataFrame(rows).groupby('who').found.agg(n='size', found='sum').reset_index()
-    return table.assign(share=table.found / table.n, low=[wilson(k, m)[0] for k, m in zip(table.found, table.n)], high=[wilson(k, m)[1] for k, m in zip(table.found, table.n)])
+    return table.assign(
+        share=table.found / table.n,
+        low=[wilson(k, m)[0] for k, m in zip(table.found, table.n)],
+        high=[wilson(k, m)[1] for k, m in zip(table.found, table.n)],
+    )
 
 # %% ../../nbs/studies/scale.ipynb #4562aa2b
 def made_of(texts: list, n: int, fresh: float, seed: int):
@@ -131,8 +187,13 @@ def made_of(texts: list, n: int, fresh: float, seed: int):
     words = [t.split(' ') for t in texts]
     for _ in range(n):
         one, other = list(rng.choice(words)), rng.choice(words)
-        for i, word in zip(rng.sample(range(len(one)), len(one) // 5), rng.choices(other, k=len(one) // 5)): one[i] = word
-        for i in rng.sample(range(len(one)), round(fresh * len(one))): one[i] = ''.join(rng.choices('abcdefghijklmnoprstu', k=7))
+        for i, word in zip(
+            rng.sample(range(len(one)), len(one) // 5),
+            rng.choices(other, k=len(one) // 5),
+        ):
+            one[i] = word
+        for i in rng.sample(range(len(one)), round(fresh * len(one))):
+            one[i] = ''.join(rng.choices('abcdefghijklmnoprstu', k=7))
         yield ' '.join(one)
 
 # %% ../../nbs/studies/scale.ipynb #155dc327
@@ -152,7 +213,16 @@ def cost(texts: list, sizes: list, fresh: float, seed: int) -> pd.DataFrame:   #
                 task += 1
                 for f in Path(d).rglob('*.sig'): f.unlink()
         peak = process_memory('VmHWM')
-        rows.append(dict(documents=size, cpu_seconds=round(seconds, 2), ms_per_document=round(1e3 * seconds / size, 3), pieces=len(lexicon), largest_mb=peak // 2**20, grown_mb=(peak - began) // 2**20))
+        rows.append(
+            dict(
+                documents=size,
+                cpu_seconds=round(seconds, 2),
+                ms_per_document=round(1e3 * seconds / size, 3),
+                pieces=len(lexicon),
+                largest_mb=peak // 2**20,
+                grown_mb=(peak - began) // 2**20,
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/scale.ipynb #589b8c35
@@ -161,7 +231,13 @@ def plot_scale(table: pd.DataFrame):   # A figure
     import matplotlib.pyplot as plt
     fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3))
     left.loglog(table.documents, table.cpu_seconds, 'o-')
-    left.loglog(table.documents, table.documents * table.cpu_seconds.iloc[-1] / table.documents.iloc[-1], 'k:', lw=0.8, label='linear')
+    left.loglog(
+        table.documents,
+        table.documents * table.cpu_seconds.iloc[-1] / table.documents.iloc[-1],
+        'k:',
+        lw=0.8,
+        label='linear',
+    )
     left.set(xlabel='documents', ylabel='CPU seconds')
     left.legend(frameon=False, fontsize=8)
     right.semilogx(table.documents, table.largest_mb, 'o-')
@@ -190,9 +266,19 @@ def sample_documents(n: int) -> tuple:   # (texts, arm of each)
     random.Random(0).shuffle(docs)
     return [t for _, t in docs], [a for a, _ in docs]
 
-def compare_peer(texts: list, arms: list, p: dict) -> tuple:   # (agreement, speed, recall); the first two are empty without the peer
+def compare_peer(
+    texts: list,
+    arms: list,
+    p: dict,
+) -> tuple:   # (agreement, speed, recall); the first two are empty without the peer
     "All that is measured against datatrove"
     if not has_peer(): return pd.DataFrame(), pd.DataFrame(), recall(texts, p['pairs'], p['seed'], None)
     rows, seconds = side_by_side(texts, arms, p['block'])
     with tempfile.TemporaryDirectory() as d: found = recall(texts, p['pairs'], p['seed'], Peer(d))
-    return decision_agreement(rows, list(dict.fromkeys(r[2] for r in QUALITY_RULES.values()))), speed_table(seconds, len(rows), int(rows.characters.sum())), found
+    return (
+        decision_agreement(
+            rows, list(dict.fromkeys(r[2] for r in QUALITY_RULES.values()))
+        ),
+        speed_table(seconds, len(rows), int(rows.characters.sum())),
+        found,
+    )

@@ -76,7 +76,9 @@ def packed_stepper(folder, length: int):   # Takes the documents of a step, give
         since = clock()
         sums, _ = one_step(model, optimizer, accelerator, batch, len(batch), 1)
         total, n = sums[0]
-        return dict(way='packed', tokens=len(batch) * length, computed=len(batch) * length, loss=total / n) | spent(since)
+        return dict(
+            way='packed', tokens=len(batch) * length, computed=len(batch) * length, loss=total / n
+        ) | spent(since)
     return step
 
 # %% ../../nbs/studies/throughput.ipynb #59055584
@@ -98,7 +100,8 @@ def turns(
             for r in rows[-2:]: r |= dict(step=state.global_step, peak=gemm_peak())
             bar.update()
         def on_log(self, args, state, control, logs, **kw):
-            if 'loss' in logs: next(r for r in rows if r['way'] == 'padded' and 'loss' not in r)['loss'] = logs['loss']
+            if 'loss' in logs:
+                next(r for r in rows if r['way'] == 'padded' and 'loss' not in r)['loss'] = logs['loss']
     with bar: padded_trainer(folder, groups, Turns()).train()
     return pd.DataFrame(rows)
 
@@ -106,24 +109,58 @@ def turns(
 def padded_trainer(folder, groups: list, callback):   # `transformers.Trainer`
     "A plain Trainer that reads these groups of documents in this order"
     import tempfile, torch
-    from transformers import AutoTokenizer, DataCollatorForLanguageModeling, PrinterCallback, Trainer, TrainingArguments
-    args = TrainingArguments(output_dir=tempfile.mkdtemp(), max_steps=len(groups), per_device_train_batch_size=len(groups[0]), learning_rate=1e-5, train_sampling_strategy='sequential',
-                             bf16=compute_dtype() == torch.bfloat16, use_cpu=not torch.cuda.is_available(), logging_steps=1, save_strategy='no', report_to=[], disable_tqdm=True)
-    trainer = Trainer(model=load_student(folder), args=args, train_dataset=[dict(input_ids=d.tolist()) for g in groups for d in g],
-                      data_collator=DataCollatorForLanguageModeling(AutoTokenizer.from_pretrained(folder), mlm=False), callbacks=[callback])
+    from transformers import AutoTokenizer, DataCollatorForLanguageModeling, PrinterCallback, Trainer
+    from transformers import TrainingArguments
+    args = TrainingArguments(
+        output_dir=tempfile.mkdtemp(),
+        max_steps=len(groups),
+        per_device_train_batch_size=len(groups[0]),
+        learning_rate=1e-5,
+        train_sampling_strategy='sequential',
+        bf16=compute_dtype() == torch.bfloat16,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=1,
+        save_strategy='no',
+        report_to=[],
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model=load_student(folder),
+        args=args,
+        train_dataset=[dict(input_ids=d.tolist()) for g in groups for d in g],
+        data_collator=DataCollatorForLanguageModeling(AutoTokenizer.from_pretrained(folder), mlm=False),
+        callbacks=[callback],
+    )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 # %% ../../nbs/studies/throughput.ipynb #de6fc54a
-def throughput_table(steps: pd.DataFrame, flops: float) -> pd.DataFrame:   # flops: operations of training on one token
+def throughput_table(
+    steps: pd.DataFrame,
+    flops: float,   # operations of training on one token
+) -> pd.DataFrame:
     "Tokens a second, share of the peak, and how many times the padded rate"
     steps = steps[steps.step > 1].assign(rate=lambda t: t.tokens / t.wall, cpu_rate=lambda t: t.tokens / t.cpu)
     rows = []
     for way, g in steps.groupby('way', sort=False):
         base = steps[steps.way == 'padded'].set_index('step')
         ratio, cpu = g.set_index('step').rate / base.rate, g.set_index('step').cpu_rate / base.cpu_rate
-        rows.append(dict(way=way, steps=len(g), tokens=int(g.tokens.sum()), filled=g.tokens.sum() / g.computed.sum(), tokens_a_second=g.tokens.sum() / g.wall.sum(), tokens_a_cpu_second=g.tokens.sum() / g.cpu.sum(),
-                         share_of_peak=g.tokens.sum() * flops / (g.wall * steps.peak.max()).sum(), times=ratio.mean(), low=ratio.min(), high=ratio.max(), cpu_times=cpu.mean(), first_loss=g.loss.iloc[0]))
+        rows.append(
+            dict(
+                way=way,
+                steps=len(g),
+                tokens=int(g.tokens.sum()),
+                filled=g.tokens.sum() / g.computed.sum(),
+                tokens_a_second=g.tokens.sum() / g.wall.sum(),
+                tokens_a_cpu_second=g.tokens.sum() / g.cpu.sum(),
+                share_of_peak=g.tokens.sum() * flops / (g.wall * steps.peak.max()).sum(),
+                times=ratio.mean(),
+                low=ratio.min(),
+                high=ratio.max(),
+                cpu_times=cpu.mean(),
+                first_loss=g.loss.iloc[0],
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/throughput.ipynb #d5a650af
@@ -131,7 +168,22 @@ def plot_turns(steps: pd.DataFrame):
     "Tokens a second of each step"
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(5, 2.6))
-    for way, g in steps[steps.step > 1].groupby('way', sort=False): ax.plot(g.step, g.tokens / g.wall, 'o-', label=f'{way}: {g.tokens.sum() / g.computed.sum():.0%} of the columns are tokens')
-    ax.set(xlabel='step', ylabel='tokens a second', ylim=(0, None), xticks=sorted(steps.step[steps.step > 1].unique()), title='the same documents, in turns')
+    for way, g in steps[steps.step > 1].groupby('way', sort=False):
+        ax.plot(
+            g.step,
+            g.tokens / g.wall,
+            'o-',
+            label=(
+                f'{way}: {g.tokens.sum() / g.computed.sum():.0%} of the columns are'
+                ' tokens'
+            ),
+        )
+    ax.set(
+        xlabel='step',
+        ylabel='tokens a second',
+        ylim=(0, None),
+        xticks=sorted(steps.step[steps.step > 1].unique()),
+        title='the same documents, in turns',
+    )
     ax.legend(fontsize=7)
     return fig

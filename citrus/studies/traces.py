@@ -31,18 +31,34 @@ from ..train.students import exchanged, TRAINING
 
 # %% ../../nbs/studies/traces.ipynb #7862d45c
 def trace_curricula(traces: list, pool: list, tokens: int, folder, seed: int) -> dict:   # name -> `sft` records
-    "What each kind of student reads: rows in the order of the traces, from the first again if they are too few, up to `tokens`"
+    """What each kind of student reads: rows in the order of the traces, from the first again if they are too few,
+    up to `tokens`"""
     asked = {q['id']: q for q in pool}
     traces = [t for t in traces if t['question_id'] in asked]
     told = {name: design_rows(traces, asked, name) for name in DESIGNS}
     disease = {r['id']: asked[t['question_id']]['answer_text'] for name in told for r, t in zip(told[name], traces)}
     best = next(iter(told))
-    told |= {'bare answers': bare_rows(pool), f'control: {best}, exchanged': exchanged(told[best], {r['id']: disease[r['id']] for r in told[best]}, seed)}
+    told |= {
+        'bare answers': bare_rows(pool),
+        f'control: {best}, exchanged': exchanged(
+            told[best], {r['id']: disease[r['id']] for r in told[best]}, seed
+        ),
+    }
     return {name: fill_tokens(rows, tokens, folder) for name, rows in told.items()}
 
 def curriculum_table(read: dict, folder) -> pd.DataFrame:
     "Rows, passes and tokens of each curriculum"
-    return pd.DataFrame([dict(kind=name, rows=len(rows), different=len({str(r['messages']) for r in rows}), tokens=count_tokens(rows, folder)) for name, rows in read.items()])
+    return pd.DataFrame(
+        [
+            dict(
+                kind=name,
+                rows=len(rows),
+                different=len({str(r['messages']) for r in rows}),
+                tokens=count_tokens(rows, folder),
+            )
+            for name, rows in read.items()
+        ]
+    )
 
 # %% ../../nbs/studies/traces.ipynb #46a71413
 def teach_kind(s, name: str, rows: list, seed: int, probe: list) -> list:   # One row for each question of the probe
@@ -52,17 +68,45 @@ def teach_kind(s, name: str, rows: list, seed: int, probe: list) -> list:   # On
     if not done.exists():
         s.write(f'.{slug}.rows.jsonl', rows, 'sft')
         how = {k: v for k, v in manifest(s.folders['sft'])['params'].items() if k in TRAINING}
-        launch('sft.fine_tune', out=str(out), base=str(s.folders['sft'] / 'stage2'), rows=str(s.dir / f'.{slug}.rows.jsonl'), epochs=1, **how | dict(seed=seed))
-        replies = chat([ask(q, 'open') for q in probe], local_model(slug, out), Sampling(max_tokens=s.params['max_tokens']))
+        launch(
+            'sft.fine_tune',
+            out=str(out),
+            base=str(s.folders['sft'] / 'stage2'),
+            rows=str(s.dir / f'.{slug}.rows.jsonl'),
+            epochs=1,
+            **how | dict(seed=seed),
+        )
+        replies = chat(
+            [ask(q, 'open') for q in probe], local_model(slug, out), Sampling(max_tokens=s.params['max_tokens'])
+        )
         parsed = [parse_reply(r.text) for r, in replies]
-        s.write(f'students/{slug}.jsonl', [dict(kind=name, seed=seed, question_id=q['id'], answer=p.answer, problem=p.problem, correct=mark(r.text, q, cut=r.finish == 'length')[2], tokens=r.tokens) for q, p, (r,) in zip(probe, parsed, replies)])
+        s.write(
+            f'students/{slug}.jsonl',
+            [
+                dict(
+                    kind=name,
+                    seed=seed,
+                    question_id=q['id'],
+                    answer=p.answer,
+                    problem=p.problem,
+                    correct=mark(r.text, q, cut=r.finish == 'length')[2],
+                    tokens=r.tokens,
+                )
+                for q, p, (r,) in zip(probe, parsed, replies)
+            ],
+        )
     for left in s.dir.glob(f'.{slug}*'): shutil.rmtree(left) if left.is_dir() else left.unlink()
     return read_jsonl(done)
 
 # %% ../../nbs/studies/traces.ipynb #749d9e10
 def teach_kinds(s, read: dict, probe: list) -> pd.DataFrame:
     "Every student of the study; the control has one"
-    jobs = [(name, seed) for name in read for seed in s.params['seeds'] if not name.startswith('control') or seed == s.params['seeds'][0]]
+    jobs = [
+        (name, seed)
+        for name in read
+        for seed in s.params['seeds']
+        if not name.startswith('control') or seed == s.params['seeds'][0]
+    ]
     return pd.DataFrame([row for name, seed in jobs for row in teach_kind(s, name, read[name], seed, probe)])
 
 # %% ../../nbs/studies/traces.ipynb #a0899387
@@ -77,8 +121,19 @@ def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:
     for kind, g in answers.groupby('kind', sort=False):
         hits = trace_scores(answers, kind)
         accuracy, low, high = crossed(hits, 'share')
-        rows.append(dict(kind=kind, students=len(hits), n=hits.shape[1], accuracy=accuracy, low=low, high=high, each=' '.join(f'{h.mean():.2f}' for h in hits),
-                         unreadable=(g.answer == '').mean(), reply_tokens=g.tokens.mean()))
+        rows.append(
+            dict(
+                kind=kind,
+                students=len(hits),
+                n=hits.shape[1],
+                accuracy=accuracy,
+                low=low,
+                high=high,
+                each=' '.join(f'{h.mean():.2f}' for h in hits),
+                unreadable=(g.answer == '').mean(),
+                reply_tokens=g.tokens.mean(),
+            )
+        )
     return pd.DataFrame(rows).sort_values('accuracy', ascending=False, ignore_index=True)
 
 def trace_contrasts(answers: pd.DataFrame, against: str) -> pd.DataFrame:
@@ -89,7 +144,17 @@ def trace_contrasts(answers: pd.DataFrame, against: str) -> pd.DataFrame:
         new = trace_scores(answers, kind)
         gain = new[:len(base)] - base[:len(new)]
         difference, low, high = crossed(gain, 'difference')
-        rows.append(dict(kind=kind, against=against, students=len(gain), n=gain.shape[1], difference=difference, low=low, high=high))
+        rows.append(
+            dict(
+                kind=kind,
+                against=against,
+                students=len(gain),
+                n=gain.shape[1],
+                difference=difference,
+                low=low,
+                high=high,
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/traces.ipynb #7cecd349
@@ -98,10 +163,25 @@ def plot_taught(table: pd.DataFrame, tokens: int, chance: float):
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(7, .45 * len(table) + 1.1))
     for y, r in enumerate(table.itertuples()):
-        ax.errorbar(r.accuracy, y, xerr=[[r.accuracy - r.low], [r.high - r.accuracy]], fmt='o', capsize=3, color='C3' if r.kind.startswith('control') else 'C0')
+        ax.errorbar(
+            r.accuracy,
+            y,
+            xerr=[[r.accuracy - r.low], [r.high - r.accuracy]],
+            fmt='o',
+            capsize=3,
+            color='C3' if r.kind.startswith('control') else 'C0',
+        )
         ax.plot([float(x) for x in r.each.split()], [y + .18] * r.students, '|', color='0.4')
     ax.axvline(chance, color='0.5', ls=':', lw=1)
-    ax.set(yticks=range(len(table)), yticklabels=table.kind, xlim=(-.03, 1.03), xlabel=f'names the disease of a new patient (n = {table.n.iloc[0]} for each student; dotted: chance)',
-           title=f'students that read {tokens:,} tokens; 95 % intervals over seeds and questions (a single student: over questions)')
+    ax.set(
+        yticks=range(len(table)),
+        yticklabels=table.kind,
+        xlim=(-0.03, 1.03),
+        xlabel=f'names the disease of a new patient (n = {table.n.iloc[0]} for each student; dotted: chance)',
+        title=(
+            f'students that read {tokens:,} tokens; 95 % intervals over seeds and questions (a single student:'
+            ' over questions)'
+        ),
+    )
     ax.invert_yaxis()
     return fig

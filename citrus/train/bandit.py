@@ -41,7 +41,10 @@ class Trace:
 
     def add(self, loss: float, n: int):
         "Take in the mean loss of n sequences"
-        if self.n: self.scatter += min(1, 5 * n / (self.n + n + 4)) * (n * (loss - self.new) ** 2 - self.scatter)
+        if self.n:
+            self.scatter += min(1, 5 * n / (self.n + n + 4)) * (
+                n * (loss - self.new) ** 2 - self.scatter
+            )
         self.n += n
         self.old += min(1, 5 * n / (self.n + 4)) * (loss - self.old)
         self.new += min(1, 21 * n / (self.n + 20)) * (loss - self.new)
@@ -173,7 +176,8 @@ def update(self: Bandit,
     self.t += 1
     if (self.t - 1) % self.every: return
     if any(n for _, n, _ in self.pending):
-        for i, (loss, n, expected) in enumerate(self.pending): self.learn(i, loss / max(n, 1), n, max(expected, 1e-12))
+        for i, (loss, n, expected) in enumerate(self.pending):
+            self.learn(i, loss / max(n, 1), n, max(expected, 1e-12))
     self.pending = [[0.0, 0, 0.0] for _ in self.arms]
     self.share = self.decide().tolist()
 
@@ -201,7 +205,8 @@ def exp3_gamma(K: int, horizon: int) -> float:
     return min(1.0, math.sqrt(K * math.log(K) / ((math.e - 1) * horizon)))
 
 def exp3_shares(b: Bandit) -> np.ndarray:   # (K,)
-    "pi = (1 - gamma) w / sum(w) + gamma / K with w = exp(gamma R / K) (Auer et al. 2002a, SIAM J. Comput. 32, fig. 1)"
+    """pi = (1 - gamma) w / sum(w) + gamma / K with w = exp(gamma R / K) (Auer et al. 2002a, SIAM J. Comput. 32,
+    fig. 1)"""
     K, g = len(b.arms), exp3_gamma(len(b.arms), b.horizon)
     return softmax(g / K * np.exp(b.values), min(1.0, b.exploration * g) / K)
 

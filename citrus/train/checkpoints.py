@@ -26,7 +26,8 @@ def last_checkpoint(out) -> Path:   # None if there is none
     return max(companion(out, 'checkpoint').glob('step-*'), default=None)
 
 def keep_checkpoint(part: Path, step: int):
-    "Give a completely written checkpoint its name; then remove what lies beside it: those before it, and what a kill left"
+    """Give a completely written checkpoint its name; then remove what lies beside it: those before it, and what a
+    kill left"""
     kept = part.with_name(f'step-{step:08d}')
     settle(part, kept)
     for p in part.parent.iterdir():
@@ -39,7 +40,8 @@ def forget(out):
 # %% ../../nbs/lib/train/checkpoints.ipynb #fb080e87
 def note(out, step: int, loss: float):
     "Append an executed step to the log of a training, for `tail -f`; steps that a restart repeats are there again"
-    with open(companion(out, 'log'), 'a') as f: f.write(json.dumps(dict(step=step, loss=loss, time=round(time.time(), 2))) + '\n')
+    with open(companion(out, 'log'), 'a') as f:
+        f.write(json.dumps(dict(step=step, loss=loss, time=round(time.time(), 2))) + '\n')
 
 def due(since: float, seconds: float) -> bool:
     "Whether it is time for a checkpoint; the clock of the first process decides for all"
@@ -50,7 +52,8 @@ def due(since: float, seconds: float) -> bool:
 
 # %% ../../nbs/lib/train/checkpoints.ipynb #a7b69578
 def resumable(trainer, out: str, seconds: float) -> str:   # The checkpoint to go on from, None if there is none
-    "Let a `Trainer` log its steps and keep checkpoints by the clock; its `output_dir` must be the training's checkpoint folder"
+    """Let a `Trainer` log its steps and keep checkpoints by the clock; its `output_dir` must be the training's
+    checkpoint folder"""
     from transformers import TrainerCallback
 
     class Checkpoints(TrainerCallback):
@@ -60,7 +63,8 @@ def resumable(trainer, out: str, seconds: float) -> str:   # The checkpoint to g
             if state.is_world_process_zero and 'loss' in logs: note(out, state.global_step, logs['loss'])
         def on_save(self, args, state, control, **kw):
             trainer.accelerator.wait_for_everyone()
-            if state.is_world_process_zero: keep_checkpoint(Path(args.output_dir) / f'checkpoint-{state.global_step}', state.global_step)
+            if state.is_world_process_zero:
+                keep_checkpoint(Path(args.output_dir) / f'checkpoint-{state.global_step}', state.global_step)
             self.since = time.time()
     trainer.add_callback(Checkpoints())
     last = last_checkpoint(out)
@@ -79,7 +83,9 @@ class Progress:
 def random_state() -> dict:
     "State of torch's random numbers, as tensors"
     import torch
-    return dict(cpu=torch.get_rng_state()) | (dict(cuda=torch.cuda.get_rng_state()) if torch.cuda.is_available() else {})
+    return dict(cpu=torch.get_rng_state()) | (
+        dict(cuda=torch.cuda.get_rng_state()) if torch.cuda.is_available() else {}
+    )
 
 # %% ../../nbs/lib/train/checkpoints.ipynb #9195f4df
 def save_checkpoint(out: str, model, optimizer, accelerator, progress: Progress):
@@ -91,10 +97,18 @@ def save_checkpoint(out: str, model, optimizer, accelerator, progress: Progress)
         part.mkdir(parents=True)
         (part / 'progress.json').write_text(json.dumps(asdict(progress)))
     accelerator.wait_for_everyone()
-    if accelerator.distributed_type == 'DEEPSPEED': accelerator.save_state(part)
+    if accelerator.distributed_type == 'DEEPSPEED':
+        accelerator.save_state(part)
     elif accelerator.is_main_process:
         save_model(accelerator.unwrap_model(model), part / 'model.safetensors')
-        save_file({f'{i}.{k}': v for i, state in optimizer.state_dict()['state'].items() for k, v in state.items()}, part / 'optimizer.safetensors')
+        save_file(
+            {
+                f'{i}.{k}': v
+                for i, state in optimizer.state_dict()['state'].items()
+                for k, v in state.items()
+            },
+            part / 'optimizer.safetensors',
+        )
         save_file(random_state(), part / 'random.safetensors')
     accelerator.wait_for_everyone()
     if accelerator.is_main_process: keep_checkpoint(part, progress.step)

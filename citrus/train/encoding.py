@@ -17,23 +17,34 @@ def check_reply(
     reply: str,   # What the assistant says
     text: str,    # What the chat template made of it
 ):
-    "Raises `UserError` if a template leaves out or changes a part of a reply, as those of reasoning models do with the thought"
+    """Raises `UserError` if a template leaves out or changes a part of a reply, as those of reasoning models do
+    with the thought"""
     if reply.strip() not in text:
-        raise UserError('the chat template rewrites replies, so training would not see their reasoning: use a template that takes a reply as it is')
+        raise UserError(
+            'the chat template rewrites replies, so training would not see their reasoning: use a template that'
+            ' takes a reply as it is'
+        )
 
 def reply_text(
     prompt: str,   # As the template writes it, up to where the assistant speaks
     text: str,     # The same with the reply
     reply: str,    # What the assistant says
 ) -> str:          # What is learned
-    "What a reply adds to its prompt; a thought that the prompt opens is not opened again. Raises `UserError` if it adds to another prompt"
+    """What a reply adds to its prompt; a thought that the prompt opens is not opened again.
+    Raises `UserError` if it adds to another prompt"""
     opens = prompt.rstrip().endswith('<think>')
     start = prompt.rstrip().removesuffix('<think>') if opens else prompt
     if not text.startswith(start):
-        raise UserError('the chat template rewrites the prompt once it is answered, so training would not see the prompts of sampling: use another template')
+        raise UserError(
+            'the chat template rewrites the prompt once it is answered, so training would not see the prompts'
+            ' of sampling: use another template'
+        )
     added = text[len(start):]
     if opens and '</think>' not in reply:
-        raise UserError('the chat template opens a thought, and a reply to be learned has none: use a template that leaves this to the reply')
+        raise UserError(
+            'the chat template opens a thought, and a reply to be learned has none: use a template that leaves'
+            ' this to the reply'
+        )
     if opens: reply, added = (t.lstrip().removeprefix('<think>').lstrip() for t in (reply, added))
     check_reply(reply, added)
     return added
@@ -50,7 +61,10 @@ def encode_dialogue(
         prompt = conversation(messages[:i], tokenizer, prompt=True)
         full = conversation(messages[:i + 1], tokenizer)
         if not prompt.startswith(before):
-            raise UserError('the chat template rewrites earlier turns, so training would not see the prompts of sampling: use another template')
+            raise UserError(
+                'the chat template rewrites earlier turns, so training would not see the prompts of sampling:'
+                ' use another template'
+            )
         reply = reply_text(prompt, full, m['content'])
         learned = reply.rstrip('\n')
         for text, learn in ((prompt[len(before):], False), (learned, True), (reply[len(learned):], False)):

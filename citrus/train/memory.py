@@ -48,17 +48,38 @@ SHAPES = {   # from the models' config.json
 def shape_of(config) -> Shape:   # A Hugging Face configuration
     "The shape of a loaded model"
     head = getattr(config, 'head_dim', None) or config.hidden_size // config.num_attention_heads
-    return Shape(config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads, head,
-                 config.intermediate_size, config.vocab_size, config.tie_word_embeddings, config.model_type == 'qwen2')
+    return Shape(
+        config.hidden_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        head,
+        config.intermediate_size,
+        config.vocab_size,
+        config.tie_word_embeddings,
+        config.model_type == 'qwen2',
+    )
 
 # %% ../../nbs/lib/train/memory.ipynb #21863124
 def linears(s: Shape) -> list:   # (inputs, outputs) of each matrix of a layer
     "The matrices of a layer"
-    return [(s.hidden, s.queries), (s.hidden, s.keys), (s.hidden, s.keys), (s.queries, s.hidden), (s.hidden, s.mlp), (s.hidden, s.mlp), (s.mlp, s.hidden)]
+    return [
+        (s.hidden, s.queries),
+        (s.hidden, s.keys),
+        (s.hidden, s.keys),
+        (s.queries, s.hidden),
+        (s.hidden, s.mlp),
+        (s.hidden, s.mlp),
+        (s.mlp, s.hidden),
+    ]
 
 def layer_parameters(s: Shape) -> int:
     "Parameters of a layer"
-    return sum(i * o for i, o in linears(s)) + s.bias * (s.queries + 2 * s.keys) + 2 * s.hidden
+    return (
+        sum(i * o for i, o in linears(s))
+        + s.bias * (s.queries + 2 * s.keys)
+        + 2 * s.hidden
+    )
 
 def weight_count(s: Shape) -> int:
     "Parameters of a model"
@@ -77,8 +98,13 @@ def states(s: Shape, devices: int = 1, offload: bool = False, lora: int = 0) -> 
     "Weights, gradients and optimiser of a training, as one device holds them between steps"
     n = weight_count(s)
     learned = adapter_parameters(s, lora) if lora else n
-    if devices == 1: return dict(weights=4 * (n + learned if lora else n), gradients=4 * learned, optimizer=8 * learned)
-    return dict(weights=2 * (n + (learned if lora else 0)) // devices, gradients=2 * learned // devices, optimizer=0 if offload else 12 * learned // devices)
+    if devices == 1:
+        return dict(weights=4 * (n + learned if lora else n), gradients=4 * learned, optimizer=8 * learned)
+    return dict(
+        weights=2 * (n + (learned if lora else 0)) // devices,
+        gradients=2 * learned // devices,
+        optimizer=0 if offload else 12 * learned // devices,
+    )
 
 # %% ../../nbs/lib/train/memory.ipynb #c69dbd40
 def layer_bytes(s: Shape, mixed: bool) -> int:   # mixed: float32 weights under autocast
@@ -86,17 +112,30 @@ def layer_bytes(s: Shape, mixed: bool) -> int:   # mixed: float32 weights under 
     return (26 if mixed else 16) * s.hidden + 4 * (s.queries + s.keys + s.heads) + 8 * s.mlp
 
 def logit_bytes(s: Shape, scored: int, chunked: bool) -> int:   # scored: tokens with a loss
-    "Bytes of the scores at their highest: float32 log-probabilities and two gradients of them; or a float32 gradient of the head, if the loss is taken piece by piece"
+    """Bytes of the scores at their highest: float32 log-probabilities and two gradients of them; or a float32
+    gradient of the head, if the loss is taken piece by piece"""
     return 4 * s.vocab * s.hidden if chunked else 12 * s.vocab * scored
 
 # %% ../../nbs/lib/train/memory.ipynb #0bd6493b
-def activations(s: Shape, tokens: int, scored: int, mixed: bool, recompute: bool = False, chunked: bool = False) -> int:   # bytes
+def activations(
+    s: Shape,
+    tokens: int,
+    scored: int,
+    mixed: bool,
+    recompute: bool = False,
+    chunked: bool = False,
+) -> int:   # bytes
     "What forward and backward of one micro-batch need at their highest point, beyond the states"
     cast = lambda n: 2 * n if mixed else 0
     whole = layer_bytes(s, mixed) * tokens
     entry = (4 if mixed else 2) * s.hidden * tokens
     kept = s.layers * (entry if recompute else whole + cast(layer_parameters(s)))
-    at_head = kept + (10 if mixed else 8) * s.hidden * tokens + cast(s.vocab * s.hidden) + logit_bytes(s, scored, chunked)
+    at_head = (
+        kept
+        + (10 if mixed else 8) * s.hidden * tokens
+        + cast(s.vocab * s.hidden)
+        + logit_bytes(s, scored, chunked)
+    )
     in_layer = kept + (whole - entry + cast(layer_parameters(s)) if recompute else 0) + 4 * s.mlp * tokens
     return max(at_head, in_layer)
 
@@ -125,7 +164,9 @@ def memory(step: Step) -> dict:   # name -> bytes on one device
     passing = activations(s, step.tokens, step.scored, alone, step.recompute, step.chunked)
     gathered = 0 if alone else 2 * (LIVE + BUCKET + 2 * s.vocab * s.hidden)
     update = 0 if step.offload else 4 * learned if alone else 8 * min(SUB_GROUP, learned // step.devices)
-    return held | dict(passing=max(passing + gathered, update), total=sum(held.values()) + max(passing + gathered, update))
+    return held | dict(
+        passing=max(passing + gathered, update), total=sum(held.values()) + max(passing + gathered, update)
+    )
 
 def spare(step: Step, capacity: int) -> int:   # bytes; negative if it does not fit
     "Memory of a device that a step leaves free, beyond the reserve"
@@ -142,7 +183,14 @@ def device_bytes() -> int:
     if torch.cuda.is_available(): return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
-def must_recompute(config, tokens: int, scored: int, devices: int = 1, chunked: bool = False, lora: int = 0) -> bool:   # config: of the model
+def must_recompute(
+    config,   # of the model
+    tokens: int,
+    scored: int,
+    devices: int = 1,
+    chunked: bool = False,
+    lora: int = 0,
+) -> bool:
     "Whether a step of this model needs gradient checkpointing on this machine"
     return settled(Step(shape_of(config), tokens, scored, devices, chunked, lora=lora), device_bytes()).recompute
 
@@ -152,11 +200,37 @@ PROMPT = 512   # Tokens of a preference pair's prompt
 def steps_of(values: dict) -> dict:   # stage -> `Step`; values: as `citrus.core.recipes.settings` gives them
     "The training steps of a recipe. Raises `UserError` for a student whose shape is not known"
     student = values['assets']['student']
-    if student not in SHAPES: raise UserError(f'the shape of {student!r} is not known: add it to size.SHAPES, or one of {", ".join(SHAPES)}')
+    if student not in SHAPES:
+        raise UserError(
+            f'the shape of {student!r} is not known: add it to size.SHAPES, or one of {", ".join(SHAPES)}'
+        )
     s, mix, sft, prefer = SHAPES[student], values['mix'], values['sft'], values['prefer']
     pair = 2 * prefer['max_tokens'] * prefer['micro_batch']
-    return dict(mix=Step(s, mix['length'] * mix['micro_batch'], mix['length'] * mix['micro_batch'], mix['processes']), sft=Step(s, sft['length'], sft['length'], sft['processes'], chunked=True, lora=sft['lora_rank']),
-                prefer=Step(s, PROMPT * prefer['micro_batch'] + pair, pair, prefer['processes'], chunked=True, offload=prefer['offload'], lora=prefer['lora_rank']))
+    return dict(
+        mix=Step(
+            s,
+            mix['length'] * mix['micro_batch'],
+            mix['length'] * mix['micro_batch'],
+            mix['processes'],
+        ),
+        sft=Step(
+            s,
+            sft['length'],
+            sft['length'],
+            sft['processes'],
+            chunked=True,
+            lora=sft['lora_rank'],
+        ),
+        prefer=Step(
+            s,
+            PROMPT * prefer['micro_batch'] + pair,
+            pair,
+            prefer['processes'],
+            chunked=True,
+            offload=prefer['offload'],
+            lora=prefer['lora_rank'],
+        ),
+    )
 
 # %% ../../nbs/lib/train/memory.ipynb #2af5f24a
 def memory_verdict(step: Step, capacity: int) -> str:
@@ -167,16 +241,32 @@ def memory_verdict(step: Step, capacity: int) -> str:
 def memory_row(step: Step, capacity: int) -> dict:   # GiB
     "A row of the table: what a device holds, with checkpointing if memory asks for it"
     step = settled(step, capacity)
-    return dict(devices=step.devices, tokens=step.tokens, checkpointing=step.recompute, offload=step.offload) | {k: round(v / GIB, 1) for k, v in memory(step).items()} | dict(verdict=memory_verdict(step, capacity))
+    return (
+        dict(
+            devices=step.devices,
+            tokens=step.tokens,
+            checkpointing=step.recompute,
+            offload=step.offload,
+        )
+        | {k: round(v / GIB, 1) for k, v in memory(step).items()}
+        | dict(verdict=memory_verdict(step, capacity))
+    )
 
-def fit_table(values: dict, gib: float = 80.0) -> pd.DataFrame:   # values: as `citrus.core.recipes.settings` gives them; gib: memory of a device
+def fit_table(
+    values: dict,
+    gib: float = 80.0,
+) -> pd.DataFrame:   # values: as `citrus.core.recipes.settings` gives them; gib: memory of a device
     "Memory of every training of a recipe on devices of this size"
-    return pd.DataFrame([dict(stage=stage) | memory_row(step, int(gib * GIB)) for stage, step in steps_of(values).items()])
+    return pd.DataFrame(
+        [dict(stage=stage) | memory_row(step, int(gib * GIB)) for stage, step in steps_of(values).items()]
+    )
 
 def forecast(base, tokens: int, devices: int = 1) -> pd.Series:   # base: model folder; tokens: of a micro-batch
     "What a step of pre-training will hold on each device of this machine"
     from transformers import AutoConfig
-    return pd.Series(memory_row(Step(shape_of(AutoConfig.from_pretrained(base)), tokens, tokens, devices), device_bytes()))
+    return pd.Series(
+        memory_row(Step(shape_of(AutoConfig.from_pretrained(base)), tokens, tokens, devices), device_bytes())
+    )
 
 # %% ../../nbs/lib/train/memory.ipynb #a8518d0d
 def token_flops(s: Shape, length: int) -> float:   # length: tokens that attend to each other

@@ -9,16 +9,20 @@ __all__ = ['UNBUILT', 'ROUNDING', 'twin', 'next_logps', 'packed_gap']
 import copy
 
 # %% ../../nbs/lib/train/packing.ipynb #390ccec5
-UNBUILT = AttributeError, ImportError, IndexError, KeyError, RuntimeError, TypeError, ValueError   # What an unknown architecture may raise
+# What an unknown architecture may raise
+UNBUILT = AttributeError, ImportError, IndexError, KeyError, RuntimeError, TypeError, ValueError
 
 def twin(config):   # config: of a `transformers` model; gives a causal language model
-    "A random float32 model of the same architecture, with the fewest layers that hold every kind, 128 tokens and narrow inner layers"
+    """A random float32 model of the same architecture, with the fewest layers that hold every kind, 128 tokens
+    and narrow inner layers"""
     import torch
     from transformers import AutoModelForCausalLM
     config = copy.deepcopy(config.get_text_config())
     kinds = vars(config).get('layer_types') or []   # of some it is computed from other fields, and cannot be set
     layers = min(config.num_hidden_layers, max([kinds.index(k) + 1 for k in set(kinds)] + [2]))
-    small = dict(num_hidden_layers=layers, vocab_size=128, intermediate_size=64, moe_intermediate_size=16, pad_token_id=0)
+    small = dict(
+        num_hidden_layers=layers, vocab_size=128, intermediate_size=64, moe_intermediate_size=16, pad_token_id=0
+    )
     if kinds: small['layer_types'] = kinds[:layers]
     for name, value in small.items():
         if hasattr(config, name): setattr(config, name, value)
@@ -26,7 +30,8 @@ def twin(config):   # config: of a `transformers` model; gives a causal language
         torch.manual_seed(0)
         lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation='sdpa').eval()
         for w in lm.parameters():
-            if w.ndim > 1 and w.std() > 0: w.div_(w.std() * w.shape[-1] ** 0.5)
+            if w.ndim > 1 and w.std() > 0:
+                w.div_(w.std() * w.shape[-1] ** 0.5)
     return lm
 
 # %% ../../nbs/lib/train/packing.ipynb #eb2ac827
@@ -51,4 +56,5 @@ def packed_gap(config) -> float:   # Nats; infinite if no such model can be trie
         leaking = next_logps(lm, both)
     except UNBUILT: return float('inf')
     gap, control = (float((together[24:] - alone).abs().max()) for together in (packed, leaking))
-    return gap if control > ROUNDING else float('inf')   # without a border the first row must be felt, or nothing was tried
+    # without a border the first row must be felt, or nothing was tried
+    return gap if control > ROUNDING else float('inf')

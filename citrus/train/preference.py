@@ -31,15 +31,25 @@ def cpo_simpo(
     chosen, rejected = (beta * total / count).chunk(2)
     margin, n = chosen - rejected, len(chosen)
     loss = -F.logsigmoid(margin - gamma).sum() / pairs - alpha * total[:n].sum() / tokens
-    each = dict(reward_chosen=chosen, reward_rejected=rejected, margin=margin, accuracy=(margin > 0).float(), beyond_gamma=(margin > gamma).float(),
-                nll=-total[:n], length_chosen=count[:n].float(), length_rejected=count[n:].float(), pairs=torch.ones_like(margin))
+    each = dict(
+        reward_chosen=chosen,
+        reward_rejected=rejected,
+        margin=margin,
+        accuracy=(margin > 0).float(),
+        beyond_gamma=(margin > gamma).float(),
+        nll=-total[:n],
+        length_chosen=count[:n].float(),
+        length_rejected=count[n:].float(),
+        pairs=torch.ones_like(margin),
+    )
     return loss, {k: v.detach().sum() for k, v in each.items()}
 
 # %% ../../nbs/lib/train/preference.ipynb #1cefc3e2
 SIDES = 'chosen', 'rejected'
 
 def encode_pair(pair: dict, tokenizer, sides: tuple = SIDES) -> dict:   # Token ids of prompt and of each side
-    "Tokens of the prompt, and of what each answer adds to it. Raises `UserError` if the template rewrites the prompt or an answer"
+    """Tokens of the prompt, and of what each answer adds to it.
+    Raises `UserError` if the template rewrites the prompt or an answer"""
     def ids(text): return tokenizer(text, add_special_tokens=False)['input_ids']
     prompt = conversation(pair['prompt'], tokenizer, prompt=True)
     encoded = dict(prompt=ids(prompt))
@@ -50,7 +60,8 @@ def encode_pair(pair: dict, tokenizer, sides: tuple = SIDES) -> dict:   # Token 
 
 # %% ../../nbs/lib/train/preference.ipynb #2237f57e
 def useless(pair: dict, encoded: dict, length: int) -> str:   # '' if the pair can be used
-    "Why a pair is refused: an empty answer has no mean, equal ones leave nothing to prefer, and one that is cut has lost its end"
+    """Why a pair is refused: an empty answer has no mean, equal ones leave nothing to prefer, and one that is cut
+    has lost its end"""
     if not all(pair[side][-1]['content'].strip() for side in SIDES): return 'empty answer'
     if encoded['chosen'] == encoded['rejected']: return 'same answer'
     longest = max(len(encoded[side]) for side in SIDES)
@@ -64,48 +75,89 @@ def encode_pairs(pairs: list, tokenizer, length: int) -> tuple:   # (encoded pai
         why = useless(p, encoded, length)
         if why: refused[why] += 1
         else: kept.append(encoded)
-    if pairs and not kept: raise UserError(f'prefer: none of {len(pairs)} pairs can be used ({dict(refused)}); raise prefer.length')
+    if pairs and not kept:
+        raise UserError(
+            f'prefer: none of {len(pairs)} pairs can be used ({dict(refused)}); raise prefer.length'
+        )
     return kept, dict(refused)
 
 # %% ../../nbs/lib/train/preference.ipynb #4541c194
 def collate(
     pairs: list,   # As `encode_pair` gives them, with as many sides each
-) -> dict:         # input_ids, position_ids, segment: (B, columns); rows, columns, tokens, owner: (answer tokens,); count: (sides x B,)
-    "A batch of pairs: segment 0 is the prompt, 1, 2, ... its answers, -1 padding; `owner` numbers the chosen answers first, then the rejected ones"
+# input_ids, position_ids, segment: (B, columns); rows, columns, tokens, owner: (answer tokens,); count: (sides x B,)
+) -> dict:
+    """A batch of pairs: segment 0 is the prompt, 1, 2, ... its answers, -1 padding; `owner` numbers the chosen
+    answers first, then the rejected ones"""
     sides = [k for k in pairs[0] if k != 'prompt']
     width = max(len(p['prompt']) + sum(len(p[s]) - 1 for s in sides) for p in pairs)
     ids, place, segment = (torch.full((len(pairs), width), v) for v in (0, 0, -1))
     picks = []
     for r, p in enumerate(pairs):
         n = at = len(p['prompt'])
-        ids[r, :n], place[r, :n], segment[r, :n] = torch.tensor(p['prompt']), torch.arange(n), 0
+        ids[r, :n], place[r, :n], segment[r, :n] = (
+            torch.tensor(p['prompt']),
+            torch.arange(n),
+            0,
+        )
         for k, side in enumerate(sides):
             m = len(p[side]) - 1
-            ids[r, at:at + m], place[r, at:at + m], segment[r, at:at + m] = torch.tensor(p[side][:-1], dtype=torch.long), torch.arange(n, n + m), k + 1
-            picks += [(r, at + j - 1 if j else n - 1, t, r + k * len(pairs)) for j, t in enumerate(p[side])]
+            ids[r, at : at + m], place[r, at : at + m], segment[r, at : at + m] = (
+                torch.tensor(p[side][:-1], dtype=torch.long),
+                torch.arange(n, n + m),
+                k + 1,
+            )
+            picks += [
+                (r, at + j - 1 if j else n - 1, t, r + k * len(pairs))
+                for j, t in enumerate(p[side])
+            ]
             at += m
     rows, columns, tokens, owner = torch.tensor(picks).T
-    return dict(input_ids=ids, position_ids=place, segment=segment, rows=rows, columns=columns, tokens=tokens, owner=owner, count=owner.bincount(minlength=len(sides) * len(pairs)))
+    return dict(
+        input_ids=ids,
+        position_ids=place,
+        segment=segment,
+        rows=rows,
+        columns=columns,
+        tokens=tokens,
+        owner=owner,
+        count=owner.bincount(minlength=len(sides) * len(pairs)),
+    )
 
 # %% ../../nbs/lib/train/preference.ipynb #671f3a9f
 def visible(segment):   # (B, columns) -> (B, 1, columns, columns) of bool
     "A token sees its prompt and its own answer, up to itself"
     asks, seen = segment[:, :, None], segment[:, None, :]
     n = segment.shape[1]
-    own = ((seen == 0) | (seen == asks)) & (seen >= 0) & torch.ones(n, n, dtype=torch.bool, device=segment.device).tril()
-    return (own | torch.eye(n, dtype=torch.bool, device=segment.device))[:, None]   # padding sees itself: a row of nothing has no softmax
+    own = (
+        ((seen == 0) | (seen == asks))
+        & (seen >= 0)
+        & torch.ones(n, n, dtype=torch.bool, device=segment.device).tril()
+    )
+    # padding sees itself: a row of nothing has no softmax
+    return (own | torch.eye(n, dtype=torch.bool, device=segment.device))[:, None]
 
 # %% ../../nbs/lib/train/preference.ipynb #9a94fa22
 class TokenLogp(torch.autograd.Function):
-    "Log-probabilities of tokens under a linear output layer, whose scores are made for a part of the vocabulary at a time; the backward pass finds the first of them and makes the others again"
+    """Log-probabilities of tokens under a linear output layer, whose scores are made for a part of the vocabulary
+    at a time; the backward pass finds the first of them and makes the others again"""
     @staticmethod
-    def forward(ctx, hidden, weight, tokens, part):   # (n, width), (vocabulary, width), (n,), tokens of the vocabulary; gives (n,) float32
+    def forward(
+        ctx,
+        hidden,
+        weight,
+        tokens,
+        part,
+    ):   # (n, width), (vocabulary, width), (n,), tokens of the vocabulary; gives (n,) float32
         total, right = hidden.new_full((2, len(hidden)), -torch.inf, dtype=torch.float32)
         ctx.part, ctx.kept = part, []
         for i, w in enumerate(weight.split(part)):
             scores, place = (hidden @ w.to(hidden.dtype).T).float(), tokens - i * part
             total = torch.logaddexp(total, scores.logsumexp(-1))
-            right = torch.where((place >= 0) & (place < len(w)), scores.gather(-1, place.clamp(0, len(w) - 1)[:, None])[:, 0], right)
+            right = torch.where(
+                (place >= 0) & (place < len(w)),
+                scores.gather(-1, place.clamp(0, len(w) - 1)[:, None])[:, 0],
+                right,
+            )
             if ctx.needs_input_grad[0] and (i + 1) * part * len(hidden) <= weight.numel(): ctx.kept.append(scores)
         ctx.save_for_backward(hidden, weight, tokens, total)
         return right - total
@@ -131,11 +183,13 @@ def scoring(
     batch: dict,   # As `collate` gives it
     part: int,     # Tokens of the vocabulary scored at a time
 ):
-    "Let an output layer give, in place of scores, the log-probabilities of the answer tokens, of shape (1, answer tokens)"
+    """Let an output layer give, in place of scores, the log-probabilities of the answer tokens, of shape (1,
+    answer tokens)"""
     def forward(hidden):
         device, picked = hidden.device.type, hidden[batch['rows'], batch['columns']]
         kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else picked.dtype
-        with torch.autocast(device, enabled=False): return TokenLogp.apply(picked.to(kind), head.weight, batch['tokens'], part)[None]
+        with torch.autocast(device, enabled=False):
+            return TokenLogp.apply(picked.to(kind), head.weight, batch['tokens'], part)[None]
     head.forward = forward
     try: yield
     finally: del head.forward
@@ -150,7 +204,12 @@ def answer_logp(
     "Summed log-probability of each answer"
     mask = batch['mask'] if 'mask' in batch else visible(batch['segment'])
     with scoring(head or model.get_output_embeddings(), batch, part):
-        each = model(input_ids=batch['input_ids'], attention_mask=mask, position_ids=batch['position_ids'], use_cache=False).logits[0]
+        each = model(
+            input_ids=batch['input_ids'],
+            attention_mask=mask,
+            position_ids=batch['position_ids'],
+            use_cache=False,
+        ).logits[0]
     return torch.zeros(len(batch['count']), device=each.device).index_add(0, batch['owner'], each)
 
 # %% ../../nbs/lib/train/preference.ipynb #6f785f8c
@@ -164,7 +223,8 @@ def collate_alone(
 
 # %% ../../nbs/lib/train/preference.ipynb #8bc49a7e
 def reached(config, columns: int):   # columns: of the longest row; gives a configuration
-    "A model's configuration, in which a window that the rows reach has 8 tokens, and one that they do not is out of the way"
+    """A model's configuration, in which a window that the rows reach has 8 tokens, and one that they do not is
+    out of the way"""
     config = copy.deepcopy(config.get_text_config())
     for name in ('sliding_window', 'attention_chunk_size', 'window_size'):
         window = getattr(config, name, None)
@@ -192,10 +252,26 @@ def shares_prompt(config, columns: int) -> bool:
 
 # %% ../../nbs/lib/train/preference.ipynb #60e43ea8
 def fit_to_train(model):
-    "Raises `UserError` for a model whose scores are not those of a plain output layer, or whose attention takes no mask"
+    """Raises `UserError` for a model whose scores are not those of a plain output layer, or whose attention takes
+    no mask"""
     c, head = model.config, model.get_output_embeddings()
-    altered = [k for k, plain in dict(final_logit_softcapping=None, logit_scale=1.0, logits_scaling=1.0).items() if getattr(c, k, plain) not in (plain, None)]
-    if altered: raise UserError(f'prefer: the model {c.model_type!r} changes its scores after the output layer ({altered[0]}), which this trainer leaves out; take another model')
-    if not isinstance(head, torch.nn.Linear) or head.bias is not None: raise UserError(f'prefer: the output layer of the model {c.model_type!r} is not a plain matrix; take another model')
-    if c._attn_implementation != 'sdpa': raise UserError(f'prefer: attention {c._attn_implementation!r} does not take the mask that keeps two answers apart; the model needs the implementation sdpa')
+    altered = [
+        k
+        for k, plain in dict(final_logit_softcapping=None, logit_scale=1.0, logits_scaling=1.0).items()
+        if getattr(c, k, plain) not in (plain, None)
+    ]
+    if altered:
+        raise UserError(
+            f'prefer: the model {c.model_type!r} changes its scores after the output layer ({altered[0]}),'
+            ' which this trainer leaves out; take another model'
+        )
+    if not isinstance(head, torch.nn.Linear) or head.bias is not None:
+        raise UserError(
+            f'prefer: the output layer of the model {c.model_type!r} is not a plain matrix; take another model'
+        )
+    if c._attn_implementation != 'sdpa':
+        raise UserError(
+            f'prefer: attention {c._attn_implementation!r} does not take the mask that keeps two answers apart;'
+            ' the model needs the implementation sdpa'
+        )
     return model

@@ -17,7 +17,7 @@ import pandas as pd
 
 # %% ../../nbs/lib/train/samples.ipynb #58900a28
 from ..eval.extract import mark
-from ..eval.judge import HARMLESS_WORDS
+from ..llm.models import SET_ASIDE
 from ..llm.door import converse
 from ..llm.models import Sampling
 from ..llm.prompt import ask, tag_content, FOREIGN, parse_reply
@@ -38,7 +38,9 @@ def repeated(text: str, n: int = 4) -> float:
 
 def foreign(text: str) -> float:
     "Share of letters that are neither Latin nor Greek"
-    return sum(len(m[0]) for m in FOREIGN.finditer(text)) / max(1, sum(c.isalpha() for c in text))
+    return sum(len(m[0]) for m in FOREIGN.finditer(text)) / max(
+        1, sum(c.isalpha() for c in text)
+    )
 
 # %% ../../nbs/lib/train/samples.ipynb #7a0bbe18
 def form(text: str, limits: Limits):   # `Parsed`
@@ -47,9 +49,15 @@ def form(text: str, limits: Limits):   # `Parsed`
 
 FILTERS = dict(
     format=lambda text, said, asked, limits: said.problem != '',
-    language=lambda text, said, asked, limits: foreign(said.think + said.answer) > 0.05 if foreign(asked) < 0.5 else foreign(said.think + said.answer) < 0.5,
-    length=lambda text, said, asked, limits: len(said.think) < limits.characters[0] or len(text) > limits.characters[1],
-    repetition=lambda text, said, asked, limits: repeated(text) > limits.repeated)
+    language=lambda text, said, asked, limits: (
+        foreign(said.think + said.answer) > 0.05
+        if foreign(asked) < 0.5
+        else foreign(said.think + said.answer) < 0.5
+    ),
+    length=lambda text, said, asked, limits: len(said.think) < limits.characters[0]
+    or len(text) > limits.characters[1],
+    repetition=lambda text, said, asked, limits: repeated(text) > limits.repeated,
+)
 
 def judge_reply(q: dict, text: str, limits: Limits) -> dict:   # answer, problem, correct
     "The answer of a reply, the first filter that it fails ('' if none), and whether it is well formed and right"
@@ -76,12 +84,12 @@ class Stop:
 def answer_row(q: dict, reply, limits: Limits) -> dict:
     "An answer with what is wrong with it; a prompt that the model refused says so"
     row = dict(question_id=q['id'], text=reply.text) | judge_reply(q, reply.text, limits)
-    if reply.finish.startswith(HARMLESS_WORDS): row['problem'] = reply.finish
+    if reply.finish.startswith(SET_ASIDE): row['problem'] = reply.finish
     return row | dict(tokens=reply.tokens, seconds=reply.seconds)
 
 def well_formed(row: dict) -> bool:
     "Whether an answer has the form that was asked for"
-    return row['problem'] != 'format' and not row['problem'].startswith(HARMLESS_WORDS)
+    return row['problem'] != 'format' and not row['problem'].startswith(SET_ASIDE)
 
 async def answers_to(door, q: dict, model, sampling: Sampling, limits: Limits, stop: Stop) -> list:
     "Answers to one question, in rounds if there is a rule to stop by"
@@ -128,18 +136,43 @@ def right_counts(questions: list, rows: list) -> tuple:   # (right answers of ea
     return [sum(r['correct'] for r in some[:n]) for some in by.values()], n
 
 # %% ../../nbs/lib/train/samples.ipynb #2a621236
-def outcome(questions: list, rows: list, pairs: list, samples: int) -> dict:   # samples: answers that each question could have
+def outcome(
+    questions: list,
+    rows: list,
+    pairs: list,
+    samples: int,   # answers that each question could have
+) -> dict:
     "What the sampling gave: pass@1, pass@n, questions that give no pair, and what was saved"
     correct, n = right_counts(questions, rows)
     share = lambda hits, of: sum(hits) / max(1, of)
-    return dict(questions=len(questions), answers=len(rows), saved=1 - len(rows) / (len(questions) * samples), well_formed=share(map(well_formed, rows), len(rows)),
-                accepted=share((not r['problem'] for r in rows), len(rows)), pass_1=pass_at(correct, n, 1), pass_n=pass_at(correct, n, n), n=n, all_right=sum(c == n for c in correct),
-                none_right=sum(c == 0 for c in correct), pairs=len(pairs), tokens_a_second=share((r['tokens'] for r in rows), sum(r['seconds'] for r in rows)))
+    return dict(
+        questions=len(questions),
+        answers=len(rows),
+        saved=1 - len(rows) / (len(questions) * samples),
+        well_formed=share(map(well_formed, rows), len(rows)),
+        accepted=share((not r['problem'] for r in rows), len(rows)),
+        pass_1=pass_at(correct, n, 1),
+        pass_n=pass_at(correct, n, n),
+        n=n,
+        all_right=sum(c == n for c in correct),
+        none_right=sum(c == 0 for c in correct),
+        pairs=len(pairs),
+        tokens_a_second=share(
+            (r['tokens'] for r in rows), sum(r['seconds'] for r in rows)
+        ),
+    )
 
 # %% ../../nbs/lib/train/samples.ipynb #a38c5af6
 def matched(right: list, wrong: list, each: int) -> list:   # At most `each` (right, wrong)
     "Disjoint pairs of rows, the nearest in length first"
-    combos = sorted(((abs(r['tokens'] - w['tokens']), r['text'], w['text'], r, w) for r in right for w in wrong), key=lambda c: c[:3])
+    combos = sorted(
+        (
+            (abs(r['tokens'] - w['tokens']), r['text'], w['text'], r, w)
+            for r in right
+            for w in wrong
+        ),
+        key=lambda c: c[:3],
+    )
     made, used = [], set()
     for _, a, b, r, w in combos:
         if len(made) < each and not {a, b} & used:
@@ -160,7 +193,17 @@ def make_pairs(
     for q in sorted(questions, key=lambda q: right[q['id']] / max(1, len(by[q['id']]))):
         use = {(r['correct'], r['text']): r for r in by[q['id']] if not r['problem']}.values()
         for i, (r, w) in enumerate(matched([r for r in use if r['correct']], [r for r in use if not r['correct']], each)):
-            pairs.append(dict(id=f'pair-{q["id"]}-{i}', question_id=q['id'], prompt=ask(q, 'open'), chosen=reply(r), rejected=reply(w), n_correct=right[q['id']], n_samples=len(by[q['id']])))
+            pairs.append(
+                dict(
+                    id=f'pair-{q["id"]}-{i}',
+                    question_id=q['id'],
+                    prompt=ask(q, 'open'),
+                    chosen=reply(r),
+                    rejected=reply(w),
+                    n_correct=right[q['id']],
+                    n_samples=len(by[q['id']]),
+                )
+            )
     return pairs[:most] if most else pairs
 
 # %% ../../nbs/lib/train/samples.ipynb #a8f0a805
@@ -169,17 +212,42 @@ def answer_funnel(questions: list, rows: list, pairs: list) -> pd.DataFrame:
     by = by_question(questions, rows)
     use = {i: [r for r in some if not r['problem']] for i, some in by.items()}
     alike = {i for i, some in use.items() if len({r['correct'] for r in some}) < 2}
-    count = lambda some: dict(right=sum(r['correct'] for r in some), wrong=sum(not r['correct'] for r in some), questions=len({r['question_id'] for r in some}))
+    count = lambda some: dict(
+        right=sum(r['correct'] for r in some),
+        wrong=sum(not r['correct'] for r in some),
+        questions=len({r['question_id'] for r in some}),
+    )
     mixed = [r for i, some in use.items() if i not in alike for r in some]
-    lines = [('asked', rows), *((f'fails: {name}', [r for r in rows if r['problem'] == name]) for name in dict.fromkeys([*FILTERS, *(r['problem'] for r in rows if r['problem'])])),
-             ('question all right', [r for i in alike for r in use[i] if r['correct']]), ('question all wrong', [r for i in alike for r in use[i] if not r['correct']]), ('question has both', mixed)]
-    return pd.DataFrame([dict(answers=name) | count(some) for name, some in lines] + [dict(answers='in a pair', right=len(pairs), wrong=len(pairs), questions=len({p['question_id'] for p in pairs}))])
+    lines = [
+        ('asked', rows),
+        *(
+            (f'fails: {name}', [r for r in rows if r['problem'] == name])
+            for name in dict.fromkeys(
+                [*FILTERS, *(r['problem'] for r in rows if r['problem'])]
+            )
+        ),
+        ('question all right', [r for i in alike for r in use[i] if r['correct']]),
+        ('question all wrong', [r for i in alike for r in use[i] if not r['correct']]),
+        ('question has both', mixed),
+    ]
+    return pd.DataFrame(
+        [dict(answers=name) | count(some) for name, some in lines]
+        + [
+            dict(
+                answers='in a pair',
+                right=len(pairs),
+                wrong=len(pairs),
+                questions=len({p['question_id'] for p in pairs}),
+            )
+        ]
+    )
 
 # %% ../../nbs/lib/train/samples.ipynb #ec807c3f
 def replayed(rows: list, samples: int, stop: Stop) -> list:
     "The answers to one question that would have been asked for under a rule"
     n = 0
-    while n < samples and not (n and stop.now(rows[:n], samples - n)): n = min(samples, n + stop.each)
+    while n < samples and not (n and stop.now(rows[:n], samples - n)):
+        n = min(samples, n + stop.each)
     return rows[:n]
 
 # %% ../../nbs/lib/train/samples.ipynb #31ad05c5
@@ -189,7 +257,16 @@ def savings(questions: list, rows: list, samples: int, each: int, hopes: list) -
     table = []
     for hope in hopes:
         kept = [r for some in by.values() for r in replayed(some, samples, Stop(max(1, samples // 4), each, hope))]
-        table.append(dict(hope=hope, questions=len(by), answers=len(kept), saved=1 - len(kept) / max(1, len(rows)), pairs=(n := len(make_pairs(questions, kept, each))), kept=n / full if full else 1.0))
+        table.append(
+            dict(
+                hope=hope,
+                questions=len(by),
+                answers=len(kept),
+                saved=1 - len(kept) / max(1, len(rows)),
+                pairs=(n := len(make_pairs(questions, kept, each))),
+                kept=n / full if full else 1.0,
+            )
+        )
     return pd.DataFrame(table)
 
 # %% ../../nbs/lib/train/samples.ipynb #b467f29d
@@ -199,7 +276,15 @@ def answer_survival(questions: list, model, temperatures: list, sampling: Sampli
     for t in temperatures:
         said = sample_answers(questions, model, replace(sampling, temperature=t), limits)
         share = lambda hits: sum(hits) / len(said)
-        rows.append(dict(temperature=t, n=len(said), well_formed=share(map(well_formed, said)), accepted=share(not r['problem'] for r in said), right=share(r['correct'] for r in said)))
+        rows.append(
+            dict(
+                temperature=t,
+                n=len(said),
+                well_formed=share(map(well_formed, said)),
+                accepted=share(not r['problem'] for r in said),
+                right=share(r['correct'] for r in said),
+            )
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/lib/train/samples.ipynb #d08876fc
@@ -214,11 +299,30 @@ def plot_counts(table: pd.DataFrame):   # As `counts_table` gives it
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(5, 2.6))
     ax.bar(table.right, table.questions, color=['C3', *['C0'] * (len(table) - 2), 'C2'])
-    ax.set(xlabel=f'right answers of {table.of.iloc[0]}', ylabel='questions', title=f'{table.questions.sum()} questions; only those between the ends give pairs')
+    ax.set(
+        xlabel=f'right answers of {table.of.iloc[0]}',
+        ylabel='questions',
+        title=f'{table.questions.sum()} questions; only those between the ends give pairs',
+    )
     return fig
 
 # %% ../../nbs/lib/train/samples.ipynb #14e1514a
 def general_questions(rows: list) -> list:   # rows: `sft` records; `question` records
     "Worked problems as open questions"
-    return [dict(id=r['id'], source=r['source'], split='train', stem=r['messages'][-2]['content'], open_stem=r['messages'][-2]['content'], options=[], answer=None,
-                 answer_text=tag_content(r['messages'][-1]['content'], 'answer'), aliases=[], context=None, difficulty=None, meta={}) for r in rows]
+    return [
+        dict(
+            id=r['id'],
+            source=r['source'],
+            split='train',
+            stem=r['messages'][-2]['content'],
+            open_stem=r['messages'][-2]['content'],
+            options=[],
+            answer=None,
+            answer_text=tag_content(r['messages'][-1]['content'], 'answer'),
+            aliases=[],
+            context=None,
+            difficulty=None,
+            meta={},
+        )
+        for r in rows
+    ]

@@ -18,21 +18,34 @@ from ..llm.local import compute_dtype
 def schedule(step: int, steps: int) -> float:   # Factor of the peak learning rate
     "Linear warm-up over 5 % of the steps, then cosine to zero"
     warm = max(1, round(0.05 * steps))
-    return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+    return (
+        (step + 1) / warm
+        if step < warm
+        else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+    )
 
 def devices():   # An `accelerate.Accelerator`
     "The devices of this run, computing in bfloat16 where they multiply it"
     import torch
     from accelerate import Accelerator
-    return Accelerator(mixed_precision='bf16' if compute_dtype() == torch.bfloat16 else 'no', cpu=not torch.cuda.is_available())
+    return Accelerator(
+        mixed_precision='bf16' if compute_dtype() == torch.bfloat16 else 'no', cpu=not torch.cuda.is_available()
+    )
 
 def divide(accelerator, global_batch: int, micro_batch: int) -> int:   # Forward passes of a step on each device
-    "Divide a step among devices and forward passes; before `accelerator.prepare`. Raises `UserError` if there is a remainder"
+    """Divide a step among devices and forward passes; before `accelerator.prepare`.
+    Raises `UserError` if there is a remainder"""
     passes, rest = divmod(global_batch, accelerator.num_processes * micro_batch)
-    if rest: raise UserError(f'mix.global_batch = {global_batch} does not divide among {accelerator.num_processes} devices in passes of {micro_batch}')
+    if rest:
+        raise UserError(
+            f'mix.global_batch = {global_batch} does not divide among {accelerator.num_processes} devices in'
+            f' passes of {micro_batch}'
+        )
     accelerator.gradient_accumulation_steps = passes
     if accelerator.distributed_type == 'DEEPSPEED':
-        accelerator.state.deepspeed_plugin.deepspeed_config.update(train_micro_batch_size_per_gpu=micro_batch, gradient_accumulation_steps=passes)
+        accelerator.state.deepspeed_plugin.deepspeed_config.update(
+            train_micro_batch_size_per_gpu=micro_batch, gradient_accumulation_steps=passes
+        )
     return passes
 
 def load_student(folder):
@@ -45,8 +58,11 @@ def load_student(folder):
 def sequence_losses(model, ids):   # ids: (n, length); gives (n,) nats a token
     "Mean loss of each sequence"
     import torch
-    labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)   # pads the labels instead of cutting the logits, which would copy them
-    losses = torch.nn.functional.cross_entropy(model(input_ids=ids).logits.flatten(0, 1).float(), labels.flatten(), reduction='none')
+    # pads the labels instead of cutting the logits, which would copy them
+    labels = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
+    losses = torch.nn.functional.cross_entropy(
+        model(input_ids=ids).logits.flatten(0, 1).float(), labels.flatten(), reduction='none'
+    )
     return losses.view_as(ids).sum(1) / (ids.shape[1] - 1)
 
 # %% ../../nbs/lib/train/steps.ipynb #b1313f29
@@ -60,12 +76,22 @@ def one_step(
     import torch
     sums = torch.zeros(arms, 2, dtype=torch.float64, device=accelerator.device)
     for part in np.array_split(np.arange(len(batch)), passes):
-        index, ids = (torch.as_tensor(np.array([batch[i][k] for i in part]), dtype=torch.long, device=accelerator.device) for k in (0, 1))
+        index, ids = (
+            torch.as_tensor(
+                np.array([batch[i][k] for i in part]),
+                dtype=torch.long,
+                device=accelerator.device,
+            )
+            for k in (0, 1)
+        )
         with accelerator.accumulate(model):
             with accelerator.autocast(): losses = sequence_losses(model, ids)
             accelerator.backward(losses.mean())
-        sums.index_add_(0, index, torch.stack([losses.detach().double(), torch.ones_like(index, dtype=torch.float64)], 1))
-    norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)   # DeepSpeed has then taken its step, or left it, by the same rule
+        sums.index_add_(
+            0, index, torch.stack([losses.detach().double(), torch.ones_like(index, dtype=torch.float64)], 1)
+        )
+    # DeepSpeed has then taken its step, or left it, by the same rule
+    norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
     taken = norm is None or math.isfinite(float(norm))
     if taken: optimizer.step()
     optimizer.zero_grad()

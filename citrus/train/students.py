@@ -10,13 +10,26 @@ from ..core.files import UserError
 from ..core.keys import digest
 
 # %% ../../nbs/lib/train/students.ipynb #4cca6207
-TRAINING = 'learning_rate global_batch length weight_decay beta2 clip lora_rank checkpoint_seconds'.split()   # Taken over from the stage `sft`
+# Taken over from the stage `sft`
+TRAINING = 'learning_rate global_batch length weight_decay beta2 clip lora_rank checkpoint_seconds'.split()
 
 # %% ../../nbs/lib/train/students.ipynb #8053e765
 def exchanged(rows: list, family: dict, seed: int) -> list:   # family: row id -> disease; `sft` records
-    "Each prompt with the reply to another disease's patient. Raises `UserError` if one disease has over half of the rows"
+    """Each prompt with the reply to another disease's patient.
+    Raises `UserError` if one disease has over half of the rows"""
     order = sorted(rows, key=lambda r: (family[r['id']], digest([seed, r['id']])))
     half = max(sum(family[r['id']] == f for r in rows) for f in set(family.values()))
-    if 2 * half > len(rows): raise UserError('traces: one disease has over half of the traces, so no exchange between diseases is possible; raise synth.questions')
-    given = {r['id']: order[(i + half) % len(order)]['messages'][-1] for i, r in enumerate(order)}
-    return [r | dict(id=f'{r["id"]}-exchanged', messages=[*r['messages'][:-1], given[r['id']]]) for r in rows]
+    if 2 * half > len(rows):
+        raise UserError(
+            'traces: one disease has over half of the traces, so no exchange between diseases is possible;'
+            ' raise synth.questions'
+        )
+    given = {
+        r['id']: order[(i + half) % len(order)]['messages'][-1]
+        for i, r in enumerate(order)
+    }
+    return [
+        r
+        | dict(id=f'{r["id"]}-exchanged', messages=[*r['messages'][:-1], given[r['id']]])
+        for r in rows
+    ]

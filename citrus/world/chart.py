@@ -17,13 +17,21 @@ from .questions import listing, lower
 # %% ../../nbs/lib/world/chart.ipynb #471c819c
 @functools.lru_cache(maxsize=4096)
 def understand(k: Knowledge, question: str) -> tuple:   # ({finding id: how it is named in a step}, belief)
-    "What the expert reads in a question: its findings, those that are absent with a 'No', and what it believes of them"
+    """What the expert reads in a question: its findings, those that are absent with a 'No', and what it believes
+    of them"""
     present, absent = k.reader(question)
-    named = {t: k.names[t][0] for t in present} | {t: f'No {lower(k.names[t][0])}' for t in absent}
+    named = {t: k.names[t][0] for t in present} | {
+        t: f'No {lower(k.names[t][0])}' for t in absent
+    }
     return named, k.belief(present, absent)
 
-def finding_fits(freq: dict, family: str, name: str) -> bool:   # freq: family -> share of its patients with the finding
-    "Whether a finding, as a step names it, fits a family: a present one where it occurs, an absent one where most are without it"
+def finding_fits(
+    freq: dict,   # family -> share of its patients with the finding
+    family: str,
+    name: str,
+) -> bool:
+    """Whether a finding, as a step names it, fits a family: a present one where it occurs, an absent one where
+    most are without it"""
     return freq.get(family, 0) < 0.5 if name.startswith('No ') else family in freq
 
 # %% ../../nbs/lib/world/chart.ipynb #c8dee3e2
@@ -43,4 +51,9 @@ def chart(steps: list) -> Chart:
     "Read accepted steps in the expert's language"
     listed, said = considered(steps), [re.match(r'(.+?) fits (.+)\.$', s) for s in steps]
     found = {m[1]: [f for f in listed if f in m[2]] for m in said if m}
-    return Chart(listed, found, after('Conclusion: ', steps) or max(listed, key=lambda f: sum(f in c for c in found.values()), default=''))
+    return Chart(
+        listed,
+        found,
+        after('Conclusion: ', steps)
+        or max(listed, key=lambda f: sum(f in c for c in found.values()), default=''),
+    )

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from ..core.files import atomic, root
 from ..core.ingredients import library_of
 from ..core.keys import digest, hashes, mention, reached_from
-from ..llm.local import BACKENDS
+from ..llm.models import BACKENDS
 from ..llm.models import local_model, Model, Reply
 from ..llm.prompt import target
 from ..llm.servers import renamed
@@ -63,7 +63,9 @@ def by_frequency(k: Knowledge, t: str, value) -> np.ndarray:   # (families,)
     "A function of the frequency of a finding, for all families; 0 for those that do not have it"
     if t not in k.columns:
         c = k.carriers.get(t, {})
-        k.columns[t] = np.array([k.place[f] for f in c], int), np.minimum(np.fromiter(c.values(), float, len(c)), CEILING)
+        k.columns[t] = np.array([k.place[f] for f in c], int), np.minimum(
+            np.fromiter(c.values(), float, len(c)), CEILING
+        )
     where, frequencies = k.columns[t]
     out = np.zeros(len(k.families))
     out[where] = value(frequencies)
@@ -71,7 +73,14 @@ def by_frequency(k: Knowledge, t: str, value) -> np.ndarray:   # (families,)
 
 def evidence(k: Knowledge, t: str) -> np.ndarray:   # (families,)
     "log p_td / q_t of a present finding, for all families"
-    if t not in k.memory: k.memory[t] = np.max([by_frequency(k, a, lambda f: np.maximum(np.log(f / k.rate(a)), 0)) for a in sorted(k.lineage(t))], 0)
+    if t not in k.memory:
+        k.memory[t] = np.max(
+            [
+                by_frequency(k, a, lambda f: np.maximum(np.log(f / k.rate(a)), 0))
+                for a in sorted(k.lineage(t))
+            ],
+            0,
+        )
     return k.memory[t]
 
 def silence(k: Knowledge, t: str) -> np.ndarray:   # (families,)
@@ -84,9 +93,15 @@ def ends(k: Knowledge) -> dict:   # finding id -> {family: frequency}
     covered = defaultdict(set)
     for t, c in k.carriers.items():
         for a in k.lineage(t) - {t}: covered[a] |= set(c)
-    return {t: left for t, c in k.carriers.items() if (left := {f: q for f, q in c.items() if f not in covered[t]})}
+    return {
+        t: left
+        for t, c in k.carriers.items()
+        if (left := {f: q for f, q in c.items() if f not in covered[t]})
+    }
 
-def silent(k: Knowledge) -> tuple:   # (knowledge of the most special findings only, what it adds up to if nothing is mentioned)
+def silent(
+    k: Knowledge,
+) -> tuple:   # (knowledge of the most special findings only, what it adds up to if nothing is mentioned)
     "What it means to mention nothing"
     if 'nothing' not in k.memory:
         own = Knowledge(ends(k), {}, k.version)
@@ -98,7 +113,11 @@ def log_likelihoods(k: Knowledge, present: list, absent: list) -> np.ndarray:   
     "Log-likelihood of the findings under each family, against the background"
     own, total = silent(k)
     said = {a for t in (*present, *absent) for a in k.lineage(t)} & set(own.carriers)
-    return sum((evidence(k, t) for t in present), total) + sum(by_frequency(k, t, lambda f: np.log1p(-DENIED * f)) for t in absent) - sum(silence(own, t) for t in said)
+    return (
+        sum((evidence(k, t) for t in present), total)
+        + sum(by_frequency(k, t, lambda f: np.log1p(-DENIED * f)) for t in absent)
+        - sum(silence(own, t) for t in said)
+    )
 
 # %% ../../nbs/lib/world/expert.ipynb #1132e2da
 @patch
@@ -115,8 +134,13 @@ def knowledge_of(world: World, names: list, owner: dict = {}) -> Knowledge:
     theirs = {owner.get(f, f): f for f in names}
     carriers = {t: {theirs[f]: freq for f, freq in c.items() if f in theirs} for t, c in world.carriers.items()}
     findings = {t: term for t, term in world.terms.items() if world.is_finding(t)}
-    return Knowledge({t: c for t, c in sorted(carriers.items()) if c}, {t: term.names for t, term in findings.items()}, world.version,
-                     {t: term.parents for t, term in findings.items()}, {t: len(c) / len(world.families) for t, c in sorted(world.carriers.items())})
+    return Knowledge(
+        {t: c for t, c in sorted(carriers.items()) if c},
+        {t: term.names for t, term in findings.items()},
+        world.version,
+        {t: term.parents for t, term in findings.items()},
+        {t: len(c) / len(world.families) for t, c in sorted(world.carriers.items())},
+    )
 
 def save_knowledge(k: Knowledge, path):
     "Write knowledge as JSON"
@@ -159,9 +183,16 @@ def answer_question(k: Knowledge, messages: list, temperature: float, rng: rando
     options = dict(re.findall(r'^([A-U])\. (.+)$', text, re.M))
     present, absent = k.reader(re.sub(r'^[A-U]\. .+$', '', text, flags=re.M))
     ranked = [f for f in propose(k.belief(present, absent), temperature, rng) if not options or f in options.values()]
-    if not ranked: return target('None of the listed diseases is one that I know.', next((f'{l}. {t}' for l, t in options.items() if t == NONE), NONE))
+    if not ranked:
+        return target(
+            'None of the listed diseases is one that I know.',
+            next((f'{l}. {t}' for l, t in options.items() if t == NONE), NONE),
+        )
     label = next((f'{l}. ' for l, t in options.items() if t == ranked[0]), '')
-    return target(explain(k, ranked[0], ranked[1] if len(ranked) > 1 else None, present, absent), f'{label}{ranked[0]}')
+    return target(
+        explain(k, ranked[0], ranked[1] if len(ranked) > 1 else None, present, absent),
+        f'{label}{ranked[0]}',
+    )
 
 SKILLS = {}   # first line of a system message -> function like `answer_question`
 
@@ -194,12 +225,29 @@ def code_behind(names: frozenset) -> str:
 def expert_model(path) -> Model:   # `knowledge.json` of the stage `cases`
     "The knowledge expert as a model of the chat door"
     with open(path, 'rb') as f: known = f.read().decode()
-    return Model('expert', 'expert', str(path), digest([known, code_behind(frozenset(f.__name__ for f in (answer_question, *SKILLS.values())))]))
+    return Model(
+        'expert',
+        'expert',
+        str(path),
+        digest(
+            [
+                known,
+                code_behind(
+                    frozenset(f.__name__ for f in (answer_question, *SKILLS.values()))
+                ),
+            ]
+        ),
+    )
 
 def role_model(spec: str, knowledge) -> Model:
-    "The model of a parameter: `expert`, `backend:path`, `backend:path#name`, where name is what a server calls it, or `backend:path#name?field=other`, where it has another name for a field of a request, or none"
+    """The model of a parameter: `expert`, `backend:path`, `backend:path#name`, where name is what a server calls
+    it, or `backend:path#name?field=other`, where it has another name for a field of a request, or none"""
     backend, _, rest = spec.partition(':')
     path, _, rest = rest.partition('#')
     name, _, fields = rest.partition('?')
     if backend == 'expert': return expert_model(knowledge)
-    return local_model(name or path, path, backend) if Path(path).is_dir() else Model(name or path, backend, path, name or path, flags=renamed(fields))
+    return (
+        local_model(name or path, path, backend)
+        if Path(path).is_dir()
+        else Model(name or path, backend, path, name or path, flags=renamed(fields))
+    )

@@ -22,15 +22,26 @@ from .questions import listing, lower
 from .reader import words
 
 # %% ../../nbs/lib/world/expert_parts.ipynb #dfe4a01f
-def told(known: str, name: str, listed: list) -> dict | None:   # candidate -> share of its patients; None if nothing was said
+def told(
+    known: str,
+    name: str,
+    listed: list,
+) -> dict | None:   # candidate -> share of its patients; None if nothing was said
     "What the external knowledge says of a finding and the candidates"
     line = next((l for l in known.split('\n') if l.startswith(f'{name}: ')), None)
-    return line and {f: int(m[1]) / 100 for f in listed if (m := re.search(re.escape(f) + r' \((\d+) %\)', line))}
+    return line and {
+        f: int(m[1]) / 100
+        for f in listed
+        if (m := re.search(re.escape(f) + r' \((\d+) %\)', line))
+    }
 
 def name_candidates(part: dict, named: dict, own: dict, heat: float, rng: random.Random) -> str:
     "The expert's candidates, likeliest first; before it tries again it asks who has the first findings"
-    known, first = part.get('External knowledge', ''), listing([lower(n) for n in list(named.values())[:3]] or ['nothing'])
-    if part.get('Feedback') and not known and part.get('Look ups left'): return f'<ask>Which diseases have {first}?</ask>'
+    known, first = part.get('External knowledge', ''), listing(
+        [lower(n) for n in list(named.values())[:3]] or ['nothing']
+    )
+    if part.get('Feedback') and not known and part.get('Look ups left'):
+        return f'<ask>Which diseases have {first}?</ask>'
     lifted = {f: p + 3 * known.count(f'{f} (') for f, p in own.items()}
     drawn = propose(lifted, heat, rng)[:int(part['Number of candidates'])]
     return f'<step>Candidates: {"; ".join(sorted(drawn, key=list(own).index))}.</step>'
@@ -39,17 +50,26 @@ def name_candidates(part: dict, named: dict, own: dict, heat: float, rng: random
 def reason_skill(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
     "The next step of the knowledge expert as reasoning expert"
     part = sections(messages)
-    steps, (named, own), advice = accepted(part.get('Accepted steps', '')), understand(k, part['Question']), part.get('Feedback', '')
+    steps, (named, own), advice = (
+        accepted(part.get('Accepted steps', '')),
+        understand(k, part['Question']),
+        part.get('Feedback', ''),
+    )
     heat, listed = temperature * (0.25 if advice else 1), considered(steps)
     if not steps: return f'<step>{state_known(named)}</step>'
     if not listed: return name_candidates(part, named, own, heat, rng)
     done = chart(steps).fits
     for t, name in named.items():
         if name in done: continue
-        says, bare = told(part.get('External knowledge', ''), k.names[t][0], listed), lower(k.names[t][0])
+        says, bare = told(
+            part.get('External knowledge', ''), k.names[t][0], listed
+        ), lower(k.names[t][0])
         if says is not None: return f'<step>{weigh(name, says, listed)}</step>'
-        if bare in advice and part.get('Look ups left'): return f'<ask>Which of {"; ".join(listed)} have {bare}?</ask>'
-        return f'<step>{weigh(name, k.carriers.get(t, {}), listed, {f for f in listed if rng.random() < 0.02 * heat})}</step>'
+        if bare in advice and part.get('Look ups left'):
+            return f'<ask>Which of {"; ".join(listed)} have {bare}?</ask>'
+        return (
+            f'<step>{weigh(name, k.carriers.get(t, {}), listed, {f for f in listed if rng.random() < 0.02 * heat})}</step>'
+        )
     return f'<step>Conclusion: {max(listed, key=lambda f: (sum(f in c for c in done.values()), own[f]))}.</step>'
 
 def state_known(named: dict) -> str:
@@ -57,21 +77,47 @@ def state_known(named: dict) -> str:
     return f'Known: {listing([lower(n) for n in named.values()]) if named else "nothing"}.'
 
 # %% ../../nbs/lib/world/expert_parts.ipynb #93978db3
-def wrong(k: Knowledge, step: str, steps: list, named: dict, reference: str) -> bool:   # reference: '' where it is not known
+def wrong(
+    k: Knowledge,
+    step: str,
+    steps: list,
+    named: dict,
+    reference: str,   # '' where it is not known
+) -> bool:
     "Whether a step is false, given what was accepted before it"
     kind, _, said = step.partition(': ')
     listed, by = considered(steps), {name: k.carriers.get(t, {}) for t, name in named.items()}
     if kind == 'Known': return step != state_known(named)
-    if kind == 'Candidates': return reference not in considered([step]) if reference else max((sum(finding_fits(c, f, n) for n, c in by.items()) for f in considered([step])), default=0) < len(by) - 1
+    if kind == 'Candidates':
+        return (
+            reference not in considered([step])
+            if reference
+            else max(
+                (
+                    sum(finding_fits(c, f, n) for n, c in by.items())
+                    for f in considered([step])
+                ),
+                default=0,
+            )
+            < len(by) - 1
+        )
     if kind == 'Conclusion' and reference: return said.rstrip('.') != reference
-    if kind == 'Conclusion': return not listed or sum(said.rstrip('.') in c for c in chart(steps).fits.values()) < max(sum(f in c for c in chart(steps).fits.values()) for f in listed)
+    if kind == 'Conclusion':
+        return not listed or sum(
+            said.rstrip('.') in c for c in chart(steps).fits.values()
+        ) < max(sum(f in c for c in chart(steps).fits.values()) for f in listed)
     name = step.partition(' fits ')[0]
     return name not in by or step != weigh(name, by[name], listed)
 
 def advise(step: str, named: dict) -> str:
     "What to say of a step that is refused"
     if step.startswith('Known: '): return 'Name the known findings.'
-    if step.startswith('Candidates: '): return f'No candidate explains {listing([lower(n) for n in list(named.values())[:3]] or ["the text"])} together well enough; look for one that does.'
+    if step.startswith('Candidates: '):
+        return (
+            'No candidate explains'
+            f' {listing([lower(n) for n in list(named.values())[:3]] or ["the text"])}'
+            ' together well enough; look for one that does.'
+        )
     if step.startswith('Conclusion: '): return 'Another candidate explains more of the findings.'
     return f'Check again which candidates fit: {lower(step.partition(" fits ")[0].removeprefix("No "))}.'
 
@@ -80,14 +126,24 @@ def reflect_skill(k: Knowledge, messages: list, temperature: float, rng: random.
     "The knowledge expert as reflection expert"
     part = sections(messages)
     step, named = part['Proposed step'].strip(), understand(k, part['Question'])[0]
-    bad = wrong(k, step, accepted(part.get('Accepted steps', '')), named, part.get('Reference diagnosis', '').strip()) != slip(temperature, rng)
-    return f'<rating>{int(not bad)}</rating><feedback>{advise(step, named) if bad else "The step is right."}</feedback>'
+    bad = wrong(
+        k,
+        step,
+        accepted(part.get('Accepted steps', '')),
+        named,
+        part.get('Reference diagnosis', '').strip(),
+    ) != slip(temperature, rng)
+    return (
+        f'<rating>{int(not bad)}</rating><feedback>{advise(step, named) if bad else "The step is right."}</feedback>'
+    )
 
 def stop_skill(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
     "The knowledge expert as judge of completeness: every finding of the question weighed"
     part = sections(messages)
     done = chart(accepted(part.get('Accepted steps', ''))).fits
-    return f'<stop>{int(all(n in done for n in understand(k, part["Question"])[0].values()) != slip(temperature, rng))}</stop>'
+    return (
+        f'<stop>{int(all(n in done for n in understand(k, part["Question"])[0].values()) != slip(temperature, rng))}</stop>'
+    )
 
 # %% ../../nbs/lib/world/expert_parts.ipynb #d1e5858a
 def by_findings(c: Chart) -> list:
@@ -105,17 +161,31 @@ def by_candidates(c: Chart) -> list:
 
 def by_rival(c: Chart) -> list:
     "Sentences: the best, its runner-up, and what decides between them"
-    rival = max((f for f in c.listed if f != c.best), key=lambda f: sum(f in found for found in c.fits.values()), default=None)
+    rival = max(
+        (f for f in c.listed if f != c.best),
+        key=lambda f: sum(f in found for found in c.fits.values()),
+        default=None,
+    )
     apart = [lower(n) for n, found in c.fits.items() if c.best in found and rival not in found]
-    return [explains(c, c.best)] + ([explains(c, rival)] if rival else []) + ([f'What decides is {listing(apart)}.'] if rival and apart else [])
+    return (
+        [explains(c, c.best)]
+        + ([explains(c, rival)] if rival else [])
+        + ([f'What decides is {listing(apart)}.'] if rival and apart else [])
+    )
 
 # %% ../../nbs/lib/world/expert_parts.ipynb #63e93005
-DESIGNS = dict(findings=('Finding by finding: which candidates each fits.', by_findings),
-               candidates=('Candidate by candidate: which findings each explains and which not.', by_candidates),
-               rival=('First the best candidate and its evidence, then the runner-up, then the finding that decides.', by_rival))   # name -> (what the writer is told, sentences)
+DESIGNS = dict(   # name -> (what the writer is told, sentences)
+    findings=('Finding by finding: which candidates each fits.', by_findings),
+    candidates=('Candidate by candidate: which findings each explains and which not.', by_candidates),
+    rival=(
+        'First the best candidate and its evidence, then the runner-up, then the finding that decides.',
+        by_rival,
+    ),
+)
 
 def monologue(steps: list, design: str) -> str:
-    "Accepted steps in the expert's language as a first-person train of thought. Raises `UserError` for an unknown design"
+    """Accepted steps in the expert's language as a first-person train of thought.
+    Raises `UserError` for an unknown design"""
     if design not in DESIGNS: raise UserError(f'synth.design = {design!r}: one of {", ".join(DESIGNS)}')
     c = chart(steps)
     return ' '.join(DESIGNS[design][1](c) + [f'So I decide for {c.best}.'])
@@ -132,7 +202,8 @@ HEDGES = set(words('''i think believe say would it this is the most likely proba
 patient has have diagnosis answer suspected here case of'''))
 
 def verify_skill(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
-    "The knowledge expert as judge of answers: the reference is named, no other family, and nothing beside it but what hedges"
+    """The knowledge expert as judge of answers: the reference is named, no other family, and nothing beside it
+    but what hedges"""
     part = sections(messages)
     answer, reference = part['Given answer'], part['Reference diagnosis'].strip()
     said = set(told_words(answer))
@@ -141,4 +212,13 @@ def verify_skill(k: Knowledge, messages: list, temperature: float, rng: random.R
     if right is None: right = last_named(answer, [reference]) == reference and said - set(key(reference)) <= HEDGES
     return f'<same>{int(right != slip(temperature, rng))}</same>'
 
-SKILLS.update({REASON: reason_skill, REFLECT: reflect_skill, STOP: stop_skill, WRITE: write_skill, REWRITE: rewrite_skill, VERIFY: verify_skill})
+SKILLS.update(
+    {
+        REASON: reason_skill,
+        REFLECT: reflect_skill,
+        STOP: stop_skill,
+        WRITE: write_skill,
+        REWRITE: rewrite_skill,
+        VERIFY: verify_skill,
+    }
+)

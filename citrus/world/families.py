@@ -28,8 +28,13 @@ class Family:
     aliases: list = field(default_factory=list)        # Names of the members
     circumstances: dict = field(default_factory=dict)  # disease id -> as `parse_circumstances` gives them
 
+
     @functools.cached_property
-    def findings(self) -> dict: return {t: max(m.get(t, 0) for m in self.members.values()) for t in sorted({t for m in self.members.values() for t in m})}
+    def findings(self) -> dict:
+        return {
+            t: max(m.get(t, 0) for m in self.members.values())
+            for t in sorted({t for m in self.members.values() for t in m})
+        }
 
 # %% ../../nbs/lib/world/families.ipynb #2775d776
 ALIKE = 0.1   # least mean Jaccard index of the findings of two groups of subtypes that are one family
@@ -56,7 +61,8 @@ def alike(members: list) -> list:   # members: {finding: frequency} of each; lis
 
 # %% ../../nbs/lib/world/families.ipynb #eda4a156
 def named_parts(diseases: dict) -> list:   # [(name, [(disease id, its name, findings)])]
-    "Diseases of one name that are alike in their findings; the name is the full one where the short one has several parts"
+    """Diseases of one name that are alike in their findings; the name is the full one where the short one has
+    several parts"""
     named, parts = defaultdict(list), []
     for d, (name, findings) in diseases.items(): named[family_name(name)].append((d, name, findings))
     for short, subtypes in named.items():
@@ -96,15 +102,20 @@ class World:
         replaced: dict = {},  # former id -> id in use
     ):
         self.terms, self.families, self.version, self.replaced = terms, families, version, replaced
-        self.up, self.told, self.called = {}, {}, {}   # filled on demand: ancestors by term; by family, findings that name it and what it is called
+        # filled on demand: ancestors by term; by family, findings that name it and what it is called
+        self.up, self.told, self.called = {}, {}, {}
         self.carriers = defaultdict(dict)              # finding -> {family: frequency}, general findings included
         for f in families.values():
             for t, freq in f.findings.items():
-                for a in self.ancestors(t): self.carriers[a][f.name] = max(freq, self.carriers[a].get(f.name, 0))
+                for a in self.ancestors(t):
+                    self.carriers[a][f.name] = max(freq, self.carriers[a].get(f.name, 0))
 
     def ancestors(self, t: str) -> frozenset:
         "A term and all that are more general"
-        if t not in self.up: self.up[t] = frozenset({t}).union(*map(self.ancestors, self.terms[t].parents if t in self.terms else []))
+        if t not in self.up:
+            self.up[t] = frozenset({t}).union(
+                *map(self.ancestors, self.terms[t].parents if t in self.terms else [])
+            )
         return self.up[t]
 
     def is_finding(self, t: str) -> bool:
@@ -114,19 +125,33 @@ class World:
     @functools.cached_property
     def lexicon(self) -> tuple:   # (all names of all terms in one text, where each begins, its term)
         names = [(t, n.lower()) for t, term in self.terms.items() for n in term.names]
-        return '\n'.join(n for _, n in names), list(itertools.accumulate((len(n) + 1 for _, n in names[:-1]), initial=0)), [t for t, _ in names]
+        return (
+            '\n'.join(n for _, n in names),
+            list(itertools.accumulate((len(n) + 1 for _, n in names[:-1]), initial=0)),
+            [t for t, _ in names],
+        )
 
     def explainers(self, present: list, absent: list = ()) -> set:
         "Families that explain a patient"
         rare = sorted((self.carriers.get(t, {}) for t in present), key=len)
-        return {f for f in rare[0] if all(f in c for c in rare[1:]) and not any(self.carriers.get(t, {}).get(f, 0) == 1.0 for t in absent)}
+        return {
+            f
+            for f in rare[0]
+            if all(f in c for c in rare[1:])
+            and not any(self.carriers.get(t, {}).get(f, 0) == 1.0 for t in absent)
+        }
 
 # %% ../../nbs/lib/world/families.ipynb #684e111d
 def load_world(namespace: str) -> World:
     "The real ontology. Raises `UserError` for an unknown namespace"
     if namespace not in ('ORPHA', 'OMIM'): raise UserError(f'cases.namespace = {namespace!r}: ORPHA or OMIM')
     obo, hpoa, version = hpo_files()
-    return World(parse_terms(obo), families(parse_diseases(hpoa, namespace), parse_circumstances(hpoa, namespace)), version, parse_replaced(obo))
+    return World(
+        parse_terms(obo),
+        families(parse_diseases(hpoa, namespace), parse_circumstances(hpoa, namespace)),
+        version,
+        parse_replaced(obo),
+    )
 
 # %% ../../nbs/lib/world/families.ipynb #b83d5971
 def derange(names: list, seed: int) -> dict:

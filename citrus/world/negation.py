@@ -46,7 +46,12 @@ def bare_words(text: str) -> list:
         else: out.append('can not' if word.lower() == 'cannot' else word.lower())
     return out
 
-def outline(text: str, start: int, end: int, spans: list) -> str:   # spans: (start, end) of the names inside, in order
+def outline(
+    text: str,
+    start: int,
+    end: int,
+    spans: list,   # (start, end) of the names inside, in order
+) -> str:
     "A statement with `@` for each name"
     out, place = [], start
     for a, b in spans:
@@ -69,27 +74,41 @@ def one_of(words: str) -> str:
     return either(*(re.sub(r'/(\w+)', r'(?:\1)?', w).replace('*', r'\w*') for w in words.split()))
 
 BE = either(one_of('is are was were be been being remain/s remained'), 'has been', 'have been', 'had been')
-SEEN = one_of("""seen present observed noted found detected reported identified evident apparent demonstrated documented
-    visible described appreciated elicited heard palpable""")
-ACTIVE = one_of("""have has had having show* report* complain* present* develop* experienc* exhibit* reveal* demonstrat* suffer*
-    note noted notice* display* endors* manifest* feel felt find found see/n observe/d detect* describe* mention*""")
-NO_CHANGE = one_of("""change/s increase decrease improvement worsening deterioration difference/s progression relief effect/s
+SEEN = one_of(
+    """seen present observed noted found detected reported identified evident apparent demonstrated documented
+    visible described appreciated elicited heard palpable"""
+)
+ACTIVE = one_of(
+    """have has had having show* report* complain* present* develop* experienc* exhibit* reveal* demonstrat* suffer*
+    note noted notice* display* endors* manifest* feel felt find found see/n observe/d detect* describe* mention*"""
+)
+NO_CHANGE = one_of(
+    """change/s increase decrease improvement worsening deterioration difference/s progression relief effect/s
     influence impact benefit cause/s reason/s explanation/s source origin treatment therapy medication/s response
-    association/s correlation/s relation* doubt""")
+    association/s correlation/s relation* doubt"""
+)
 UNCHANGED = either(NO_CHANGE, '(?:increased |elevated |higher |excess )?risk')
 
 # %% ../../nbs/lib/world/negation.ipynb #145d7073
 ADVERB = either(
     'also', 'all', 'both', 'now', r'\w+ly', '(?:felt|thought|said|found|noted|considered|reported) (?:to be|as)')
-KNOWN = one_of("""clinical personal past prior known medical other obvious significant definite recent further new convincing
-    radiological""")
-HINTS = one_of("""evidence sign/s symptom/s history complaint/s episode/s suspicion indication/s trace/s finding/s feature/s record/s
-    report/s documentation sensation problem/s trouble difficulty difficulties issue/s""")
+KNOWN = one_of(
+    """clinical personal past prior known medical other obvious significant definite recent further new convincing
+    radiological"""
+)
+HINTS = one_of(
+    """evidence sign/s symptom/s history complaint/s episode/s suspicion indication/s trace/s finding/s feature/s record/s
+    report/s documentation sensation problem/s trouble difficulty difficulties issue/s"""
+)
 ABOUT = either('of', 'for', 'to suggest', 'suggesting', 'suggestive of', 'with', 'consistent with')
 SIGNS_OF = rf'(?:{KNOWN} )*{HINTS} (?:or \w+ )?{ABOUT}'
-KIN = either(one_of("""mother/s father/s mom mum dad grandma grandpa parent/s brother/s sister/s sibling/s aunt/s uncle/s cousin/s
-    grandmother/s grandfather/s grandparent/s nephew/s niece/s relative/s son/s daughter/s wife husband twin"""), 
-    'family members?')
+KIN = either(
+    one_of(
+        """mother/s father/s mom mum dad grandma grandpa parent/s brother/s sister/s sibling/s aunt/s uncle/s cousin/s
+    grandmother/s grandfather/s grandparent/s nephew/s niece/s relative/s son/s daughter/s wife husband twin"""
+    ),
+    'family members?',
+)
 OF_KIN = one_of('his her the a an their one two both maternal paternal younger older half')
 
 # %% ../../nbs/lib/world/negation.ipynb #d1b985d4
@@ -102,13 +121,18 @@ CONDITION = one_of("""disease/s *infection/s *reaction/s
     involvement deformity deformities *abnormality *abnormalities disability disabilities *morbidity *morbidities
     palpitation/s constipation dehydration hallucination/s case/s""")
 HEAD = rf'(?!{CONDITION}(?!\S))' + either(
-    r'\w+(?:tion|ment|ase)s?', r'\w+(?:ance|ence)', r'\w+it(?:y|ies)',
-    one_of("""therapy therapies
+    r'\w+(?:tion|ment|ase)s?',
+    r'\w+(?:ance|ence)',
+    r'\w+it(?:y|ies)',
+    one_of(
+        """therapy therapies
     prophylaxis antibody antibodies antigen/s receptor/s inhibitor/s
     level/s score/s rating/s value/s rate/s risk/s index growth
     synthesis uptake progression cell/s neuron/s deposit/s model/s marker/s gene/s toxin/s withdrawal removal relief
     patient/s inpatient/s survivor/s carrier/s provider/s
-    study studies repair surgery control transmission expression knowledge specific resistant susceptible sensitive"""))
+    study studies repair surgery control transmission expression knowledge specific resistant susceptible sensitive"""
+    ),
+)
 COMPOUND = (
     r'(?: - (?:induced|dependent|specific|mediated|like|resistant|sensitive|positive|producing)'
     rf'| (?:\w+(?:al|ic|ant|ary|ive) )?{HEAD})(?!\S)')
@@ -125,33 +149,48 @@ NEITHER_DOES = (   # "neither drug inhibited it": both are there
 
 # %% ../../nbs/lib/world/negation.ipynb #94b7a925
 CUES_OF = dict(
-    compound=rf'@(?={COMPOUND})',   # "no measles antibodies" denies the antibodies
+    compound=rf'@(?={COMPOUND})',  # "no measles antibodies" denies the antibodies
     name='@',
-    doubt=either(   # of the negation that stands in it
+    doubt=either(  # of the negation that stands in it
         rf'(?:not|never|hard to|difficult to|unable to|impossible to)(?: \w+)?(?: be(?:en)?)?(?: \w+ly)? '
         rf'{one_of("rule/d exclude/s excluded deny denied denying denies")}(?: out)?',
         r'(?:not|never|no)(?: been| yet)? (?:without|absence of|lack of|free of|free from|absent|negative)',
         'not (?:only|just|merely|necessarily|certain|sure)(?! whether)',
         rf'not (?:\w+ly )?(?!known to)'
-        rf'{one_of("known clear associated related affected responsible different caused satisfied")}(?! whether)',
+        rf'{one_of("known clear associated related affected responsible different caused satisfied")}(?!'
+        r' whether)',
         r'den(?:y|ies|ied|ying)(?: (?!@)\w+){1,5} (?:for|with|about) (?:his|her|their)(?= (?:\w+ )?@)',
         '(?:with|without) (?:(?:and|or|/) )+(?:with|without)',
         '(?:presence|absence) (?:(?:and|or|/) )+(?:presence|absence)',
-        '(?:present|absent) (?:or|/) (?:present|absent)', 'whether or not', 'gram (?:- )?negative',
-        r'no or (?:\w+ )?(?:mild|slight|minimal|little|few)', '(?:mild|slight|minimal|little|few) or no',
+        '(?:present|absent) (?:or|/) (?:present|absent)',
+        'whether or not',
+        'gram (?:- )?negative',
+        r'no or (?:\w+ )?(?:mild|slight|minimal|little|few)',
+        '(?:mild|slight|minimal|little|few) or no',
         r'(?:lack|absence) of(?! (?:\S+ ){0,3}@)',
-        rf'(?:no|without|lack of)(?: (?!@)\w+)?(?: (?!@)\w+)? {UNCHANGED}(?: (?:in|of|for|on|to|with|between|from)\b)?',
+        rf'(?:no|without|lack of)(?: (?!@)\w+)?(?: (?!@)\w+)? {UNCHANGED}(?:'
+        r' (?:in|of|for|on|to|with|between|from)\b)?',
         rf'(?:no|not) (?:\w+ly )?{MORE} {HEAD}(?: of\b)?',
         rf'(?:may|might|need) not (?:indicate|suggest|show|reveal|demonstrate)(?: {SIGNS_OF})?',
         r'without (?:\w+ly )?(?:affect|alter|chang|influenc|inhibit|reduc|improv|modify|treat|prevent)ing',
         r'(?:could|would|might) have (?:\w+ ){1,4}(?:in the absence of|without)',
         r'none of (?:the|these|those)(?: \w+)?(?= @)',
-        r'neither(?= \w+ (?:affect|inhibit|alter|influenc|chang|prevent|reduc)\w*)', NEITHER_DOES),
+        r'neither(?= \w+ (?:affect|inhibit|alter|influenc|chang|prevent|reduc)\w*)',
+        NEITHER_DOES,
+    ),
     asked=either(
-        'if', rf'whether {HE_HAS}', '(?:is |was )?(?:un|not )(?:clear|certain|known|sure)(?: as to)? whether',
+        'if',
+        rf'whether {HE_HAS}',
+        '(?:is |was )?(?:un|not )(?:clear|certain|known|sure)(?: as to)? whether',
         '(?:to (?:look|search|screen|check|test|evaluate|assess)|looking|searching) for',
-        '(?:to )?rule out', 'r / o', 'to exclude', 'in case of', '(?:return|call|come back) if',
-        r'risks?(?: of| for)?(?: (?!@)\w+){0,3} (?:include[sd]?|including|of|for)'))
+        '(?:to )?rule out',
+        'r / o',
+        'to exclude',
+        'in case of',
+        '(?:return|call|come back) if',
+        r'risks?(?: of| for)?(?: (?!@)\w+){0,3} (?:include[sd]?|including|of|for)',
+    ),
+)
 
 # %% ../../nbs/lib/world/negation.ipynb #1604d9f9
 REPORTS = one_of('noted noticed reported seen observed said heard stated')
@@ -187,7 +226,8 @@ RECOGNISED = (
 PREDICATE = either(
     'absent', 'denied', 'excluded', r'negative(?! (?!for |in |on |at |by |and |or )\w)', 'unlikely', 'ruled out',
     rf'(?:not|never)(?: \w+)? {RECOGNISED}')
-SUSPENDED = r'(?: \S+){1,9}? [-–−‑] (?:\w+ed|\w+ing|dependent|specific|free)(?!\S)'   # "nitrate-, and caffeine-induced"
+# "nitrate-, and caffeine-induced"
+SUSPENDED = r'(?: \S+){1,9}? [-–−‑] (?:\w+ed|\w+ing|dependent|specific|free)(?!\S)'
 CUES_OF |= dict(
     after=either(
         rf'(?<=@ ){LINK}(?:no|none|nil|absent|denied|negative|neg|excluded|unlikely|ruled out|never|not {SEEN})'
@@ -231,18 +271,53 @@ CUES_OF |= dict(
 # %% ../../nbs/lib/world/negation.ipynb #34a6ad09
 CUES_OF |= dict(
     stop=either(
-        'but', 'however', 'although', 'though', 'except(?: for)?', 'apart from', 'other than', 'aside from', 'besides', 'yet',
-        'whereas', 'while', 'whilst', 'because', 'due to', 'secondary to', 'caused by', 'despite', 'which', 'that',
-        r'(?:after|before|since|until|during) (?:the|his|her|their|this|that)(?= (?:\w+ )?@)', 'as the cause of',
-        'indicating', 'suggesting', 'showing', '(?:and|,|now) with', '(?:and|,) (?:just|only)',
+        'but',
+        'however',
+        'although',
+        'though',
+        'except(?: for)?',
+        'apart from',
+        'other than',
+        'aside from',
+        'besides',
+        'yet',
+        'whereas',
+        'while',
+        'whilst',
+        'because',
+        'due to',
+        'secondary to',
+        'caused by',
+        'despite',
+        'which',
+        'that',
+        r'(?:after|before|since|until|during) (?:the|his|her|their|this|that)(?= (?:\w+ )?@)',
+        'as the cause of',
+        'indicating',
+        'suggesting',
+        'showing',
+        '(?:and|,|now) with',
+        '(?:and|,) (?:just|only)',
         rf'(?:and|or|,) (?:the )?(?:\w+ )?{PEOPLE} with(?= {NEAR}@)',
-        ', (?:and )?there (?:is|are|was|were)', 'or minimal',
+        ', (?:and )?there (?:is|are|was|were)',
+        'or minimal',
         r', (?:and )?\d+(?! \))(?= (?:\w+ ){0,2}@)',
-        r'\( (?:(?:a?or|[as]?hr|rr|ci|p) |[^()@]{0,30}[=%])[^()@]{0,80}\) ,'),
+        r'\( (?:(?:a?or|[as]?hr|rr|ci|p) |[^()@]{0,30}[=%])[^()@]{0,80}\) ,',
+    ),
     turn=either(
-        ACTIVE, 'admits?', 'admitted', r'acknowledg\w+', 'stated?', 'states', 'said', 'says', 'confirms?', 'confirmed',
+        ACTIVE,
+        'admits?',
+        'admitted',
+        r'acknowledg\w+',
+        'stated?',
+        'states',
+        'said',
+        'says',
+        'confirms?',
+        'confirmed',
         'followed by',
-        '(?:positives?|present|yes)(?: for)?(?: :)?'),
+        '(?:positives?|present|yes)(?: for)?(?: :)?',
+    ),
     subject=r'(?:he|she|they|it|i|we|(?:the )?patient|(?:the )?(?:child|boy|girl|infant))',
     be=BE,
     apart=rf'(?<!@ )[(\[](?= {ONE_NAME} [][()])',
@@ -252,7 +327,8 @@ CUES_OF |= dict(
     case=rf'{INSTANCES} of',
     governs=rf'(?:of|{PREPOSITION})(?= {NEAR}@)',
     blocked=either(PREPOSITION, 'other', 'if', 'whether', 'when', 'than', 'till', 'until'),
-    word=r'\S+')
+    word=r'\S+',
+)
 
 # %% ../../nbs/lib/world/negation.ipynb #ca476760
 CUES_RE = re.compile('|'.join(rf'(?P<{kind}>(?<!\S)(?:{pattern})(?!\S))' for kind, pattern in CUES_OF.items()))
@@ -265,7 +341,9 @@ MAYBE = re.compile(
 
 # %% ../../nbs/lib/world/negation.ipynb #56031897
 REACH = 6   # words that a bare "no" may stand before the first name, or a name before the next
-VERB = one_of('is are was were has have had persist* remain* continu* occur* began started since get* got worsen* could')
+VERB = one_of(
+    'is are was were has have had persist* remain* continu* occur* began started since get* got worsen* could'
+)
 NEGATED = either('not', 'never', 'absent', 'denied', 'ruled', 'excluded', 'negative', 'unlikely', 'been')
 OWN_CLAUSE = re.compile(
     r'[^,.;@]*@(?: (?!and |or |nor |but )[^\s,.;@]+){0,6}? '
@@ -332,7 +410,8 @@ def read_turn(s: Scope, kind: str, cue: str):
     s.has |= kind == 'turn' or cue == 'with'
 
 def read_bracket(s: Scope, cue: str, apart: bool = False):   # whether one name stands inside that is no synonym
-    "A scope that was opened inside brackets ends with them; a lone name in brackets has no part in a scope before them"
+    """A scope that was opened inside brackets ends with them; a lone name in brackets has no part in a scope
+    before them"""
     if apart and s.sign == 'absent' and not s.far: s.once = 'present'
     if cue in ')]' and s.opened >= s.depth > 0: s.open('present')
     s.depth = max(s.depth + (1 if cue in '([' else -1), 0)
@@ -347,9 +426,14 @@ def read_joint(s: Scope, cue: str, rest: str):
     if own and not (cue == 'and' and PLURAL.search(own[0])): s.open('present')
 
 # %% ../../nbs/lib/world/negation.ipynb #3a4b80e2
-OPENED_BY = dict(   # kind of cue -> (sign, whether it reaches to the end)
-    doubt=('present', False), kin=('other', True), asked=('other', False), denial=('absent', True), negation=('absent', False),
-    stop=('present', False))
+OPENED_BY = dict(  # kind of cue -> (sign, whether it reaches to the end)
+    doubt=('present', False),
+    kin=('other', True),
+    asked=('other', False),
+    denial=('absent', True),
+    negation=('absent', False),
+    stop=('present', False),
+)
 
 def read_statement(text: str) -> list:   # text: as `outline` gives it
     "The sign of each name of a statement"
@@ -379,20 +463,32 @@ def signs(
     text: str,
     spans: list,   # (start, end) of each name, in the order of the text, none inside another
 ) -> list:         # 'present', 'absent' or 'other' for each
-    "Whether each name of a text is said to be present, absent, or of somebody else (a relative, or what is only looked for)"
+    """Whether each name of a text is said to be present, absent, or of somebody else (a relative, or what is only
+    looked for)"""
     out, starts = ['present'] * len(spans), [a for a, _ in spans]
     for a, b in statements(text):
         i, j = bisect.bisect_left(starts, a), bisect.bisect_left(starts, b)
-        if i < j and MAYBE.search(text, a, b): out[i:j] = read_statement(outline(text, a, b, spans[i:j]))
+        if i < j and MAYBE.search(text, a, b):
+            out[i:j] = read_statement(outline(text, a, b, spans[i:j]))
     return out
 
 # %% ../../nbs/lib/world/negation.ipynb #642e4b17
-def sign_table(rows: list) -> list:   # rows: (half, sign that is right, sign that was read); a dict for each half and sign
+def sign_table(
+    rows: list,   # (half, sign that is right, sign that was read); a dict for each half and sign
+) -> list:
     "Precision and recall of each sign by half"
     table = []
     for half in dict.fromkeys(h for h, *_ in rows):
         for sign in ('present', 'absent', 'other'):
             right = sum(r == (half, sign, sign) for r in rows)
             read, there = (sum(r[0] == half and r[k] == sign for r in rows) for k in (2, 1))
-            table.append(dict(half=half, sign=sign, names=there, precision=right / max(read, 1), recall=right / max(there, 1)))
+            table.append(
+                dict(
+                    half=half,
+                    sign=sign,
+                    names=there,
+                    precision=right / max(read, 1),
+                    recall=right / max(there, 1),
+                )
+            )
     return table

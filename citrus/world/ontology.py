@@ -17,7 +17,8 @@ from ..core.files import UserError
 from ..data.abstracts import quoted
 
 # %% ../../nbs/lib/world/ontology.ipynb #311d7e60
-FINDING = 'HP:0000118'   # Phenotypic abnormality: the root of all findings; other branches hold onsets, inheritance, modifiers
+# Phenotypic abnormality: the root of all findings; other branches hold onsets, inheritance, modifiers
+FINDING = 'HP:0000118'
 
 @dataclass
 class Term:
@@ -57,14 +58,23 @@ def parse_replaced(obo: str) -> dict:   # former id -> id in use
 def last_of(became: dict, id: str) -> str:
     "The end of a chain of replacements; a chain that bites its tail ends where it began"
     seen = [id]
-    while seen[-1] in became and became[seen[-1]] not in seen: seen.append(became[seen[-1]])
+    while seen[-1] in became and became[seen[-1]] not in seen:
+        seen.append(became[seen[-1]])
     return seen[-1]
 
 # %% ../../nbs/lib/world/ontology.ipynb #fd7393e1
-SCALE = {'HP:0040280': 1.0, 'HP:0040281': 0.9, 'HP:0040282': 0.55, 'HP:0040283': 0.17, 'HP:0040284': 0.03, 'HP:0040285': 0.0}
+SCALE = {
+    'HP:0040280': 1.0,
+    'HP:0040281': 0.9,
+    'HP:0040282': 0.55,
+    'HP:0040283': 0.17,
+    'HP:0040284': 0.03,
+    'HP:0040285': 0.0,
+}
 COUNT = re.compile(r'(\d+)\s*/\s*(\d+)')
 PERCENT = re.compile(r'[~≈<>≤≥]?\s*(\d+(?:\.\d+)?)\s*%?(?:\s*[-–]\s*(\d+(?:\.\d+)?))?\s*%')
-STATED_WEIGHT, UNSTATED_WEIGHT = 10, 1   # patients that a frequency without a count, and a finding without a frequency, weigh as
+# patients that a frequency without a count, and a finding without a frequency, weigh as
+STATED_WEIGHT, UNSTATED_WEIGHT = 10, 1
 
 @functools.lru_cache(maxsize=2**14)
 def weighed(text: str) -> tuple:   # (patients with the finding, patients), by count or by weight
@@ -95,7 +105,8 @@ def pooled(texts: list) -> float:   # In [0, 1]
 
 # %% ../../nbs/lib/world/ontology.ipynb #20785714
 def annotations(hpoa: str, namespace: str) -> list:   # rows of 12 columns
-    "The rows of one namespace that say something is so. Raises `UserError` for a row that is cut or whose frequency is none"
+    """The rows of one namespace that say something is so.
+    Raises `UserError` for a row that is cut or whose frequency is none"""
     rows = [line.split('\t') for line in hpoa.split('\n') if line.startswith(namespace + ':')]
     short = next((r for r in rows if len(r) < 12), None)
     if short: raise UserError(f'phenotype.hpoa: a row of {short[0]} has {len(short)} columns, needs 12')
@@ -109,7 +120,8 @@ def findings_of(rows: list) -> dict:   # disease id -> (name, {finding id: frequ
     "The findings that rows give the diseases"
     found = {}
     for r in rows:
-        if r[10] == 'P' and r[3] != FINDING: found.setdefault(r[0], (r[1], {}))[1].setdefault(r[3], []).append(r[7])
+        if r[10] == 'P' and r[3] != FINDING:
+            found.setdefault(r[0], (r[1], {}))[1].setdefault(r[3], []).append(r[7])
     known = {d: (name, {t: pooled(texts) for t, texts in fs.items()}) for d, (name, fs) in found.items()}
     return {d: (name, {t: f for t, f in fs.items() if f > 0}) for d, (name, fs) in known.items()}
 
@@ -121,25 +133,47 @@ def parse_diseases(
     return findings_of(annotations(hpoa, namespace))
 
 # %% ../../nbs/lib/world/ontology.ipynb #3e174355
-def parse_circumstances(hpoa: str, namespace: str) -> dict:   # disease id -> {'onset': {id: frequency}, 'inheritance': [ids], 'sex': {finding id: sex}}
+def parse_circumstances(
+    hpoa: str,
+    namespace: str,
+) -> dict:   # disease id -> {'onset': {id: frequency}, 'inheritance': [ids], 'sex': {finding id: sex}}
     "Onset and inheritance of the diseases of one namespace, and the sex of findings that only one sex has"
     found = defaultdict(lambda: dict(onset={}, inheritance=[], sex={}))
     for r in annotations(hpoa, namespace):
-        if r[10] == 'C' and r[3] in ONSET: found[r[0]]['onset'][r[3]] = finding_frequency(r[7])
-        if r[10] == 'I' and r[3] in INHERITANCE: found[r[0]]['inheritance'] = sorted({*found[r[0]]['inheritance'], r[3]})
-        if r[10] == 'P' and r[8].upper() in ('MALE', 'FEMALE'): found[r[0]]['sex'][r[3]] = r[8].upper()
+        if r[10] == 'C' and r[3] in ONSET:
+            found[r[0]]['onset'][r[3]] = finding_frequency(r[7])
+        if r[10] == 'I' and r[3] in INHERITANCE:
+            found[r[0]]['inheritance'] = sorted({*found[r[0]]['inheritance'], r[3]})
+        if r[10] == 'P' and r[8].upper() in ('MALE', 'FEMALE'):
+            found[r[0]]['sex'][r[3]] = r[8].upper()
     return dict(found)
 
 # %% ../../nbs/lib/world/ontology.ipynb #02342554
-ONSET = {   # id: (clinical words, lay words, youngest and oldest number in them)
-    'HP:0030674': ('with antenatal onset', 'ill since before birth', 0, 0), 'HP:0003577': ('with congenital onset', 'ill from birth on', 0, 0),
-    'HP:0003623': ('with neonatal onset', 'ill since the first weeks of life', 0, 0), 'HP:0003593': ('with onset in infancy', 'ill since the age of {} months', 2, 11),
-    'HP:0011463': ('with onset in childhood', 'ill since the age of {} years', 2, 4), 'HP:0003621': ('with juvenile onset', 'ill since the age of {} years', 6, 15),
-    'HP:0011462': ('with onset in young adulthood', 'ill since the age of {} years', 17, 39), 'HP:0003581': ('with onset in adulthood', 'ill since the age of {} years', 18, 60),
-    'HP:0003596': ('with onset in middle age', 'ill since the age of {} years', 41, 59), 'HP:0003584': ('with onset late in life', 'ill since the age of {} years', 61, 80)}
-INHERITANCE = {   # id: how the family history is told
-    'HP:0000007': ('The parents are healthy first cousins.', 'A sibling has the same illness, the parents are healthy.'),
+ONSET = {  # id: (clinical words, lay words, youngest and oldest number in them)
+    'HP:0030674': ('with antenatal onset', 'ill since before birth', 0, 0),
+    'HP:0003577': ('with congenital onset', 'ill from birth on', 0, 0),
+    'HP:0003623': ('with neonatal onset', 'ill since the first weeks of life', 0, 0),
+    'HP:0003593': ('with onset in infancy', 'ill since the age of {} months', 2, 11),
+    'HP:0011463': ('with onset in childhood', 'ill since the age of {} years', 2, 4),
+    'HP:0003621': ('with juvenile onset', 'ill since the age of {} years', 6, 15),
+    'HP:0011462': ('with onset in young adulthood', 'ill since the age of {} years', 17, 39),
+    'HP:0003581': ('with onset in adulthood', 'ill since the age of {} years', 18, 60),
+    'HP:0003596': ('with onset in middle age', 'ill since the age of {} years', 41, 59),
+    'HP:0003584': ('with onset late in life', 'ill since the age of {} years', 61, 80),
+}
+INHERITANCE = {  # id: how the family history is told
+    'HP:0000007': (
+        'The parents are healthy first cousins.',
+        'A sibling has the same illness, the parents are healthy.',
+    ),
     'HP:0000006': ('One parent has the same illness.', 'A parent and a grandparent have the same illness.'),
-    'HP:0001419': ("A brother of the patient's mother has the same illness.", "The mother's father had the same illness, the parents are healthy."),
-    'HP:0001427': ('The illness runs in the maternal line.', 'The mother and all her siblings have the same illness.'),
-    'HP:0003745': ('Nobody else in the family is ill.', 'The parents and siblings are healthy.')}
+    'HP:0001419': (
+        "A brother of the patient's mother has the same illness.",
+        "The mother's father had the same illness, the parents are healthy.",
+    ),
+    'HP:0001427': (
+        'The illness runs in the maternal line.',
+        'The mother and all her siblings have the same illness.',
+    ),
+    'HP:0003745': ('Nobody else in the family is ill.', 'The parents and siblings are healthy.'),
+}

@@ -38,7 +38,8 @@ def naming(world: World, family: str) -> frozenset:
     if family not in world.told:
         text, starts, ids = world.lexicon
         called = [n.lower() for n in (family, family_name(family), *world.families[family].aliases)]
-        called = [n for n in called if not any(o in n for o in called if o != n)]   # who is called by a longer name is called by the shorter
+        # who is called by a longer name is called by the shorter
+        called = [n for n in called if not any(o in n for o in called if o != n)]
         world.told[family] = frozenset(ids[bisect.bisect(starts, i) - 1] for n in called for i in places(text, n))
     return world.told[family]
 
@@ -56,30 +57,50 @@ def draw_patient(
     "A patient whose findings are sampled by their frequency"
     disease = rng.choice(sorted(world.families[family].members))
     told = naming(world, family)
-    found = [t for t, f in world.families[family].members[disease].items() if t in world.terms and rng.random() < f and t not in told]
+    found = [
+        t
+        for t, f in world.families[family].members[disease].items()
+        if t in world.terms and rng.random() < f and t not in told
+    ]
     implied = {a for t in found for a in world.ancestors(t) if a != t}
     found = [t for t in found if t not in implied]
     if len(found) < low: return None
     return Patient(family, disease, rng.sample(found, min(len(found), rng.randint(low, high))), [])
 
 # %% ../../nbs/lib/world/patients.ipynb #5fc4fbec
-SEXED = {'HP:0010461': 'MALE', 'HP:0000771': 'MALE', 'HP:0010460': 'FEMALE', 'HP:0000140': 'FEMALE'}   # findings, with all more special ones, that one sex has
+# findings, with all more special ones, that one sex has
+SEXED = {'HP:0010461': 'MALE', 'HP:0000771': 'MALE', 'HP:0010460': 'FEMALE', 'HP:0000140': 'FEMALE'}
 MALES = {'HP:0001419', 'HP:0001450'}   # X-linked recessive, Y-linked
 
-def circumstances(world: World, p: Patient, rng: random.Random) -> dict | None:   # None if the annotations contradict each other
+def circumstances(
+    world: World,
+    p: Patient,
+    rng: random.Random,
+) -> dict | None:   # None if the annotations contradict each other
     "Sex, and onset and inheritance where annotated, of a drawn patient"
     c = world.families[p.family].circumstances.get(p.disease, dict(onset={}, inheritance=[], sex={}))
     about = dict(inheritance=rng.choice(c['inheritance'])) if c['inheritance'] else {}
-    if c['onset']: about['onset'] = rng.choices(list(c['onset']), [f or 0.03 for f in c['onset'].values()])[0]
+    if c['onset']:
+        about['onset'] = rng.choices(
+            list(c['onset']), [f or 0.03 for f in c['onset'].values()]
+        )[0]
     lines = {a for t in p.present for a in world.ancestors(t)}
-    sexes = {SEXED[a] for a in lines & set(SEXED)} | {c['sex'][t] for t in p.present if t in c['sex']} | ({'MALE'} if about.get('inheritance') in MALES else set())
+    sexes = (
+        {SEXED[a] for a in lines & set(SEXED)}
+        | {c['sex'][t] for t in p.present if t in c['sex']}
+        | ({'MALE'} if about.get('inheritance') in MALES else set())
+    )
     if len(sexes) > 1: return None
     return about | dict(sex=sexes.pop() if sexes else rng.choice(['FEMALE', 'MALE']))
 
 # %% ../../nbs/lib/world/patients.ipynb #d282f42a
 def called(world: World, family: str) -> set:
     "All that a family is called, without the last words that may be missing"
-    if family not in world.called: world.called[family] = {re.sub(r' (disease|syndrome|disorder)$', '', canonical(n)) for n in (family, *world.families[family].aliases)}
+    if family not in world.called:
+        world.called[family] = {
+            re.sub(r' (disease|syndrome|disorder)$', '', canonical(n))
+            for n in (family, *world.families[family].aliases)
+        }
     return world.called[family]
 
 def near_misses(
@@ -93,10 +114,12 @@ def near_misses(
     pool = set(among) - {p.family}
     hits = Counter(f for t in p.present for f in world.carriers.get(t, {}) if f in pool)
     near = heapq.nsmallest(n + 4, hits, key=lambda f: (-hits[f], rng.random()))
-    if len(near) < n: near += rng.sample(sorted(pool - set(near)), min(len(pool) - len(near), n + 4))
+    if len(near) < n:
+        near += rng.sample(sorted(pool - set(near)), min(len(pool) - len(near), n + 4))
     kept, taken = [], called(world, p.family)
     for f in near:
-        if len(kept) < n and not taken & called(world, f): kept, taken = [*kept, f], taken | called(world, f)
+        if len(kept) < n and not taken & called(world, f):
+            kept, taken = [*kept, f], taken | called(world, f)
     return kept
 
 # %% ../../nbs/lib/world/patients.ipynb #807cfc45
@@ -105,8 +128,19 @@ def rule_out(world: World, p: Patient, rivals: list, rng: random.Random) -> Pati
     own, absent = world.families[p.family].findings, []
     shared = {a for t in own for a in world.ancestors(t)}
     for rival in rivals:
-        common = [t for t, f in world.families[rival].findings.items() if f >= 0.5 and t in world.terms and t not in shared]
-        apart = [t for t in common if not world.ancestors(t) & set(own) and not any(t in world.ancestors(a) or a in world.ancestors(t) for a in absent)]
+        common = [
+            t
+            for t, f in world.families[rival].findings.items()
+            if f >= 0.5 and t in world.terms and t not in shared
+        ]
+        apart = [
+            t
+            for t in common
+            if not world.ancestors(t) & set(own)
+            and not any(
+                t in world.ancestors(a) or a in world.ancestors(t) for a in absent
+            )
+        ]
         if apart: absent.append(rng.choice(apart))
     return Patient(p.family, p.disease, p.present, absent, p.about)
 
@@ -122,5 +156,10 @@ def verified(
     about = circumstances(world, p, rng)
     if about is None: return None
     n = rng.randint(1, absent) if absent else 0
-    p = rule_out(world, Patient(p.family, p.disease, p.present, [], about), near_misses(world, p, among, n, rng) if n else [], rng)
+    p = rule_out(
+        world,
+        Patient(p.family, p.disease, p.present, [], about),
+        near_misses(world, p, among, n, rng) if n else [],
+        rng,
+    )
     return p if world.explainers(p.present, p.absent) == {p.family} else None

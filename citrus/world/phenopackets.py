@@ -32,7 +32,8 @@ def objects(thing, *path) -> list:
     return [x for x in inside if isinstance(x, dict)] if isinstance(inside, list) else []
 
 def packets(folder):
-    "Yields (name, JSON text) of the phenopackets of a folder, from files *.json and, one a line, *.jsonl. Raises `UserError` if there are none"
+    """Yields (name, JSON text) of the phenopackets of a folder, from files *.json and, one a line, *.jsonl.
+    Raises `UserError` if there are none"""
     paths = sorted(p for p in Path(folder).glob('*') if p.suffix in ('.json', '.jsonl') and p.is_file())
     if not paths: raise UserError(f'published.phenopackets = {str(folder)!r}: there is no file *.json or *.jsonl')
     for path in paths:
@@ -50,12 +51,17 @@ def ontology_id(thing) -> str | None:   # None for what is no text
 
 # %% ../../nbs/lib/world/phenopackets.ipynb #48f3ea1b
 def is_excluded(thing: dict) -> bool | None:   # None if it cannot be told
-    "Whether a finding or disease of a phenopacket is said not to be there: `excluded` in version 2, `negated` in version 1"
+    """Whether a finding or disease of a phenopacket is said not to be there: `excluded` in version 2, `negated`
+    in version 1"""
     values = {str(v).lower() for v in (thing.get('excluded'), thing.get('negated')) if v is not None}
     return 'true' in values if values <= {'true', 'false'} else None
 
-def seen_findings(world: World, packet: dict) -> tuple:   # (present ids, absent ids, how many entries are no known finding)
-    "The findings of a phenopacket under their ids of today; an absent finding that a present one implies is dropped as an error"
+def seen_findings(
+    world: World,
+    packet: dict,
+) -> tuple:   # (present ids, absent ids, how many entries are no known finding)
+    """The findings of a phenopacket under their ids of today; an absent finding that a present one implies is
+    dropped as an error"""
     signed, unknown = {True: [], False: []}, 0
     for f in dig(packet, 'phenotypicFeatures') or []:
         t = ontology_id(dig(f, 'type', 'id'))
@@ -69,16 +75,35 @@ def seen_findings(world: World, packet: dict) -> tuple:   # (present ids, absent
 
 def age_words(iso) -> str:   # '' if it is not a duration
     "An ISO 8601 duration in its largest unit: `P28Y3M` -> `28 years`"
-    m = re.fullmatch(r'P(?:(\d{1,4})Y)?(?:(\d{1,4})M)?(?:(\d{1,4})W)?(?:(\d{1,5})D)?(?:T.*)?', iso) if isinstance(iso, str) else None
-    n, unit = next(((int(v), u) for v, u in zip(m.groups(), ('year', 'month', 'week', 'day')) if int(v or 0)), (0, '')) if m else (0, '')
+    m = (
+        re.fullmatch(r'P(?:(\d{1,4})Y)?(?:(\d{1,4})M)?(?:(\d{1,4})W)?(?:(\d{1,5})D)?(?:T.*)?', iso)
+        if isinstance(iso, str)
+        else None
+    )
+    n, unit = (
+        next(
+            (
+                (int(v), u)
+                for v, u in zip(m.groups(), ('year', 'month', 'week', 'day'))
+                if int(v or 0)
+            ),
+            (0, ''),
+        )
+        if m
+        else (0, '')
+    )
     return f'{n} {unit}{"s" * (n > 1)}' if n else ''
 
 # %% ../../nbs/lib/world/phenopackets.ipynb #6f966303
 OPEN_STATUS = {'UNSOLVED', 'IN_PROGRESS'}   # of an interpretation that settles nothing
 
 def diagnoses(packet: dict) -> list:   # disease ids, in the order of the packet
-    "What a patient is said to have: settled interpretations (the solved ones, if any is) and diseases, without what is excluded"
-    named = [(dig(i, 'progressStatus'), ontology_id(dig(i, 'diagnosis', 'disease', 'id'))) for i in objects(packet, 'interpretations')]
+    """What a patient is said to have: settled interpretations (the solved ones, if any is) and diseases, without
+    what is excluded"""
+    named = [
+        (dig(i, 'progressStatus'), ontology_id(dig(i, 'diagnosis', 'disease', 'id')))
+        for i in objects(packet, 'interpretations')
+    ]
     named = [(status, d) for status, d in named if d]
     solved = [d for status, d in named if status == 'SOLVED']
     settled = solved or [d for status, d in named if not isinstance(status, str) or status not in OPEN_STATUS]
@@ -88,7 +113,8 @@ def diagnoses(packet: dict) -> list:   # disease ids, in the order of the packet
     return list(dict.fromkeys(d for d in settled + [d for d, _ in listed] if d and d not in out))
 
 def diagnosis(packet: dict, home: dict) -> str:   # disease id
-    "The one diagnosis of a phenopacket that the namespace knows. Raises `ValueError` with the reason if there is none, or more than one"
+    """The one diagnosis of a phenopacket that the namespace knows.
+    Raises `ValueError` with the reason if there is none, or more than one"""
     ids = diagnoses(packet)
     if not ids: raise ValueError('no diagnosis')
     known = [d for d in ids if d in home]
@@ -109,9 +135,18 @@ def read_phenopacket(
     disease = diagnosis(packet, home)
     present, absent, unknown = seen_findings(world, packet)
     if len(present) < least: raise ValueError(f'fewer than {least} known findings')
-    subject, own = dig(packet, 'subject'), [x for x in objects(packet, 'diseases') if ontology_id(dig(x, 'term', 'id')) == disease]
-    ages = [age_words(dig(subject, *path)) for path in (('timeAtLastEncounter', 'age', 'iso8601duration'), ('ageAtCollection', 'age'))]
-    about = dict(sex=dig(subject, 'sex'), age=next(filter(None, ages), ''), onset=dig(own, 0, 'onset', 'ontologyClass', 'id'))
+    subject, own = dig(packet, 'subject'), [
+        x for x in objects(packet, 'diseases') if ontology_id(dig(x, 'term', 'id')) == disease
+    ]
+    ages = [
+        age_words(dig(subject, *path))
+        for path in (('timeAtLastEncounter', 'age', 'iso8601duration'), ('ageAtCollection', 'age'))
+    ]
+    about = dict(
+        sex=dig(subject, 'sex'),
+        age=next(filter(None, ages), ''),
+        onset=dig(own, 0, 'onset', 'ontologyClass', 'id'),
+    )
     allowed = dict(sex=('MALE', 'FEMALE'), onset=ONSET)
     about = {k: v for k, v in about.items() if isinstance(v, str) and v and v in allowed.get(k, (v,))}
     references = [dig(x, 'id') for x in objects(packet, 'metaData', 'externalReferences')]
@@ -120,7 +155,8 @@ def read_phenopacket(
 
 # %% ../../nbs/lib/world/phenopackets.ipynb #9be9cca8
 def parsed(text: str):
-    "What JSON says. Raises `ValueError` for what is not JSON, numbers without end and brackets without bottom included"
+    """What JSON says.
+    Raises `ValueError` for what is not JSON, numbers without end and brackets without bottom included"""
     try: return json.loads(text)
     except (ValueError, RecursionError): raise ValueError('not JSON') from None
 
@@ -133,8 +169,27 @@ def published_patients(world: World, folder) -> tuple:   # ({file and place: `Pa
         except ValueError as e: rejected.append(dict(id=name, reason=str(e)))
     return kept, rejected
 
-def published_question(world: World, id: str, p: Patient, options: int, seed: int) -> dict | None:   # None if nothing is left to say
-    "A published patient as a `question` record over the whole namespace; findings named like the disease are left out of the text"
+def published_question(
+    world: World,
+    id: str,
+    p: Patient,
+    options: int,
+    seed: int,
+) -> dict | None:   # None if nothing is left to say
+    """A published patient as a `question` record over the whole namespace; findings named like the disease are
+    left out of the text"""
     told = naming(world, p.family)
     shown = Patient(p.family, p.disease, *([t for t in ts if t not in told] for ts in (p.present, p.absent)), p.about)
-    return patient_question(world, shown, 'published', id, list(world.families), options, random.Random(digest(['published', seed, id]))) if shown.present else None
+    return (
+        patient_question(
+            world,
+            shown,
+            'published',
+            id,
+            list(world.families),
+            options,
+            random.Random(digest(['published', seed, id])),
+        )
+        if shown.present
+        else None
+    )

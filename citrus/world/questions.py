@@ -27,8 +27,20 @@ from .patients import draw_patient, naming, near_misses, Patient, verified
 from .reader import lay_words
 
 # %% ../../nbs/lib/world/questions.ipynb #0bad425d
-PRESENT = ['{who} has {what}.', 'The findings in {who} are {what}.', 'Examination of {who} shows {what}.', '{who} presents with {what}.', 'In {who} a doctor notes {what}.']
-ABSENT = ['There is no {what}.', '{he} does not have {what}.', 'Without {what}.', '{he} denies {what}.', 'Absent: {what}.']
+PRESENT = [
+    '{who} has {what}.',
+    'The findings in {who} are {what}.',
+    'Examination of {who} shows {what}.',
+    '{who} presents with {what}.',
+    'In {who} a doctor notes {what}.',
+]
+ABSENT = [
+    'There is no {what}.',
+    '{he} does not have {what}.',
+    'Without {what}.',
+    '{he} denies {what}.',
+    'Absent: {what}.',
+]
 CLOSED = 'Which of the following is the most likely diagnosis?'
 OPEN = 'What is the most likely diagnosis?'
 NONE = 'None of the above'
@@ -53,7 +65,11 @@ def person(about: dict, rng: random.Random, lay: float) -> str:
     if 'age' in about: who += f' aged {about["age"]}'
     if 'onset' not in about: return who
     clinical, plain, low, high = ONSET[about['onset']]
-    return f'{who} {clinical}' if rng.random() >= lay else f'{who}, {plain.format(rng.randint(low, high))},'
+    return (
+        f'{who} {clinical}'
+        if rng.random() >= lay
+        else f'{who}, {plain.format(rng.randint(low, high))},'
+    )
 
 # %% ../../nbs/lib/world/questions.ipynb #d8f632e8
 def vignette(world: World, p: Patient, rng: random.Random, lay: float = 0.0, history: float = 0.0) -> str:
@@ -63,7 +79,8 @@ def vignette(world: World, p: Patient, rng: random.Random, lay: float = 0.0, his
     he = dict(MALE='He', FEMALE='She').get(p.about.get('sex'), 'The patient')
     said = [capital(rng.choice(PRESENT).format(who=person(p.about, rng, lay), what=say(p.present, 'and')))]
     if p.absent: said.append(rng.choice(ABSENT).format(he=he, what=say(p.absent, 'or')))
-    if 'inheritance' in p.about and rng.random() < history: said.append(rng.choice(INHERITANCE[p.about['inheritance']]))
+    if 'inheritance' in p.about and rng.random() < history:
+        said.append(rng.choice(INHERITANCE[p.about['inheritance']]))
     return ' '.join(said)
 
 # %% ../../nbs/lib/world/questions.ipynb #54f8dfbe
@@ -78,11 +95,17 @@ def choices(
     real = n - (n == 21)
     left_out = n == 21 and rng.random() < 1 / 21
     names = near_misses(world, p, among, real - (not left_out), rng) + ([] if left_out else [p.family])
-    if len(names) < real: raise UserError(f'cases.options = {n}: {len(names)} families of different names are at hand; ask for more families or fewer options')
+    if len(names) < real:
+        raise UserError(
+            f'cases.options = {n}: {len(names)} families of different names are at hand; ask for more families'
+            ' or fewer options'
+        )
     rng.shuffle(names)
     names += [NONE] if n == 21 else []
     labels = [chr(ord('A') + i) for i in range(n)]
-    return [dict(label=l, text=t) for l, t in zip(labels, names, strict=True)], labels[names.index(NONE if left_out else p.family)]
+    return [dict(label=l, text=t) for l, t in zip(labels, names, strict=True)], labels[
+        names.index(NONE if left_out else p.family)
+    ]
 
 # %% ../../nbs/lib/world/questions.ipynb #4aa77d32
 def patient_question(
@@ -94,8 +117,20 @@ def patient_question(
     text = vignette(world, p, rng, lay, history)
     options, key = choices(world, p, among, n, rng)
     f = world.families[label or p.family]
-    return dict(id=id, source=f'hpo-{world.version}', split=split, stem=f'{text} {CLOSED}', open_stem=f'{text} {OPEN}', options=options, answer=key,
-                answer_text=f.name, aliases=f.aliases, context=None, difficulty=None, meta=dict(family=f.name, disease=p.disease, present=p.present, absent=p.absent) | p.about)
+    return dict(
+        id=id,
+        source=f'hpo-{world.version}',
+        split=split,
+        stem=f'{text} {CLOSED}',
+        open_stem=f'{text} {OPEN}',
+        options=options,
+        answer=key,
+        answer_text=f.name,
+        aliases=f.aliases,
+        context=None,
+        difficulty=None,
+        meta=dict(family=f.name, disease=p.disease, present=p.present, absent=p.absent) | p.about,
+    )
 
 # %% ../../nbs/lib/world/questions.ipynb #46e03fb2
 @dataclass(frozen=True)
@@ -110,7 +145,8 @@ class Plan:
     absent: int = 1        # Most absent findings
     lay: float = 0.0       # Probability of lay words
     history: float = 0.0   # Probability that the family history is told
-    owner: dict = field(default_factory=dict, hash=False)   # family -> family whose findings its patients have (the shuffled control)
+    # family -> family whose findings its patients have (the shuffled control)
+    owner: dict = field(default_factory=dict, hash=False)
 
 # %% ../../nbs/lib/world/questions.ipynb #a83a425b
 def findings_key(present: list) -> str:
@@ -118,7 +154,8 @@ def findings_key(present: list) -> str:
     return digest(sorted(present))
 
 def belongs(present: list, split: str) -> bool:
-    "Whether a set of findings may come in a split: a quarter of them are for held-out patients, the rest for training; other splits take any"
+    """Whether a set of findings may come in a split: a quarter of them are for held-out patients, the rest for
+    training; other splits take any"""
     return split not in ('train', 'patients') or (int(findings_key(present), 16) % 4 == 0) == (split == 'patients')
 
 # %% ../../nbs/lib/world/questions.ipynb #51f8fa83
@@ -129,14 +166,29 @@ def make_question(
     tries: int = 400,  # Draws before the family is given up
 ) -> dict:             # `question` record; `meta.draws` counts the patients that were drawn and checked for it
     "Question i of a set, made alone. Raises `UserError` for a family that gives no unique patient"
-    name, rng, draws = plan.names[i % len(plan.names)], random.Random(digest([plan.split, plan.seed, i])), 0
+    name, rng, draws = (
+        plan.names[i % len(plan.names)],
+        random.Random(digest([plan.split, plan.seed, i])),
+        0,
+    )
     for _ in range(tries):
         p = draw_patient(world, plan.owner.get(name, name), rng, plan.low, plan.high)
         if p and not belongs(p.present, plan.split): continue
         draws += 1
         p = p and verified(world, p, plan.names, rng, plan.absent)
         if not p or naming(world, name) & {*p.present, *p.absent}: continue
-        q = patient_question(world, p, plan.split, f'{plan.split}-{plan.seed}-{i}', plan.names, plan.options, rng, name, plan.lay, plan.history)
+        q = patient_question(
+            world,
+            p,
+            plan.split,
+            f'{plan.split}-{plan.seed}-{i}',
+            plan.names,
+            plan.options,
+            rng,
+            name,
+            plan.lay,
+            plan.history,
+        )
         if not reveals(q['open_stem'], q): return q | dict(meta=q['meta'] | dict(draws=draws))
     raise UserError(f'{name}: no patient in {tries} draws that only this family explains; ask for more findings')
 
@@ -147,10 +199,19 @@ def stream(
     n: int,           # Questions
     before: list = (),  # (index, key of the findings) of those that are there already
 ):                    # Yields `question` records
-    "The questions of a set in the order of their index, each with findings of its own. Raises `UserError` if the families do not have so many"
-    seen, i, last = {k for _, k in before}, max((i for i, _ in before), default=-1) + 1, 20 * n + 100
+    """The questions of a set in the order of their index, each with findings of its own.
+    Raises `UserError` if the families do not have so many"""
+    seen, i, last = (
+        {k for _, k in before},
+        max((i for i, _ in before), default=-1) + 1,
+        20 * n + 100,
+    )
     while len(seen) < n:
-        if i == last: raise UserError(f'{plan.split}: {len(plan.names)} families gave {len(seen)} different patients in {last} questions, {n} are asked for: ask for more families')
+        if i == last:
+            raise UserError(
+                f'{plan.split}: {len(plan.names)} families gave {len(seen)} different'
+                f' patients in {last} questions, {n} are asked for: ask for more families'
+            )
         q, i = make_question(world, plan, i), i + 1
         key = findings_key(q['meta']['present'])
         if key not in seen: yield q
@@ -176,18 +237,34 @@ def append_questions(path, world: World, plan: Plan, n: int) -> int:   # Rows of
         for line in f: end += len(line) if line.endswith(b'\n') else 0
         f.truncate(end)
     before = [(int(q['id'].rpartition('-')[2]), findings_key(q['meta']['present'])) for q in question_rows(path)]
-    todo = tqdm(stream(world, plan, n, before), desc=f'{plan.split} questions', total=n, initial=len(before), disable=n < 2000)
+    todo = tqdm(
+        stream(world, plan, n, before),
+        desc=f'{plan.split} questions',
+        total=n,
+        initial=len(before),
+        disable=n < 2000,
+    )
     with open(path, 'a', encoding='utf-8', newline='\n') as f:
         for q in todo: f.write(json.dumps(check(q, 'question', q['id']), ensure_ascii=False) + '\n')
     return n
 
 # %% ../../nbs/lib/world/questions.ipynb #eb4ab69b
-def production(sets: dict, plan: Plan, world: World, n: int = 300) -> pd.DataFrame:   # sets: name -> iterable of `question` records
+def production(
+    sets: dict,   # name -> iterable of `question` records
+    plan: Plan,
+    world: World,
+    n: int = 300,
+) -> pd.DataFrame:
     "How many drawn patients were kept, by set, with 95 % intervals, and questions a second on one core (n made anew)"
     start, table = time.perf_counter(), []
     for i in range(n): make_question(world, plan, i)
     speed = n / (time.perf_counter() - start)
     for name, qs in sets.items():
         draws = [q['meta']['draws'] for q in qs]
-        table.append(dict(set=name, drawn=sum(draws), kept=len(draws), share=len(draws) / sum(draws)) | dict(zip(('low', 'high'), wilson(len(draws), sum(draws)))))
+        table.append(
+            dict(
+                set=name, drawn=sum(draws), kept=len(draws), share=len(draws) / sum(draws)
+            )
+            | dict(zip(('low', 'high'), wilson(len(draws), sum(draws))))
+        )
     return pd.DataFrame(table).assign(questions_a_second=round(speed))

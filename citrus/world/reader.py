@@ -16,8 +16,13 @@ from .negation import END, MAYBE, signs, statements
 # %% ../../nbs/lib/world/reader.ipynb #173ffcbe
 def words(text: str) -> list:
     "Lower-case words in the singular, as far as spelling tells"
-    one = lambda w: w[:-3] + 'y' if len(w) > 4 and w.endswith('ies') else w[:-1] if len(w) > 3 and w.endswith('s') and not w.endswith('ss') else w
-    bare = lambda w: w[:-1] if w.endswith(('che', 'she', 'sse', 'xe')) else w   # rashes and rash, headaches and headache
+    one = lambda w: (
+        w[:-3] + 'y'
+        if len(w) > 4 and w.endswith('ies')
+        else w[:-1] if len(w) > 3 and w.endswith('s') and not w.endswith('ss') else w
+    )
+    # rashes and rash, headaches and headache
+    bare = lambda w: w[:-1] if w.endswith(('che', 'she', 'sse', 'xe')) else w
     return [bare(one(w)) for w in re.findall(r'[^\W_]+', text.lower())]
 
 def dictionary(names: dict) -> dict:   # tuple of words -> finding ids, the preferred first
@@ -65,7 +70,17 @@ class FindingReader:
 @functools.lru_cache(maxsize=2)
 def _plain(world: World) -> dict:
     phrases = dictionary({t: term.names for t, term in world.terms.items() if world.is_finding(t)})
-    return {t: [s for s in term.lay if phrases.get(tuple(words(s))) == [t] and not END.search(s) and not MAYBE.search(s)] for t, term in world.terms.items() if term.lay}
+    return {
+        t: [
+            s
+            for s in term.lay
+            if phrases.get(tuple(words(s))) == [t]
+            and not END.search(s)
+            and not MAYBE.search(s)
+        ]
+        for t, term in world.terms.items()
+        if term.lay
+    }
 
 def lay_words(world: World, t: str) -> list:
     "Lay words for a finding that no other finding is called by, and that deny nothing"
