@@ -2,7 +2,7 @@
 import ast
 import importlib.util
 from collections import Counter, defaultdict
-from statistics import mean, median
+from statistics import mean
 
 import pytest
 

@@ -1,9 +1,12 @@
 "Synthesis: what a reasoner is sent, hostile replies, kills."
 import asyncio
+import json
 import random
 from dataclasses import replace
 
+import pandas as pd
 import pytest
+from conftest import MICRO, citrus_run
 from kill_synth import compare
 
 from citrus.world.expert import Knowledge
@@ -19,6 +22,7 @@ from citrus.llm.opening import asking, open_up, openable, rewrite_fault, unfit_q
 from citrus.world.chart import chart
 from citrus.synth import concludes, design_rows, leaked, synthesise, think, verify
 from citrus.llm.look_up import knowledge_base, library
+from citrus.studies.reflection import NOBODY, SHUFFLED, WAYS
 
 TOY = Knowledge(dict(f1={'Alder': .9, 'Birch': .9}, f2={'Alder': .9}, f3={'Birch': .9}), dict(f1=['Fever'], f2=['Rash'], f3=['Cough']), 'test')
 CASE = dict(id='q', source='test', split='train', stem='', open_stem='A patient has fever and rash. There is no cough.', options=[dict(label='A', text='Alder'), dict(label='B', text='Birch')], answer='A',
@@ -356,3 +360,13 @@ def test_a_language_model_can_take_every_part(micro, store):
     asked = rows(store, 'cases', 'train.jsonl', 'question')[:1]
     traces = [trace for _, trace in converse(lambda door, q: synthesise(door, q, Cast(model, model, model, rounds=1)), asked)]
     assert [t['outcome'] for t in traces] == ['no end within the rounds'] and [s['rating'] for s in traces[0]['steps']] == [0]
+
+
+def test_the_study_of_reflection_runs_on_what_the_chain_made(micro, store):
+    "Nobody who reflects accepts everything; whoever reflects with another disease in mind refuses true steps"
+    citrus_run(store, '--recipe', str(MICRO), '--only', 'reflection')
+    folder = store / 'runs' / 'micro' / 'reflection'
+    table = pd.read_csv(folder / 'figures' / 'reflection.csv').set_index('reflection')
+    made = json.loads((folder / 'manifest.json').read_text())
+    assert made['metrics']['questions'] == table.n.iloc[0] > 0 and (folder / 'look_up.csv').exists()
+    assert list(table.index) == list(WAYS) and table.refused[NOBODY] == 0 < table.refused_true[SHUFFLED]

@@ -9,12 +9,9 @@ __all__ = ['knowledge_base', 'special', 'Corpus', 'library', 'corpus_texts']
 import functools, re
 from pathlib import Path
 
-import pandas as pd
 
 # %% ../../nbs/lib/llm/look_up.ipynb #9d38b37b
 from ..core.records import read_jsonl
-from ..core.stats import wilson
-from ..eval.judge import reveals
 from ..world.expert import Knowledge, load_knowledge
 
 # %% ../../nbs/lib/llm/look_up.ipynb #047e9aea

@@ -12,7 +12,6 @@ import random
 from collections import Counter
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
 # %% ../../nbs/studies/reflection.ipynb #b328bc28
@@ -24,7 +23,7 @@ from ..llm.models import Model, Sampling
 from ..llm.prompt import ask, target
 from ..llm.roles import Cast, DIRECT
 from ..llm.threads import Thread
-from ..synth import cast_of, think
+from ..synth import think
 from ..world.chart import understand
 from ..world.expert import expert_model, Knowledge, load_knowledge, propose, save_knowledge, SKILLS
 from ..world.expert_parts import wrong

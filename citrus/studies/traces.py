@@ -13,8 +13,6 @@ import numpy as np
 import pandas as pd
 
 # %% ../../nbs/studies/traces.ipynb #60ae8766
-from ..core.files import UserError
-from ..core.keys import digest
 from ..core.launch import launch
 from ..core.records import read_jsonl
 from ..core.stats import crossed
