@@ -9,7 +9,6 @@ __all__ = ['ARMS', 'Arm']
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# %% ../../nbs/lib/data/arms.ipynb #755f8774
 from .abstracts import abstracts_1970s, abstracts_2021, hpo_definitions
 from .general import code, encyclopaedia, mathematics, python_docs
 

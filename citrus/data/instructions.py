@@ -32,7 +32,6 @@ EXERCISES = dict(  # set: (number of items, how we ask)
     coding=(1012, 'Complete this Python code:\n{}'),
 )
 
-# %% ../../nbs/lib/data/instructions.ipynb #a59be9a6
 def exercises(name: str):
     "A set of basic exercises as `sft` records of stage 1"
     n, asked = EXERCISES[name]
