@@ -13,7 +13,7 @@ import contextlib, html, io, re, zlib
 from collections.abc import Callable
 
 # %% ../../nbs/lib/data/web.ipynb #aebfddce
-from .abstracts import behind, lowered, math_text, raised, unmarked
+from .formulas import behind, lowered, math_text, raised, unmarked
 from .lines import BYTE_MARKS, CONTROL_BYTES, decoded, is_text, own_id, unmarked_utf16
 from .source import Bounded, Found, Kind, SOURCE_KINDS, DOCUMENT_BYTES, Refused
 

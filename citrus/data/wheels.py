@@ -28,7 +28,6 @@ class Pin:
     @property
     def line(self) -> str: return f'{self.package}=={self.version} --hash=sha256:{self.sha256}\n'
 
-# %% ../../nbs/lib/data/wheels.ipynb #df4cca6c
 def pins(text: str = None) -> dict:   # package -> `Pin`; of `nbs/assets.txt` unless a text is given
     "The pinned wheels"
     text = (root() / 'nbs' / 'assets.txt').read_text() if text is None else text

@@ -11,8 +11,8 @@ __all__ = ['MOST', 'DEEPEST', 'LEFT_OUT', 'INLINE', 'CELLS', 'CITED', 'POINTS', 
 import re
 
 # %% ../../nbs/lib/data/xml.ipynb #8f3c15d3
-from .abstracts import behind, local, lowered, math_text, medline_record, raised, retracted
-from .abstracts import unmarked, WITHDRAWN
+from .abstracts import medline_record, retracted, WITHDRAWN
+from .formulas import behind, local, lowered, math_text, raised, unmarked
 from .source import Bounded, Found, Kind, SOURCE_KINDS, Refused
 
 # %% ../../nbs/lib/data/xml.ipynb #9d5c8f17
