@@ -48,16 +48,15 @@ class Reply:
 
 # %% ../../nbs/lib/llm/models.ipynb #4bc3c0cb
 def local_model(name: str, folder, backend: str = 'transformers', **options) -> Model:
-    "A model in a Hugging Face folder; its revision is the hash of weights, configuration and tokenizer"
+    """A model in a Hugging Face folder; its revision is the hash of weights, configuration and tokenizer.
+    Raises `UserError` if it has no weights"""
     files = sorted(p for p in Path(folder).iterdir() if p.suffix in ('.safetensors', '.json', '.jinja', '.model'))
     if not any(p.suffix == '.safetensors' for p in files):
         raise UserError(f'{folder}: holds no safetensors, so it is no model')
     total = hashlib.sha256()
     for p in files:
-        with open(p, 'rb') as f:
-            total.update(
-                f'{p.name} {hashlib.file_digest(f, "sha256").hexdigest()}\n'.encode()
-            )
+        with open(p, 'rb') as f: digest = hashlib.file_digest(f, 'sha256')
+        total.update(f'{p.name} {digest.hexdigest()}\n'.encode())
     return Model(name, backend, str(folder), total.hexdigest()[:16], options)
 
 # %% ../../nbs/lib/llm/models.ipynb #d43cf618
