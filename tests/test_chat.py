@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from citrus.llm.models import BACKENDS
-from citrus.llm.door import chat, converse, ledger_path
-from citrus.llm.ledger import Budget, Ledger, deterministic, reply_key
+from citrus.llm.door import chat, converse
+from citrus.llm.ledger import Budget, Ledger, deterministic, ledger_path, reply_key
 from citrus.llm.models import Model, Reply, Sampling
 from citrus.llm.prompt import parse_reply
 from citrus.core.files import UserError

@@ -18,8 +18,7 @@ from tqdm import tqdm
 from ..core.files import UserError
 from ..core.keys import digest
 from ..core.parameters import nearest
-from ..llm.door import ledger_path
-from ..llm.ledger import Ledger
+from ..llm.ledger import Ledger, ledger_path
 from ..llm.local import prompt_batches, load_local
 from ..llm.models import Model
 from ..train.preference import shares_prompt, visible
