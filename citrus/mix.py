@@ -18,7 +18,7 @@ from tqdm import tqdm
 # %% ../nbs/50_mix.ipynb #2aacdae5
 from .core.files import atomic, UserError
 from .core.records import read_jsonl
-from .core.stats import t_quantile
+from .core.stats import half_width, standard_error
 from .llm.local import compute_dtype
 from .llm.student import save_student, whole_model
 from .train.bandit import Bandit
@@ -245,7 +245,7 @@ def validation_loss(
             model,
             evenly(pack_documents([d['text'] for d in documents if d['source'] == arm], tokenizer, length), n),
         )
-        error = losses.std(ddof=1) / len(losses) ** 0.5 if len(losses) > 1 else math.nan
+        error = standard_error(losses)
         if len(losses): rows.append(dict(arm=arm, loss=losses.mean(), se=error, n=len(losses)))
     return rows
 
@@ -286,7 +286,7 @@ def plot_validation(table: pd.DataFrame):
     arms = sorted(table.arm.unique())
     for i, (name, g) in enumerate(table.groupby('model', sort=False)):
         g = g.set_index('arm').loc[arms]
-        half = g.se * [t_quantile(max(1, n - 1)) for n in g.n]
+        half = [half_width(error, n) for error, n in zip(g.se, g.n)]
         ax.errorbar(np.arange(len(arms)) + (i - 1) * .2, g.loss, yerr=half, fmt='o', ms=4, capsize=2, label=name)
     ax.set_xticks(range(len(arms)), arms, rotation=25, ha='right', fontsize=8)
     ax.set(ylabel='validation loss (nats a token)', title=f'held-out text, {table.n.max()} sequences an arm')

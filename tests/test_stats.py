@@ -6,8 +6,8 @@ import pytest
 from scipy import optimize, stats
 
 from citrus.core.files import UserError
-from citrus.core.stats import (crossed, difference, equivalence, exact_p, fisher, mcnemar, score_interval, shares_interval, t_outside, t_quantile,
-                               two_shares)
+from citrus.core.stats import crossed, difference, exact_p, mcnemar, score_interval, t_outside, t_quantile
+from citrus.core.shares import equivalence, fisher, shares_interval, two_shares
 
 
 def answers(b, c, n): return [1] * b + [0] * (n - b), [0] * b + [1] * c + [0] * (n - b - c)
@@ -161,10 +161,10 @@ def test_two_students_who_disagree_tell_little():
 
 def test_rankers_that_agree_and_pages_without_an_error_are_not_known_exactly():
     from citrus.studies.published import ranker_differences, top_k
-    from citrus.data.page_errors import pages_interval
+    from citrus.core.stats import ratio_interval
     ranks = np.array([1.0, 3.0, np.inf, 1.0] * 5)
     same, row = ranker_differences(ranks, ranks), top_k(np.ones(20), {})
     assert same['top1_low'] < -0.05 and same['mrr_high'] > 0.05 and row['mrr_low'] < 0.95 and row['mrr_high'] == 1
-    assert pages_interval(np.zeros(5), np.full(5, 900.0))[1] > 0.2 and pages_interval(np.array([3.0]), np.array([900.0])) == (0, math.inf)
-    low, high = pages_interval(np.array([3.0, 9.0, 6.0]), np.full(3, 900.0))
+    assert ratio_interval(np.zeros(5), np.full(5, 900.0))[1] > 0.2 and ratio_interval(np.array([3.0]), np.array([900.0])) == (0, math.inf)
+    low, high = ratio_interval(np.array([3.0, 9.0, 6.0]), np.full(3, 900.0))
     assert (low, high) == pytest.approx((0, 18 / 2700 + stats.t.ppf(0.975, 2) * np.std([3, 9, 6], ddof=1) / 900 / math.sqrt(3)), abs=1e-9)

@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['Z', 'wilson', 'discordant', 'exact_p', 'error_under', 'score_interval', 't_outside', 't_quantile', 'independent',
-           'mcnemar', 'difference', 'mean_variance', 'crossed', 'holm', 'fisher', 'two_shares', 'smallest_difference',
-           'power_table', 'shares_interval', 'equivalence_p', 'equivalence']
+           'mcnemar', 'difference', 'mean_variance', 'crossed', 'holm', 'standard_error', 'half_width', 'mean_interval',
+           'mean_p', 'ratio_interval']
 
 # %% ../../nbs/lib/core/stats.ipynb #c823d820
 import math
 from statistics import NormalDist
 
 import numpy as np
-import pandas as pd
 
 # %% ../../nbs/lib/core/stats.ipynb #5a3c1086
 from .files import UserError
@@ -25,9 +24,8 @@ def wilson(
 ) -> tuple:            # (low, high)
     "Interval of a share (Wilson 1927)"
     if not n: return 0.0, 1.0
-    mid, spread = (k + z * z / 2) / (n + z * z), z * (
-        k * (n - k) / n + z * z / 4
-    ) ** 0.5 / (n + z * z)
+    mid = (k + z * z / 2) / (n + z * z)
+    spread = z * (k * (n - k) / n + z * z / 4) ** 0.5 / (n + z * z)
     # exact at the ends, whatever the rounding
     return 0.0 if k == 0 else mid - spread, 1.0 if k == n else mid + spread
 
@@ -119,7 +117,8 @@ def independent(
     number = np.unique(clusters, return_inverse=True)[1]
     total = np.bincount(number, gain)
     size = np.bincount(number)
-    n, k = len(gain), len(size)
+    n = len(gain)
+    k = len(size)
     if k == 1: return b, c, n, 0
     between = k / (k - 1) * ((total - gain.mean() * size) ** 2).sum()
     alone = b + c - (b - c) ** 2 / n
@@ -204,107 +203,41 @@ def crossed(
 # %% ../../nbs/lib/core/stats.ipynb #17cddf92
 def holm(p: list) -> list:   # In the order given
     "p-values corrected for their number (Holm 1979)"
-    order, out, floor = np.argsort(p), [0.0] * len(p), 0.0
-    for rank, i in enumerate(order):
+    out = [0.0] * len(p)
+    floor = 0.0
+    for rank, i in enumerate(np.argsort(p)):
         floor = max(floor, min(1.0, p[i] * (len(p) - rank)))
         out[i] = float(floor)
     return out
 
-# %% ../../nbs/lib/core/stats.ipynb #64c6d780
-def fisher(
-    x: int, n: int,   # Right answers of the first, of n questions
-    y: int, m: int,   # Right answers of the second, of m
-) -> float:
-    "Exact two-sided p-value of no difference between independent shares (Fisher 1935)"
-    right = x + y
-    ways = {
-        k: math.comb(n, k) * math.comb(m, right - k)
-        for k in range(max(0, right - m), min(n, right) + 1)
-    }
-    return sum(w for w in ways.values() if w <= ways[x]) / math.comb(n + m, right)
+# %% ../../nbs/lib/core/stats.ipynb #b1714189
+def standard_error(x: np.ndarray) -> float:   # nan of a single value
+    "Standard error of a mean"
+    return x.std(ddof=1) / math.sqrt(len(x)) if len(x) > 1 else math.nan
 
-def two_shares(a: float, b: float, n: int, m: int) -> float:
-    """Two-sided p-value of no difference between independent shares: pooled z-test, or Fisher's where a count
-    below 5 is expected"""
-    pooled = (a * n + b * m) / (n + m)
-    if min(n, m) * min(pooled, 1 - pooled) < 5:
-        return fisher(round(a * n), n, round(b * m), m)
-    z = abs(a - b) / math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
-    return math.erfc(z / math.sqrt(2))
+def half_width(error: float, n: int) -> float:   # error: standard error of a mean of n values
+    "Half of its 95 % interval (Student)"
+    return error * t_quantile(max(1, n - 1))
 
-# %% ../../nbs/lib/core/stats.ipynb #0758ccea
-def smallest_difference(
-    n: int,
-    divided: float = None,   # Share of questions on which two models on the same questions differ; None: independent shares
-    share: float = 0.8,      # Accuracy, where shares are independent
-    power: float = 0.8,
-    alpha: float = 0.05,
-) -> float:
-    "Smallest difference of accuracy that n questions show (Connor 1987, eq. 5, for pairs)"
-    a, b = NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(power)
-    if divided is None: return (a + b) * math.sqrt(2 * share * (1 - share) / n)
-    d = 0.0
-    for _ in range(100):
-        d = (a * math.sqrt(divided) + b * math.sqrt(max(divided - d * d, 0))) / math.sqrt(
-            n
-        )
-    return min(d, divided)
+def mean_interval(x: np.ndarray) -> tuple:   # (mean, low, high)
+    "A mean with its 95 % interval (Student)"
+    half = half_width(standard_error(x), len(x))
+    return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 
-# %% ../../nbs/lib/core/stats.ipynb #5166d866
-def power_table(
-    sizes: dict,   # exam -> number of questions
-) -> pd.DataFrame:
-    "For each exam the half-width of an interval near 80 %, and the smallest difference it shows, in points"
-    rows = []
-    for name, n in sizes.items():
-        low, high = wilson(0.8 * n, n)
-        rows.append(
-            dict(
-                exam=name,
-                n=n,
-                half_width=50 * (high - low),
-                pairs_10=100 * smallest_difference(n, 0.1),
-                pairs_20=100 * smallest_difference(n, 0.2),
-                independent=100 * smallest_difference(n),
-            )
-        )
-    return pd.DataFrame(rows)
+def mean_p(x: np.ndarray) -> float:   # x: differences
+    "Two-sided p-value of a mean of zero (Student)"
+    error = standard_error(x)
+    return t_outside(abs(x.mean()) / error, len(x) - 1) if error > 0 else 1.0
 
-# %% ../../nbs/lib/core/stats.ipynb #681ae4f8
-def shares_interval(
-    a: float, n: int,   # A share, of n questions
-    b: float, m: int,   # Another one, of m
-    z: float = Z,       # Quantile
-) -> tuple:             # (low, high)
-    "Interval of the difference of two independent shares (Newcombe 1998, method 10)"
-    (a_low, a_high), (b_low, b_high) = wilson(a * n, n, z), wilson(b * m, m, z)
-    low = a - b - math.hypot(a - a_low, b_high - b)
-    high = a - b + math.hypot(a_high - a, b - b_low)
-    return low, high
-
-# %% ../../nbs/lib/core/stats.ipynb #7f2615a8
-def equivalence_p(a: float, n: int, b: float, m: int, margin: float) -> float:
-    """p-value of the claim that two shares differ by less than the margin: that of the widest interval inside it,
-    by bisection"""
-    if not abs(a - b) < margin or not n or not m: return 1.0
-    inside = 0.0
-    outside = 40.0
-    for _ in range(60):
-        z = (inside + outside) / 2
-        low, high = shares_interval(a, n, b, m, z)
-        if -margin < low and high < margin: inside = z
-        else: outside = z
-    return math.erfc(inside / math.sqrt(2)) / 2
-
-def equivalence(
-    ours: float, n: int,         # Our accuracy, of n questions
-    theirs: float, m: int,       # The published one, of m
-    margin: float = 0.03,        # What still counts as the same
-) -> dict:
-    "Difference, its 90 % interval, p-value of equivalence (two one-sided tests), and the verdict in words"
-    p = equivalence_p(ours, n, theirs, m, margin)
-    low, high = shares_interval(ours, n, theirs, m, NormalDist().inv_cdf(0.95))
-    verdict = 'cannot be told'
-    if p < 0.05: verdict = 'the same within the margin'
-    elif n and m and two_shares(ours, theirs, n, m) < 0.05: verdict = 'different'
-    return dict(difference=ours - theirs, low=low, high=high, p_equivalence=p, verdict=verdict)
+# %% ../../nbs/lib/core/stats.ipynb #a5344043
+def ratio_interval(counts: np.ndarray, sizes: np.ndarray) -> tuple:   # of each page; (low, high)
+    """95 % interval of a rate over pages (Student's t of the ratio); of one page everything, of pages
+    without a difference as if each was a trial"""
+    pages = len(counts)
+    rate = counts.sum() / sizes.sum()
+    if pages == 1: return 0.0, math.inf
+    left = counts - rate * sizes
+    error = math.sqrt(pages / (pages - 1) * (left**2).sum())
+    half = t_quantile(pages - 1) * error / sizes.sum()
+    if not half: return wilson(min(rate, 1) * pages, pages)
+    return max(0.0, rate - half), rate + half

@@ -15,7 +15,8 @@ import pandas as pd
 # %% ../../nbs/lib/eval/audit.ipynb #34ccc439
 from ..core.files import root, UserError
 from ..core.keys import digest
-from ..core.stats import equivalence, holm, two_shares, wilson
+from ..core.shares import equivalence, two_shares
+from ..core.stats import holm, wilson
 
 # %% ../../nbs/lib/eval/audit.ipynb #267f5f00
 PAPER_DIGEST = '9fa71a5eb5c3'   # Digest of paper.csv: a changed file is a changed stage
