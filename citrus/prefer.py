@@ -24,7 +24,7 @@ from .synth import general_rows
 from .train.checkpoints import companion, forget, resumable
 from .train.memory import must_recompute
 from .train.preference import answer_logp, collate, collate_alone, cpo_simpo, encode_pairs, fit_to_train
-from .train.preference import shares_prompt
+from .train.shared_prompt import shares_prompt
 from .train.samples import general_questions
 from .train.steps import load_student
 

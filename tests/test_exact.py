@@ -1,4 +1,6 @@
 "Several texts in one row: packed rows, answers behind one prompt and the options of a question, on architectures that keep them apart and on those that do not."
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -6,7 +8,8 @@ import torch
 import transformers as t
 
 from citrus.eval.likelihood import encode_items, likelihoods
-from citrus.train.preference import answer_logp, collate, collate_alone, reached, shared_gap, shares_prompt
+from citrus.train.preference import answer_logp, collate, collate_alone
+from citrus.train.shared_prompt import reached, shared_gap, shares_prompt
 from citrus.train.packing import ROUNDING, next_logps, packed_gap
 
 SIZE = dict(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
@@ -101,6 +104,12 @@ def test_a_token_over_the_border_belongs_to_the_candidate(joined, context, optio
 def test_a_window_that_is_not_reached_is_out_of_the_way():
     config = t.MistralConfig(**SIZE, sliding_window=100)
     assert [reached(config, n).sliding_window for n in (100, 101)] == [4096, 8] and config.sliding_window == 100
+
+
+def test_scoring_an_exam_loads_nothing_of_a_training():
+    code = "import sys, citrus.eval.likelihood; print(*[m for m in sys.modules if m in ('trl', 'peft', 'accelerate') or m.startswith('citrus.train.')])"
+    loaded = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()
+    assert set(loaded) <= {'citrus.train.packing', 'citrus.train.shared_prompt'}
 
 
 def test_trying_does_not_move_the_random_numbers_of_a_training():

@@ -27,7 +27,8 @@ from ..llm.models import local_model, Sampling
 from ..llm.prompt import ask, target
 from ..llm.student import micro
 from ..sft import bare_rows, fill_tokens
-from ..train.preference import answer_logp, collate, collate_alone, encode_pair, shares_prompt
+from ..train.preference import answer_logp, collate, collate_alone, encode_pair
+from ..train.shared_prompt import shares_prompt
 
 # %% ../../nbs/studies/preferences.ipynb #14cb3f9e
 def split_pool(
