@@ -109,7 +109,7 @@ def test_files_that_a_stage_reads_are_ingredients():
 
 def test_a_lesson_a_plot_prose_and_the_books_rerun_nothing(before, copy):
     edit(copy, '50_mix', ("figsize=(", "figsize=(1 + "))
-    edit(copy, 'studies/rules', ("figsize=(", "figsize=(1 + "))
+    edit(copy, 'lib/train/rule_figures', ("figsize=(", "figsize=(1 + "))
     edit(copy, 'lib/core/store', ('Write the manifest of this stage', 'Write its manifest'), ("recipe = os.environ.get('CITRUS_RECIPE', '')", "recipe = os.environ.get('CITRUS_RECIPE', 'none')"))
     add_cell(copy, '20_cases', 'len([1, 2, 3])', at=12)
     add_cell(copy, '90_evaluate', 'another = [1, 2, 3]', at=12)
@@ -129,7 +129,7 @@ def test_a_training_is_an_ingredient_of_all_that_train_so(before, copy):
 
 def test_a_lesson_that_takes_a_name_of_the_stage_is_an_ingredient(before, copy):
     "The kernel would use what the lesson binds"
-    add_cell(copy, '50_mix', 'compare = print', at=12)
+    add_cell(copy, '50_mix', 'compare_losses = print', at=12)
     assert changed(before, copy) == {'mix'}
 
 

@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from citrus.studies.rules import (CORPORA, Shuffled, best_of, controller, file_of, final_losses, interval, job_of, lattice, main_jobs, moves,
-                                  pairs_of, reach, steps_saved, speeds, spread_sequences, table_of, joint_moves, training, rule_verdict)
+from citrus.studies.rules import CORPORA, Shuffled, TrainingPlan, controller, file_of, job_of, main_jobs, spread_sequences, table_of, training
+from citrus.train.mixtures import best_of, joint_moves, lattice, moves
+from citrus.train.rule_pairs import final_losses, interval, pairs_of, rule_verdict
+from citrus.train.speed import reach, speeds, steps_saved
 
-SMALL = dict(steps=6, batch=2, length=16, width=16, layers=1, learning_rate=1e-2, average=7, held_out=8, checks=3, probe=2)
+SMALL = TrainingPlan(steps=6, batch=2, length=16, width=16, layers=1, learning_rate=1e-2, average=7, held_out=8, checks=3, probe=2)
 
 
 def test_a_mixture_is_found_that_is_far_from_equal():
@@ -42,8 +44,7 @@ def test_held_out_sequences_come_from_all_documents_and_not_from_the_first_few()
 
 
 def test_every_training_has_a_file_of_its_own():
-    p = dict(rules=['stratified', 'odm'], controls=['odm'], seeds=[0, 1])
-    jobs = main_jobs(p, dict(trap=dict(a=0.3, b=0.7)))
+    jobs = main_jobs(['stratified', 'odm'], ['odm'], [0, 1], dict(trap=dict(a=0.3, b=0.7)))
     jobs += [job_of('trap', 'mixture', 2, m) for m in lattice(['noise', 'learned', 'useful'], [0.02, 0.1, 0.3])]
     assert len(jobs) == 4 * 2 * 3 + 2 + 9 == len({file_of(j) for j in jobs})
 
