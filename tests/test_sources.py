@@ -24,10 +24,12 @@ from citrus.data.page_errors import typeset
 from citrus.core.files import UserError
 from citrus.core.records import check, write_jsonl
 from citrus.core.store import process_memory
-from citrus.data.source import SOURCE_KINDS, Bounded, declare
+from citrus.data.packed import Bounded
+from citrus.data.source import SOURCE_KINDS, declare
 from citrus.data.reading import SourceReader
 from citrus.data.web import depth, main_text
-from citrus.data.xml import read_jats, read_medline
+from citrus.data.jats import read_jats
+from citrus.data.xml import read_medline
 
 GOOD = 'Fever and cough for three days.'
 MB = 2**20
@@ -113,11 +115,11 @@ def hostile(folder):
 SCRIPT = r'''
 import json, sys, time
 from citrus.core.store import process_memory
-from citrus.data.reading import Reader
+from citrus.data.reading import SourceReader
 from citrus.data.source import declare
 out = []
 for kind, path in json.load(sys.stdin):
-    r, t = Reader(declare([dict(id='s', kind=kind, path=path, licence='ours', domain='general')])['s']), time.process_time()
+    r, t = SourceReader(declare([dict(id='s', kind=kind, path=path, licence='ours', domain='general')])['s']), time.process_time()
     n = sum(1 for _ in r)
     out.append((n, dict(r.refused), process_memory('VmHWM') // 2**20, time.process_time() - t))
 print(json.dumps(out))
@@ -400,22 +402,22 @@ sys.path.insert(0, sys.argv[1])
 from hub import Hub, serve
 os.environ.update(HF_ENDPOINT=serve(), HF_HOME=sys.argv[2], HF_HUB_DISABLE_TELEMETRY='1')
 import datasets
-from citrus.data import remote
+from citrus.data import access
 from citrus.clean import arms_of
 from citrus.data.contamination import build_index
 from citrus.data.corpus import read_corpus, readings_of
-from citrus.data.reading import Reader
+from citrus.data.reading import SourceReader
 from citrus.data.source import declare
 from citrus.core.files import UserError
 from citrus.core.parameters import notebook_path, parameters
 from pathlib import Path
-remote.PAUSE = datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
+access.PAUSE = datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
 row = lambda k, i: json.dumps(dict(text=f'The goats of valley {k} climb tree {i} with the others, and they have to be down at night. ' * 3)) + '\n'
 names = [f'data/train-0000{k}.jsonl' for k in range(3)]
 Hub.files = {n: ''.join(row(k, i) for i in range(5)).encode() for k, n in enumerate(names)}
 
 def read(path='goat/set', **options):
-    r = Reader(declare([dict(id='h', kind='hub', path=path, licence='ours', domain='general', options=options)])['h'])
+    r = SourceReader(declare([dict(id='h', kind='hub', path=path, licence='ours', domain='general', options=options)])['h'])
     try: return len({d['id'] for d in r}), dict(r.refused)
     except UserError as e: return r.read, str(e)
 
@@ -451,10 +453,10 @@ def test_a_hub_that_fails_is_not_a_set_that_is_small(tmp_path):
 
 
 def test_a_disk_that_fails_ends_the_source(tmp_path, monkeypatch):
-    from citrus.data import source
+    from citrus.data import packed
     (tmp_path / 'a.txt').write_text(GOOD)
     def stale(path): raise OSError(errno.ESTALE, 'Stale file handle')
-    monkeypatch.setattr(source, 'decompressed', stale)
+    monkeypatch.setattr(packed, 'decompressed', stale)
     with pytest.raises(UserError, match='Stale file handle'): list(reader('txt', tmp_path))
 
 
