@@ -12,7 +12,6 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-# %% ../../nbs/lib/data/packed.ipynb #f40186ca
 from .source import Refused
 
 # %% ../../nbs/lib/data/packed.ipynb #dc8b65f9
@@ -24,7 +23,7 @@ class Bounded(io.RawIOBase):
     "A binary stream that refuses a document without end and a file that unpacks without end"
     def __init__(self,
                  raw,                      # Binary file
-                 budget: list = None,      # Bytes left, one number shared by the members of an archive; unbounded if None
+                 budget: list = None,      # Bytes left, shared by the members of an archive; unbounded if None
                  longest: float = DOCUMENT_BYTES):
         self.raw = raw
         self.budget = budget or [float('inf')]

@@ -78,7 +78,8 @@ def adapted(rows, adapter: Callable):
             yield row
             continue
         try: doc = adapter(place, row)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError): yield Refused('row is not of this data set')
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            yield Refused('row is not of this data set')
         else: yield RawDocument(str(place), doc['text'], doc['meta'])
 
 def read_hub(source: Source, options: dict, part: tuple = (0, 1)):
