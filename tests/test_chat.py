@@ -144,14 +144,14 @@ def test_a_server_that_has_moved_gets_the_prompt(endpoint):
 
 @pytest.mark.parametrize('asked', ['86400', 'inf', '1e300', 'nan', 'Wed, 21 Oct 99999 07:28:00 GMT', 'Wed, 21 Oct 2999 07:28:00 GMT'])
 def test_nobody_waits_a_day(endpoint, monkeypatch, asked):
-    monkeypatch.setattr('citrus.llm.servers.LONGEST_WAIT', 0.2)
+    monkeypatch.setattr('citrus.llm.protocol.LONGEST_WAIT', 0.2)
     began = time.time()
     with pytest.raises(UserError, match='429'): chat([user('x')], Model('busy', 'openai', endpoint(rate429=1.0, retry_after=asked), 'm', dict(tries=2, pause=0.01)), Sampling())
     assert time.time() - began < 10
 
 
 def test_what_a_thinking_server_sends_is_read(endpoint):
-    from citrus.llm.servers import read_completion
+    from citrus.llm.protocol import read_completion
     made = lambda finish='stop', usage=None, **message: read_completion(dict(choices=[dict(message=message, finish_reason=finish)], usage=usage), 0.1)
     assert parse_reply(made(reasoning_content='Hm.', content='<answer>Goat</answer>').text) == ('Hm.', 'Goat', '')
     for twice in ('<think>Hm.</think><answer>Goat</answer>', 'Hm.</think><answer>Goat</answer>', 'Hm.\n<answer>Goat</answer>'):

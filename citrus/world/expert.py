@@ -23,7 +23,7 @@ from ..core.keys import digest, hashes, mention, reached_from
 from ..llm.models import BACKENDS
 from ..llm.models import local_model, Model, Reply
 from ..llm.prompt import target
-from ..llm.servers import renamed
+from ..llm.protocol import renamed
 from .families import World
 from .questions import listing, lower, NONE
 from .reader import FindingReader
