@@ -9,11 +9,12 @@ import sys
 
 import pytest
 
+from library import code_everywhere
 from traced import uncovered
 
 from citrus.core.keys import definition
-from citrus.core.parameters import STAGES, cells
-from citrus.core.runner import chosen, library_notebooks
+from citrus.core.parameters import STAGES
+from citrus.core.runner import chosen
 from citrus.core.ingredients import hashed_files, ingredients, library_of
 from citrus.core.files import root
 from citrus.core.recipes import settings
@@ -138,16 +139,6 @@ def test_what_runs_is_an_ingredient(micro, store):
     lines = (store / 'trace.txt').read_text().splitlines()
     assert {line.split()[0] for line in lines} >= set(chosen()) and len(lines) > 300
     assert uncovered(lines) == []
-
-
-def code_everywhere():
-    "(file, node) of every node of the library and of the code cells"
-    for path in sorted((root() / 'citrus').rglob('*.py')):
-        for node in ast.walk(ast.parse(path.read_text())): yield path.name, node
-    for path in library_notebooks():
-        for cell in cells(path):
-            if cell['cell_type'] != 'code': continue
-            for node in ast.walk(ast.parse(cell['source'])): yield path.name, node
 
 
 def test_what_is_launched_is_named_by_a_text():

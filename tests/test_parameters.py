@@ -7,10 +7,11 @@ import json
 import pytest
 
 from citrus.core.recipes import OWN_ARMS, consistent, load_recipe, settings
-from citrus.core.parameters import STAGES, allowed, cells, notebook_path, parameters
+from citrus.core.parameters import STAGES, allowed, notebook_path, parameters
 from citrus.core.files import UserError
 from citrus.core.ingredients import followed, own_module
 from citrus.core.runner import chosen
+from library import code, flagged
 
 PARAMS = {'p', 'params'}   # names under which functions of a notebook get the parameters of their stage
 
@@ -42,8 +43,7 @@ def test_every_declared_parameter_is_read(stage):
 def launched():
     "(stage, `module.function`) of every training that a notebook starts"
     for stage in STAGES:
-        for c in cells(notebook_path(stage)):
-            if c['cell_type'] != 'code': continue
+        for c in code(notebook_path(stage)):
             for n in ast.walk(ast.parse(c['source'])):
                 if isinstance(n, ast.Call) and ast.unparse(n.func) == 'launch': yield stage, n.args[0].value
 
@@ -64,7 +64,7 @@ def left_out(stage):
     "(function, parameter) of calls in a run section that leave a declared parameter to the default of the function"
     module = importlib.import_module(f'citrus.{own_module(notebook_path(stage))}')
     declared = parameters(notebook_path(stage)).keys()
-    run = [ast.parse(c['source']) for c in cells(notebook_path(stage)) if c['cell_type'] == 'code' and '#| stage' in c['source']]
+    run = [ast.parse(c['source']) for c in code(notebook_path(stage)) if flagged(c, 'stage')]
     for call in [n for tree in run for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]:
         function = getattr(module, call.func.id, None)
         if not getattr(function, '__module__', '').startswith('citrus.') or any(k.arg is None for k in call.keywords): continue
@@ -81,7 +81,7 @@ def test_no_declared_parameter_is_left_to_a_default(stage):
 def test_prefer_trains_with_its_parameters():
     "Every setting of the training that the notebook declares is given under its own name"
     from citrus.prefer import train_preferred
-    call, = (n for c in cells(notebook_path('prefer')) if '#| stage' in c['source']
+    call, = (n for c in code(notebook_path('prefer')) if flagged(c, 'stage')
              for n in ast.walk(ast.parse(c['source'])) if isinstance(n, ast.Call) and ast.unparse(n.func) == 'launch')
     given = {k.arg: ast.unparse(k.value) for k in call.keywords}
     declared = parameters(notebook_path('prefer')).keys() & inspect.signature(train_preferred).parameters.keys()

@@ -16,12 +16,7 @@ from citrus.core.lineage import lineage, maker
 from citrus.core.prose import readme_text
 from citrus.core.files import root
 from citrus.core.publish import published, takes, with_takes
-
-NOTEBOOKS = sorted(p for p in (root() / 'nbs').rglob('*.ipynb') if p.name != 'index.ipynb' and '.ipynb_checkpoints' not in p.parts)
-ids = [str(p.relative_to(root() / 'nbs').with_suffix('')) for p in NOTEBOOKS]
-
-
-def code(path): return [c for c in cells(path) if c['cell_type'] == 'code']
+from library import NOTEBOOKS, PAGES, code
 
 
 def test_clean_and_export_change_nothing(tmp_path):
@@ -35,14 +30,14 @@ def test_clean_and_export_change_nothing(tmp_path):
     assert not changed, f'run nbdev_clean and nbdev_export: {changed}'
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=ids)
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=PAGES)
 def test_imports_stand_alone(path):
     for c in code(path):
         kinds = {isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(c['source']).body}
         assert len(kinds) < 2, f'imports mixed with other code: {c["source"][:80]}'
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=ids)
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=PAGES)
 def test_exported_cells_are_small(path):
     for c in code(path):
         if not c['source'].startswith('#| export'): continue
@@ -99,13 +94,13 @@ def test_no_notebook_without_a_stage_has_parameters():
         assert not any('parameters' in c['metadata'].get('tags', []) for c in cells(path)), path.name
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=ids)
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=PAGES)
 def test_third_party_text_stays_out_of_published_outputs(path):
     for c in code(path):
         if '#| local' in c['source']: assert not c['outputs'], c['source'][:80]
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=ids)
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=PAGES)
 def test_every_name_is_bound(path):
     "A merge that loses an import, or a lesson that leans on another notebook, is seen without running it"
     whole = ast.parse('\n'.join(c['source'] for c in code(path)))
@@ -113,7 +108,7 @@ def test_every_name_is_bound(path):
     assert not unbound, ', '.join(str(m.message_args[0]) for m in unbound)
 
 
-@pytest.mark.parametrize('path', NOTEBOOKS, ids=ids)
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=PAGES)
 def test_nothing_unsafe(path):
     for c in code(path):
         for node in ast.walk(ast.parse(c['source'])):
@@ -146,7 +141,7 @@ def links(path):
     return {t for t in targets if t and '://' not in t}
 
 
-@pytest.mark.parametrize('path', [*NOTEBOOKS, *(root() / n for n in ('nbs/index.ipynb', 'README.md', 'CONTRIBUTING.md'))], ids=[*ids, 'index', 'README', 'CONTRIBUTING'])
+@pytest.mark.parametrize('path', [*NOTEBOOKS, *(root() / n for n in ('nbs/index.ipynb', 'README.md', 'CONTRIBUTING.md'))], ids=[*PAGES, 'index', 'README', 'CONTRIBUTING'])
 def test_links_lead_somewhere(path):
     lost = sorted(t for t in links(path) if not (path.parent / t).exists())
     assert not lost, lost
