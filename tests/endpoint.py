@@ -35,13 +35,13 @@ class Endpoint:
         self.strict, self.uncounted = strict, uncounted
         self.latency, self.spread, self.retry_after, self.answer, self.shares = latency, spread, retry_after, answer, shares
         self.random, self.answered, self.busy, self.area, self.moved = random.Random(seed), set(), 0, 0.0, time.monotonic()
-        self.stats = dict(requests=0, answered=0, repeated=0, most=0, at_once=0.0) | dict.fromkeys(SHARES, 0)
+        self.stats = dict(requests=0, answered=0, repeated=0, busiest=0, at_once=0.0) | dict.fromkeys(SHARES, 0)
 
     def move(self, by):
         "One more or one less under way"
         now = time.monotonic()
         self.area, self.moved, self.busy = self.area + self.busy * (now - self.moved), now, self.busy + by
-        self.stats['most'] = max(self.stats['most'], self.busy)
+        self.stats['busiest'] = max(self.stats['busiest'], self.busy)
         self.stats['at_once'] = self.area   # request-seconds under way; divided by the time of a run: how full the server was
 
     def mishap(self):
@@ -63,13 +63,13 @@ class Endpoint:
         if 'forbidden' in body['messages'][-1]['content']: return 400, '', b'{"error": {"code": "content_filter", "message": "not this"}}'
         if self.strict and (unknown := [k for k in body if k not in STRICT]): return 400, '', json.dumps(dict(error=dict(message=f'unknown field {unknown[0]}'))).encode()
         text, name = self.answer(body), hashlib.sha256(raw).hexdigest()
-        said = dict(choices=[dict(message=dict(role='assistant', content=text), finish_reason='stop')], usage=dict(completion_tokens=len(text.split()), prompt_tokens=len(raw) // 4))
-        if self.uncounted: del said['usage']
+        answer = dict(choices=[dict(message=dict(role='assistant', content=text), finish_reason='stop')], usage=dict(completion_tokens=len(text.split()), prompt_tokens=len(raw) // 4))
+        if self.uncounted: del answer['usage']
         if what == 'disconnect': return 200, '', None
         self.stats['answered'] += 1
         self.stats['repeated'] += name in self.answered
         self.answered.add(name)
-        return 200, '', json.dumps(said).encode()
+        return 200, '', json.dumps(answer).encode()
 
     async def client(self, reader, writer):
         try:

@@ -57,9 +57,9 @@ def test_a_server_with_every_mishap(endpoint):
     url = endpoint(latency=0.01, rate429=0.05, rate500=0.05, garbage=0.05, disconnect=0.05, hang=0.02)
     three_turns.model = Model('bad', 'openai', url, 'm', dict(connections=16, pause=0.01, timeout=1, rest=0.05, tries=12))
     assert converse(three_turns, [f'w{i}' for i in range(100)]) == [f'w{i} 0 1 2' for i in range(100)]
-    said = stats(url)
-    assert all(said[k] for k in ('rate429', 'rate500', 'garbage', 'disconnect', 'hang')) and said['most'] <= 16 + said['hang'] + said['repeated'], said   # the server does not notice who has given up
-    assert said['answered'] - said['repeated'] == 300, said
+    counts = stats(url)
+    assert all(counts[k] for k in ('rate429', 'rate500', 'garbage', 'disconnect', 'hang')) and counts['busiest'] <= 16 + counts['hang'] + counts['repeated'], counts   # the server does not notice who has given up
+    assert counts['answered'] - counts['repeated'] == 300, counts
     assert len(rows(three_turns.model)) == 300
 
 
@@ -152,19 +152,19 @@ def test_nobody_waits_a_day(endpoint, monkeypatch, asked):
 
 def test_what_a_thinking_server_sends_is_read(endpoint):
     from citrus.llm.protocol import read_completion
-    made = lambda finish='stop', usage=None, **message: read_completion(dict(choices=[dict(message=message, finish_reason=finish)], usage=usage), 0.1)
-    assert parse_reply(made(reasoning_content='Hm.', content='<answer>Goat</answer>').text) == ('Hm.', 'Goat', '')
+    read = lambda finish='stop', usage=None, **message: read_completion(dict(choices=[dict(message=message, finish_reason=finish)], usage=usage), 0.1)
+    assert parse_reply(read(reasoning_content='Hm.', content='<answer>Goat</answer>').text) == ('Hm.', 'Goat', '')
     for twice in ('<think>Hm.</think><answer>Goat</answer>', 'Hm.</think><answer>Goat</answer>', 'Hm.\n<answer>Goat</answer>'):
-        assert parse_reply(made(reasoning='Hm.', content=twice).text) == ('Hm.', 'Goat', '')
-    assert parse_reply(made(reasoning='<think>Hm.</think>', content='<answer>Goat</answer>').text) == ('Hm.', 'Goat', '')   # tags of its own
-    assert made(reasoning='<think></think>', content='Goat').text == 'Goat'
-    filtered = made('content_filter', content=None)
-    assert (filtered.finish, filtered.text, made('content_filter', content='Go').text) == ('set aside: content_filter', '', 'Go')
-    assert parse_reply(made('length', reasoning_content='Hm', content=None).text).problem == 'no answer'
-    called = made('tool_calls', content=None, tool_calls=[dict(function=dict(name='f'))])
+        assert parse_reply(read(reasoning='Hm.', content=twice).text) == ('Hm.', 'Goat', '')
+    assert parse_reply(read(reasoning='<think>Hm.</think>', content='<answer>Goat</answer>').text) == ('Hm.', 'Goat', '')   # tags of its own
+    assert read(reasoning='<think></think>', content='Goat').text == 'Goat'
+    filtered = read('content_filter', content=None)
+    assert (filtered.finish, filtered.text, read('content_filter', content='Go').text) == ('set aside: content_filter', '', 'Go')
+    assert parse_reply(read('length', reasoning_content='Hm', content=None).text).problem == 'no answer'
+    called = read('tool_calls', content=None, tool_calls=[dict(function=dict(name='f'))])
     assert (called.finish, parse_reply(called.text).problem) == ('tool_calls', 'empty')
-    assert made(content='x', usage=dict(completion_tokens=float('nan'), prompt_tokens=7)).tokens == 1   # counted here
-    made(content='\ud800').text.encode()
+    assert read(content='x', usage=dict(completion_tokens=float('nan'), prompt_tokens=7)).tokens == 1   # counted here
+    read(content='\ud800').text.encode()
     for bad in ({}, dict(choices=[]), dict(choices=[dict(message=dict(content=3))]), dict(error='no'), [], None, 'text'):
         with pytest.raises((ValueError, KeyError, TypeError, IndexError, AttributeError)): read_completion(bad, 0.1)
 
@@ -207,17 +207,18 @@ print(converse(three_turns, [f'w{{i}}' for i in range(60)]))
 def test_killed_and_interrupted_runs_go_on(endpoint, tmp_path):
     url = endpoint(latency=0.03, spread=0.9)
     work = [sys.executable, '-c', WORK.format(here=str(HERE), url=url)]
-    for at, how in enumerate((signal.SIGKILL, signal.SIGINT, signal.SIGKILL)):
+    for kill, sent in enumerate((signal.SIGKILL, signal.SIGINT, signal.SIGKILL)):
         p = subprocess.Popen(work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))   # also where the tests run in the background
         began = time.time()
-        while stats(url)['answered'] < 30 * (at + 1) and time.time() - began < 60: time.sleep(0.01)
-        p.send_signal(how)
+        while stats(url)['answered'] < 30 * (kill + 1) and time.time() - began < 60: time.sleep(0.01)
+        p.send_signal(sent)
         assert p.wait(20) != 0
     done = subprocess.run(work, capture_output=True, text=True)
     assert done.stdout.strip() == str([f'w{i} 0 1 2' for i in range(60)]), done.stderr[-2000:]
-    said, keys = stats(url), Counter(r['key'] for r in rows(Model('m', 'openai', url, 'm')))
+    counts = stats(url)
+    keys = Counter(r['key'] for r in rows(Model('m', 'openai', url, 'm')))
     assert len(keys) == 180 and set(keys.values()) == {1}
-    assert said['repeated'] <= 3 * 8, said   # only what was under way
+    assert counts['repeated'] <= 3 * 8, counts   # only what was under way
 
 
 def test_an_error_keeps_what_was_said(endpoint):
@@ -228,9 +229,9 @@ def test_an_error_keeps_what_was_said(endpoint):
         if i == 7: raise ValueError('seven')
         return (await door.ask(user(f'{first.text} again'), model, Sampling()))[0].text
     with pytest.raises(ValueError, match='seven'): converse(talk, range(16))
-    kept = len(rows(model))
-    assert 0 < kept < 32
-    assert sum(r.cached for r, in chat([user(f'{i}') for i in range(16)], model, Sampling())) + sum(' again' in r['text'] for r in rows(model)[:kept]) == kept
+    written = len(rows(model))
+    assert 0 < written < 32
+    assert sum(r.cached for r, in chat([user(f'{i}') for i in range(16)], model, Sampling())) + sum(' again' in r['text'] for r in rows(model)[:written]) == written
 
 
 def test_an_error_of_a_back_end(monkeypatch):
@@ -255,7 +256,7 @@ def echo(monkeypatch):
 
     def back_end(model, sampling, prompts):
         sizes.append(len(prompts))
-        for at in reversed(range(len(prompts))): yield at, Reply(prompts[at][0][-1]['content'], 3, 'stop', 0.0)
+        for i in reversed(range(len(prompts))): yield i, Reply(prompts[i][0][-1]['content'], 3, 'stop', 0.0)
     monkeypatch.setitem(BACKENDS, 'echo', back_end)
     return sizes
 
@@ -270,8 +271,8 @@ def test_a_conversation_may_ask_several_at_once(echo, endpoint):
     models = Model('e', 'echo'), Model('m', 'openai', endpoint(latency=0.01), 'm')
 
     async def talk(door, i):
-        for turn in range(3): said = await asyncio.gather(*(door.ask(user(f'{i} {turn}'), m, Sampling()) for m in models))
-        return [r.text for r, in said]
+        for turn in range(3): replies = await asyncio.gather(*(door.ask(user(f'{i} {turn}'), m, Sampling()) for m in models))
+        return [r.text for r, in replies]
     assert converse(talk, range(5)) == [[f'{i} 2'] * 2 for i in range(5)]
     assert sum(echo) == 15
 

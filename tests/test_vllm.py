@@ -123,11 +123,11 @@ def test_synthesis_through_the_server(server):
         opened, why = await open_up(door, CLOSED, replace(cast, seed=seed))
         thread, trace = await synthesise(door, CLOSED | dict(open_stem=opened['open_stem'] or CLOSED['stem']), replace(cast, seed=seed))
         steps = [dict(role='reasoning', text=s, rating=1, feedback='') for s in STEPS]
-        told, fault = await retell(door, Thread(CLOSED | dict(open_stem=CLOSED['stem']), steps=steps, votes=[1, 1]), replace(cast, seed=seed))
-        return why, trace, told, fault
-    made = converse(work, range(3), budget)
+        monologue, fault = await retell(door, Thread(CLOSED | dict(open_stem=CLOSED['stem']), steps=steps, votes=[1, 1]), replace(cast, seed=seed))
+        return why, trace, monologue, fault
+    results = converse(work, range(3), budget)
     spent = {row['role']: row for row in budget.table()}
     assert {'rewrite', 'reason', 'write'} <= set(spent) and all(row['tokens'] and row['prompt_tokens'] for row in spent.values())
-    assert all(trace['outcome'] and 1 <= len([s for s in trace['steps'] if s['role'] == 'reasoning']) <= 2 and told for _, trace, told, _ in made)
+    assert all(trace['outcome'] and 1 <= len([s for s in trace['steps'] if s['role'] == 'reasoning']) <= 2 and monologue for _, trace, monologue, _ in results)
     again = Budget()
-    assert converse(work, range(3), again) == made and not any(row['new'] for row in again.table())
+    assert converse(work, range(3), again) == results and not any(row['new'] for row in again.table())

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['attend', 'use_attend', 'compute_dtype', 'load_local', 'conversation', 'render', 'prompt_batches', 'stop_ids',
-           'decoded', 'transformers']
+           'reply_of_tokens', 'transformers']
 
 # %% ../../nbs/lib/llm/local.ipynb #0262f5cd
 import time
@@ -106,7 +106,7 @@ def stop_ids(lm, tokenizer) -> set:
     own = lm.generation_config.eos_token_id
     return {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
 
-def decoded(tokenizer, tokens: list, stop: set, seconds: float, prompt_tokens: int) -> Reply:
+def reply_of_tokens(tokenizer, tokens: list, stop: set, seconds: float, prompt_tokens: int) -> Reply:
     "A reply from its tokens"
     ended = tokens[-1] in stop
     text = tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
@@ -130,6 +130,6 @@ def transformers(model: Model, sampling: Sampling, prompts: list):
         began = time.time()
         replies = continue_batch(lm, [ids[i] for i in group], sampling, seeds, stop, min(stop))
         seconds = (time.time() - began) / len(group)
-        for i, tokens in zip(group, replies): yield i, decoded(tokenizer, tokens, stop, seconds, len(ids[i]))
+        for i, tokens in zip(group, replies): yield i, reply_of_tokens(tokenizer, tokens, stop, seconds, len(ids[i]))
 
 BACKENDS['transformers'] = transformers
