@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from citrus.data.wheels import wheel
-from citrus.data.page_lines import Line, Page, continued, words_in, reading_order
+from citrus.data.page_lines import Line, Page
+from citrus.data.page_paragraphs import continued, words_in
+from citrus.data.page_order import reading_order
 from citrus.data.pages import numbers_pages, without_references, document_text, page_text, read_pages
 from citrus.data.page_errors import edits, error_rate, scanned, typeset
 from citrus.data.page_pictures import placed, regions
