@@ -3,7 +3,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from citrus.studies.knowledge import ASKED, STUDENT_KINDS, TELLINGS, change, check_apart, cloze, fact_curricula, knowledge_table, tell, without
+from citrus.studies.knowledge import STUDENT_KINDS, change, check_apart, fact_curricula, knowledge_table, without
+from citrus.world.facts import ASKED, TELLINGS, cloze, tell
 from citrus.core.files import UserError
 from citrus.core.records import read_jsonl
 from citrus.studies.throughput import lognormal_pieces, throughput_table
@@ -33,7 +34,7 @@ def test_wrong_options_are_wrong_and_from_the_same_group():
 
 
 def test_the_control_tells_each_disease_of_anothers_findings():
-    read = fact_curricula(FACTS, dict(medical=[dict(id=f'm{i}', text='m') for i in range(9)], general=[dict(id=f'g{i}', text='g') for i in range(9)]), 2, 0, most=4)
+    read = fact_curricula(FACTS, dict(medical=[dict(id=f'm{i}', text='m') for i in range(9)], general=[dict(id=f'g{i}', text='g') for i in range(9)]), 2, 0, largest=4)
     for d in read[STUDENT_KINDS[2]]['facts_1']: assert not any(x in d['text'] for f in FACTS if f in d['text'].lower() for x in FACTS[f])
     words = lambda kind: sorted(w for a in ('facts_1', 'facts_2') for d in read[kind][a] for w in d['text'].split() if w.startswith('sign'))
     assert len(words(STUDENT_KINDS[0])) == len(words(STUDENT_KINDS[2])) and read[STUDENT_KINDS[0]]['medical'] == read[STUDENT_KINDS[1]]['medical'] and {d['text'] for d in read[STUDENT_KINDS[1]]['last']} == {'m'}
