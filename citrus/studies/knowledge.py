@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['STUDENT_KINDS', 'LOOP', 'disease_groups', 'without', 'ordinary', 'told_twice', 'fact_curricula', 'check_kind',
            'check_apart', 'learn', 'name_of', 'answers', 'sequence_nats', 'held_out_losses', 'measure_student',
-           'student_jobs', 'examine_all', 'by_student', 'change', 'changes', 'knowledge_table', 'plot_results']
+           'examine_all', 'by_student', 'change', 'changes', 'knowledge_table', 'plot_results']
 
 # %% ../../nbs/studies/knowledge.ipynb #7e4c667c
-import itertools, random, shutil
+import itertools, random
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +26,7 @@ from ..eval.likelihood import choice, likelihood
 from ..llm.local import compute_dtype
 from ..llm.models import local_model
 from ..mix import pack_documents
+from ..train.students import student_jobs, throw_away
 from ..world.facts import tell
 from ..world.families import derange, load_world
 
@@ -142,17 +143,14 @@ def measure_student(s, kind: str, seed: int, arms: dict, asked: list, docs: list
         folder = learn(s, kind, arms, seed) if arms else s.folders['assets'] / 'student'
         losses = held_out_losses(folder, kind, seed, docs, s.params['length'], s.params['sequences'])
         for name, rows in zip(names, (answers(folder, kind, seed, asked), losses)): s.write(f'students/{name}', rows)
-    for left in s.dir.glob(f'.{slug}*'): shutil.rmtree(left) if left.is_dir() else left.unlink()
+    throw_away(list(s.dir.glob(f'.{slug}*')))
     return tuple(read_jsonl(s.dir / 'students' / name) for name in names)
-
-def student_jobs(seeds: list) -> list:   # (kind, seed)
-    "All students; the control has the first seed only"
-    return [(kind, seed) for kind in STUDENT_KINDS for seed in (seeds[:1] if kind.startswith('control') else seeds)]
 
 def examine_all(s, read: dict, asked: list, docs: list) -> tuple:   # (answers, losses)
     "The base model and every student"
     measured = [measure_student(s, 'before', 0, {}, asked, docs)]
-    for kind, seed in student_jobs(s.params['seeds']): measured.append(measure_student(s, kind, seed, read[kind], asked, docs))
+    for kind, seed in student_jobs(STUDENT_KINDS, s.params['seeds']):
+        measured.append(measure_student(s, kind, seed, read[kind], asked, docs))
     return tuple(pd.DataFrame([row for rows in column for row in rows]) for column in zip(*measured))
 
 # %% ../../nbs/studies/knowledge.ipynb #b1337941
