@@ -20,7 +20,7 @@ from .core.files import atomic, UserError
 from .core.records import read_jsonl
 from .core.stats import half_width, standard_error
 from .llm.local import compute_dtype
-from .llm.student import save_student, whole_model
+from .llm.saving import save_student, whole_model
 from .train.bandit import Bandit
 from .train.checkpoints import due, forget, last_checkpoint, load_checkpoint, note, Progress
 from .train.checkpoints import save_checkpoint

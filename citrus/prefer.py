@@ -18,7 +18,7 @@ import torch
 from .core.files import atomic, UserError
 from .core.records import read_jsonl
 from .llm.local import compute_dtype
-from .llm.student import save_student, settle, whole_model
+from .llm.saving import save_student, settle, whole_model
 from .sft import adapters, draw_course, one_bar, seeded_sample
 from .synth import general_rows
 from .train.checkpoints import companion, forget, resumable

@@ -25,7 +25,7 @@ from .data.hub import hub
 from .data.instructions import dialogues, EXERCISES, instructions
 from .llm.local import compute_dtype
 from .llm.prompt import ask, target
-from .llm.student import save_student, whole_model
+from .llm.saving import save_student, whole_model
 from .train.checkpoints import companion, forget, resumable
 from .train.encoding import count_tokens, encode_dialogue, encode_rows
 from .train.memory import must_recompute

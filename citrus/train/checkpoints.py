@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 # %% ../../nbs/lib/train/checkpoints.ipynb #e7579371
-from ..llm.student import settle
+from ..llm.saving import settle
 from .bandit import Bandit
 
 # %% ../../nbs/lib/train/checkpoints.ipynb #16ad081d
