@@ -9,7 +9,9 @@ import time
 import pytest
 
 from citrus.data.questions import question_record
-from citrus.evaluate import Benchmark, likely, order_table, reorder, score_replies, table, validate_benchmark, majority_vote
+from citrus.eval.benchmarks import Benchmark, validate_benchmark
+from citrus.eval.orders import likely, order_table, reorder
+from citrus.evaluate import score_replies, table, majority_vote
 from citrus.core.files import UserError, root
 from citrus.core.records import read_jsonl
 
@@ -38,11 +40,12 @@ def test_all_benchmarks_are_scored_again_from_kept_replies():
 KILLED = """
 import json, sys
 from citrus.llm.models import local_model
-from citrus.evaluate import Benchmark, answer, score, table
+from citrus.eval.benchmarks import Benchmark
+from citrus.evaluate import answer, score_replies, table
 qs = json.load(open(sys.argv[2]))
 b = [Benchmark('toys', 'options', qs, 12)]
 m = [local_model('micro', sys.argv[1], batch=4)]
-table(score(answer(m, b, 1.0, 0, 2), b), b, []).to_csv(sys.argv[3], index=False)
+table(score_replies(answer(m, b, 1.0, 0, 2), b), b, []).to_csv(sys.argv[3], index=False)
 """
 
 

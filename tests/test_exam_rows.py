@@ -7,7 +7,8 @@ import pytest
 
 from citrus.data.hub import hub_records
 from citrus.data.questions import LETTERS, question_record, right_labels
-from citrus.evaluate import reorder, score_one
+from citrus.eval.orders import reorder
+from citrus.evaluate import score_one
 from citrus.eval.exams import (EXAMS, content, file_records, headless_csv, json_columns, json_lines, labelled_abstracts, load_exam, medbullets,
                                own_exam, shuffled_keys)
 from citrus.core.files import UserError
