@@ -45,8 +45,8 @@ def command(tmp_path, monkeypatch):
     (['--recipe', 'missing.yml'], '--recipe missing.yml: there is no such file'), (['--recipe', 'nbs/recipes'], 'there is no such file'),
     (['--recipe', 'controll'], "did you mean 'control'"), (['--why', '.'], 'is a folder, and not that of a stage')])
 def test_a_mistake_is_one_line(command, capsys, tmp_path, args, message):
-    said = command(capsys, main, 'citrus_run', *args)
-    assert message in said and said.startswith('citrus_run: ') and '\n' not in said.replace('\\n', '').strip()
+    output = command(capsys, main, 'citrus_run', *args)
+    assert message in output and output.startswith('citrus_run: ') and '\n' not in output.replace('\\n', '').strip()
     assert not list((tmp_path / 'home').glob('*/*')), 'nothing was begun'
 
 
@@ -58,8 +58,8 @@ def test_a_mistake_is_one_line(command, capsys, tmp_path, args, message):
 def test_a_bad_recipe_is_one_line(command, capsys, tmp_path, text, message):
     path = tmp_path / 'r.yml'
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    said = command(capsys, main, 'citrus_run', '--dry', '--recipe', str(path))
-    assert message in said and '\n' not in said
+    output = command(capsys, main, 'citrus_run', '--dry', '--recipe', str(path))
+    assert message in output and '\n' not in output
 
 
 def test_no_runs_is_a_sentence(command, capsys):

@@ -61,10 +61,10 @@ def edit(copy, notebook, *pairs):
         path.write_text(text)
 
 
-def add_cell(copy, notebook, source, at=-1):
+def add_cell(copy, notebook, source, position=-1):
     path = copy / 'nbs' / f'{notebook}.ipynb'
     nb = json.loads(path.read_text())
-    nb['cells'].insert(at, dict(cell_type='code', id='extra', metadata={}, source=[source], outputs=[], execution_count=None))
+    nb['cells'].insert(position, dict(cell_type='code', id='extra', metadata={}, source=[source], outputs=[], execution_count=None))
     path.write_text(json.dumps(nb))
 
 
@@ -112,8 +112,8 @@ def test_a_lesson_a_plot_prose_and_the_books_rerun_nothing(before, copy):
     edit(copy, '50_mix', ("figsize=(", "figsize=(1 + "))
     edit(copy, 'lib/train/rule_figures', ("figsize=(", "figsize=(1 + "))
     edit(copy, 'lib/core/store', ('Write the manifest of this stage', 'Write its manifest'), ("recipe = os.environ.get('CITRUS_RECIPE', '')", "recipe = os.environ.get('CITRUS_RECIPE', 'none')"))
-    add_cell(copy, '20_cases', 'len([1, 2, 3])', at=12)
-    add_cell(copy, '90_evaluate', 'another = [1, 2, 3]', at=12)
+    add_cell(copy, '20_cases', 'len([1, 2, 3])', position=12)
+    add_cell(copy, '90_evaluate', 'another = [1, 2, 3]', position=12)
     assert changed(before, copy) == set()
 
 
@@ -130,7 +130,7 @@ def test_a_training_is_an_ingredient_of_all_that_train_so(before, copy):
 
 def test_a_lesson_that_takes_a_name_of_the_stage_is_an_ingredient(before, copy):
     "The kernel would use what the lesson binds"
-    add_cell(copy, '50_mix', 'compare_losses = print', at=12)
+    add_cell(copy, '50_mix', 'compare_losses = print', position=12)
     assert changed(before, copy) == {'mix'}
 
 

@@ -30,11 +30,11 @@ def whole(tmp_path_factory):
 def copy(whole, monkeypatch, tmp_path):
     "A repository to spoil; it is put right again"
     path = whole / 'nbs' / f'{CASES}.ipynb'
-    kept, names = path.read_bytes(), set(path.parent.iterdir())
+    before_edit, names = path.read_bytes(), set(path.parent.iterdir())
     monkeypatch.setattr(citrus, '__file__', str(whole / 'citrus' / '__init__.py'))   # where `root` looks
     monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'home'))
     yield path
-    path.write_bytes(kept)
+    path.write_bytes(before_edit)
     for p in set(path.parent.iterdir()) - names: p.unlink()
 
 
@@ -63,8 +63,8 @@ def code_cell(source): return dict(cell_type='code', id='extra', metadata={}, so
 @pytest.mark.parametrize('source', ['%matplotlib inline', '#| stage\n%%time\nlen([1])', '!ls', '#| stage\nfiles = !ls', 'len?', '%load_ext autoreload', '#| stage\n!pip install x'])
 def test_a_command_of_ipython_has_its_line(copy, source):
     change(copy, lambda cs: cs.insert(5, code_cell(source)))
-    said = refused()
-    assert said.startswith('20_cases.ipynb, cell 5: ') and 'command of IPython' in said
+    message = refused()
+    assert message.startswith('20_cases.ipynb, cell 5: ') and 'command of IPython' in message
 
 
 @pytest.mark.parametrize('source', ['def f(:', '#| stage\nreturn 3', '#| stage\nx = (1,', '#| stage\n  x = 1\n y = 2'])
@@ -104,8 +104,8 @@ def test_a_parameter_of_another_form_has_its_line(copy, line, words):
         cell = next(c for c in cs if 'parameters' in c['metadata'].get('tags', []))
         cell['source'] = ''.join(cell['source']) + '\n' + line
     change(copy, add)
-    said = refused()
-    assert said.startswith('20_cases.ipynb, cell ') and words in said
+    message = refused()
+    assert message.startswith('20_cases.ipynb, cell ') and words in message
 
 
 @pytest.mark.parametrize('name', ['20_cases-Copy1.ipynb', '20_cases (copy).ipynb', '20_cases_old.ipynb', 'Untitled.ipynb', '99_draft.ipynb', '01 notes.ipynb'])
@@ -120,11 +120,11 @@ def test_strangers_are_left_alone(copy, name):
 def test_a_copy_that_was_exported_is_named(copy):
     shutil.copy(copy, copy.with_name('20_cases-Copy1.ipynb'))
     module = copy.parent.parent / 'citrus' / 'cases.py'
-    kept = module.read_bytes()
-    module.write_bytes(kept + b'\nMORE = 1\n')
-    said = refused()
-    module.write_bytes(kept)
-    assert said.startswith('20_cases-Copy1.ipynb exports to the module of 20_cases.ipynb')
+    before_edit = module.read_bytes()
+    module.write_bytes(before_edit + b'\nMORE = 1\n')
+    message = refused()
+    module.write_bytes(before_edit)
+    assert message.startswith('20_cases-Copy1.ipynb exports to the module of 20_cases.ipynb')
 
 
 def test_most_modules_hold_the_text_of_their_notebook():
@@ -137,19 +137,19 @@ def test_most_modules_hold_the_text_of_their_notebook():
 def test_a_module_that_was_changed_by_hand_is_seen(copy, spoil):
     path = copy.parent / 'lib' / 'world' / 'questions.ipynb'
     module = module_path(path)
-    kept = module.read_text()
-    module.write_text(spoil(kept))
+    before_edit = module.read_text()
+    module.write_text(spoil(before_edit))
     late = out_of_step()
-    module.write_text(kept)
+    module.write_text(before_edit)
     assert late == ['lib/world/questions.ipynb']
 
 
 def test_what_changes_no_statement_is_no_change(copy):
     module = module_path(copy)
-    kept = module.read_text()
-    module.write_text(kept.replace('from .core.files', 'from citrus.core.files') + '\n# a remark\n')
+    before_edit = module.read_text()
+    module.write_text(before_edit.replace('from .core.files', 'from citrus.core.files') + '\n# a remark\n')
     same, late = same_text(copy, module), out_of_step()
-    module.write_text(kept)
+    module.write_text(before_edit)
     assert not same and not late
 
 
@@ -159,10 +159,10 @@ def test_what_jupyter_keeps_for_itself_is_no_twin(copy):
     aside.mkdir()
     shutil.copy(path, aside / 'families-checkpoint.ipynb')
     module = module_path(path)
-    kept = module.read_bytes()
-    module.write_bytes(kept + b'\nMORE = 1\n')
+    before_edit = module.read_bytes()
+    module.write_bytes(before_edit + b'\nMORE = 1\n')
     late = out_of_step()
-    module.write_bytes(kept)
+    module.write_bytes(before_edit)
     shutil.rmtree(aside)
     assert late == ['lib/world/families.ipynb']
 

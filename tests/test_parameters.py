@@ -75,7 +75,7 @@ def left_out(stage):
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_no_declared_parameter_is_left_to_a_default(stage):
-    assert {(stage, *found) for found in left_out(stage)} <= OWN
+    assert {(stage, *call) for call in left_out(stage)} <= OWN
 
 
 def test_prefer_trains_with_its_parameters():

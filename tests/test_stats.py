@@ -102,8 +102,8 @@ def test_lengths_that_differ_are_refused():
 
 @pytest.mark.parametrize('n', [0, 1, 2, 10, 50])
 def test_perfect_scores_of_few_questions_are_not_proof_of_equality(n):
-    found = equivalence(1.0, n, 1.0, n)
-    assert found['verdict'] == 'cannot be told' and found['p_equivalence'] > 0.05 and found['low'] < -0.02 and found['high'] > 0.02
+    result = equivalence(1.0, n, 1.0, n)
+    assert result['verdict'] == 'cannot be told' and result['p_equivalence'] > 0.05 and result['low'] < -0.02 and result['high'] > 0.02
 
 
 def test_two_of_two_against_none_of_two_is_not_a_difference():

@@ -63,8 +63,8 @@ def test_how_long_a_stage_takes_is_read_from_its_manifest(stage):
 
 def test_a_sentence_on_time_is_rewritten_whole():
     m = dict(seconds=460.6, device='x86_64 CPU, 2 cores')
-    told = with_takes('**Reads** nothing · **takes** 4 minutes on 2 cores. A study.', m)
-    assert told == '**Reads** nothing · **takes** 8 minutes on x86_64 CPU, 2 cores. A study.' == with_takes(told, m)
+    rewritten = with_takes('**Reads** nothing · **takes** 4 minutes on 2 cores. A study.', m)
+    assert rewritten == '**Reads** nothing · **takes** 8 minutes on x86_64 CPU, 2 cores. A study.' == with_takes(rewritten, m)
     assert [takes(m | dict(seconds=s)).split(' on ')[0] for s in (9.6, 119, 7199, 7200)] == [f'**takes** {t}' for t in ('10 seconds', '119 seconds', '120 minutes', '2 hours')]
 
 

@@ -38,9 +38,10 @@ def save_fig(
     Raises `UserError` if no stage is open"""
     s = store._open
     if s is None: raise UserError(f'figure {name!r}: open a stage first, with stage(name, globals())')
-    at, folder = store.commit()[0], s.dir / 'figures'
+    commit, _ = store.commit()
+    folder = s.dir / 'figures'
     made_by = f'{s.name}-{s.key}'
-    write_fig(fig, folder, name, f'run {s.run}, {made_by}, commit {at}')
+    write_fig(fig, folder, name, f'run {s.run}, {made_by}, commit {commit}')
     with atomic(folder / f'{name}.csv') as f:
-        table.assign(run=s.run, made_by=made_by, commit=at).to_csv(f, index=False)
+        table.assign(run=s.run, made_by=made_by, commit=commit).to_csv(f, index=False)
     return fig

@@ -229,7 +229,8 @@ def loaded(
     imports,         # (module, attribute or '') of each import
 ) -> set:            # Names of modules
     "The modules that some imports load, directly or not"
-    seen, todo = set(), list(imports)
+    seen = set()
+    todo = list(imports)
     while todo:
         target, attribute = todo.pop()
         for name in (target, f'{target}.{attribute}'):

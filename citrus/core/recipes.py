@@ -134,44 +134,40 @@ def settings(
     return values
 
 # %% ../../nbs/lib/core/recipes.ipynb #f3df0f77
-def batch_fault(stage: str, v: dict) -> str:
+def batch_fault(stage: str, values: dict) -> str:
     "Why the global batch of a training cannot be divided"
-    p = v[stage]
-    parts, at_a_time = p['processes'], p.get('micro_batch', 1)
-    if p['global_batch'] % (parts * at_a_time) == 0: return ''
-    return f'global_batch = {p["global_batch"]} does not divide among {parts} devices with {at_a_time} at a time'
+    p = values[stage]
+    devices = p['processes']
+    each = p.get('micro_batch', 1)
+    if p['global_batch'] % (devices * each) == 0: return ''
+    return f'global_batch = {p["global_batch"]} does not divide among {devices} devices with {each} at a time'
 
-def control_fault(stage: str, v: dict) -> str:
+def control_fault(stage: str, values: dict) -> str:
     "Why the answer-only control is not there"
-    p = v[stage]
+    p = values[stage]
     wanted = [name for name in ('start', 'models', 'likely_models') if name in p and 'answer_only' in p[name]]
-    if v['sft']['control'] or not wanted: return ''
+    if values['sft']['control'] or not wanted: return ''
     return f'{wanted[0]} names answer_only, which sft.control = False leaves out'
 
-def votes_fault(stage: str, v: dict) -> str:
+def votes_fault(stage: str, values: dict) -> str:
     "Why several replies would be one"
-    n = v[stage]['samples']
-    return (
-        f'samples = {n} without a temperature are {n} times the same reply'
-        if n > 1 and not v[stage]['temperature']
-        else ''
-    )
+    n = values[stage]['samples']
+    if n == 1 or values[stage]['temperature']: return ''
+    return f'samples = {n} without a temperature are {n} times the same reply'
 
-# %% ../../nbs/lib/core/recipes.ipynb #7ee3e2dd
-def exams_fault(stage: str, v: dict) -> str:
+def exams_fault(stage: str, values: dict) -> str:
     "Why an exam would be taken that the training text was not searched for"
-    known = ['medqa', 'medmcqa', 'mmlu_medical', *v['clean']['exams']]   # the embedded ones are always searched for
-    left = [name for name in v[stage]['exams'] if name not in known]
+    searched = ['medqa', 'medmcqa', 'mmlu_medical', *values['clean']['exams']]   # the embedded ones always are
+    left = [name for name in values[stage]['exams'] if name not in searched]
     if not left: return ''
-    return (
-        f'exams: {left[0]} is not among clean.exams, so training text may hold it; put the exams into the block'
-        ' common'
-    )
+    why = 'is not among clean.exams, so training text may hold it; put the exams into the block common'
+    return f'exams: {left[0]} {why}'
 
 # %% ../../nbs/lib/core/recipes.ipynb #19840030
-def pool_fault(stage: str, v: dict) -> str:
+def pool_fault(stage: str, values: dict) -> str:
     "Why there are too few training questions: a study also learns from what it does not ask"
-    p, pool = v[stage], v['cases']['train']
+    p = values[stage]
+    pool = values['cases']['train']
     if stage == 'synth' and p['closed_hub']: return ''
     asked = dict(synth=['questions'], prefer=['questions'], preferences=['questions', 'probe']).get(stage, ['probe'])
     n = sum(p[name] for name in asked) + (stage not in ('synth', 'prefer'))
@@ -181,20 +177,25 @@ def pool_fault(stage: str, v: dict) -> str:
 # The arms of a run without sources
 OWN_ARMS = 'abstracts_1970s abstracts_2021 hpo_definitions encyclopaedia python_docs mathematics code'.split()
 
-def arm_fault(stage: str, v: dict) -> str:
+def arm_fault(stage: str, values: dict) -> str:
     "Why an arm is not there"
-    sources = v['clean']['sources']
+    sources = values['clean']['sources']
     bare = [s for s in sources if not isinstance(s, dict) or not isinstance(s.get('id'), str)]
     if bare: return f'sources holds {bare[0]!r}, which is no mapping with an id'
     declared = [s['id'] for s in sources]
-    if stage == 'clean': wanted, there = v['clean']['exempt'], [*declared, *OWN_ARMS, *v['clean']['languages']]
-    else: wanted, there = [v['textbook']['arm']], declared or OWN_ARMS
+    if stage == 'clean':
+        wanted = values['clean']['exempt']
+        there = [*declared, *OWN_ARMS, *values['clean']['languages']]
+    else:
+        wanted = [values['textbook']['arm']]
+        there = declared or OWN_ARMS
     unknown = [name for name in wanted if name not in there]
     return f'{unknown[0]!r} is no arm of this run, which has {", ".join(there)}' if unknown else ''
 
-def folder_fault(stage: str, v: dict) -> str:
+def folder_fault(stage: str, values: dict) -> str:
     "Why a folder or file cannot be read"
-    p, base = v[stage], root() if stage == 'published' else root() / 'nbs'   # a notebook runs in its own folder
+    p = values[stage]
+    base = root() if stage == 'published' else root() / 'nbs'   # a notebook runs in its own folder
     exams = [e for e in p.get('exams', []) if e.endswith('.jsonl')]
     names = [p[name] for name in ('phenopackets', 'files') if name in p] + exams
     missing = [name for name in names if name and not (base / name).exists()]
@@ -203,12 +204,12 @@ def folder_fault(stage: str, v: dict) -> str:
 # %% ../../nbs/lib/core/recipes.ipynb #bb9183ab
 UNUSED_RULES = ['braces', 'sentences']   # of documents, which the declared limits leave out
 
-def names_fault(stage: str, v: dict) -> str:
+def names_fault(stage: str, values: dict) -> str:
     "Why a mapping cannot be used: it has a name that the declared one lacks, or lacks one that is needed"
     every = dict(clean={'limits': False}, cost={'toy': True, 'lengths': True})
     declared = parameters(notebook_path(stage))
     for param, whole in every[stage].items():
-        value = v[stage][param]
+        value = values[stage][param]
         known = [*declared[param].default, *(UNUSED_RULES if stage == 'clean' else [])]
         unknown = [name for name in value if name not in known]
         if unknown: return str(nearest(f'name in {param}', unknown[0], known))
@@ -216,11 +217,11 @@ def names_fault(stage: str, v: dict) -> str:
         if missing and (whole or not value): return f'{param} = {value!r}: {missing[0]!r} is missing'
     return ''
 
-def student_fault(stage: str, v: dict) -> str:
+def student_fault(stage: str, values: dict) -> str:
     "Why a student is none"
-    name = v[stage]['student']
-    made_here = name in ('smollm2', 'micro')
-    if made_here or name and (root() / 'nbs' / name).is_dir() or re.fullmatch(r'[\w.-]+/[\w.-]+', name): return ''
+    name = values[stage]['student']
+    if name in ('smollm2', 'micro') or re.fullmatch(r'[\w.-]+/[\w.-]+', name): return ''
+    if name and (root() / 'nbs' / name).is_dir(): return ''
     return f'student = {name!r}: needs smollm2, micro, a folder, or a hub id as owner/name'
 
 # %% ../../nbs/lib/core/recipes.ipynb #f398b2b3

@@ -10,7 +10,6 @@ __all__ = ['RECORDS', 'ROLES', 'INSIDE', 'fault_of_messages', 'fault_of_dialogue
 # %% ../../nbs/lib/core/records.ipynb #fe8f9fa1
 import json
 
-# %% ../../nbs/lib/core/records.ipynb #95fe32c8
 from .files import atomic, UserError
 
 # %% ../../nbs/lib/core/records.ipynb #464f2d42
@@ -46,12 +45,10 @@ def fault_of_dialogue(messages: list) -> str:
 
 def fault_of_reply(messages: list) -> str:
     "What is wrong with one side of a pair, '' if nothing"
-    others = [m['role'] for m in messages if m['role'] != 'assistant'] if not fault_of_messages(messages) else []
-    return (
-        f'has a message of the {others[0]}, needs those of the assistant'
-        if others
-        else fault_of_messages(messages)
-    )
+    fault = fault_of_messages(messages)
+    if fault: return fault
+    others = [m['role'] for m in messages if m['role'] != 'assistant']
+    return f'has a message of the {others[0]}, needs those of the assistant' if others else ''
 
 # %% ../../nbs/lib/core/records.ipynb #060e6d8c
 def fault_of_options(options: list) -> str:
@@ -62,7 +59,6 @@ def fault_of_options(options: list) -> str:
     labels = [o['label'] for o in options]
     return f'has a label twice: {", ".join(labels)}' if len(set(labels)) < len(labels) else ''
 
-# %% ../../nbs/lib/core/records.ipynb #5d1e0b02
 def fault_of_texts(texts: list) -> str:
     "What is wrong with a list of texts, '' if nothing"
     return next((f'holds {t!r}, needs texts' for t in texts if not isinstance(t, str)), '')
@@ -85,14 +81,12 @@ def fault_between(row: dict, record: str) -> str:   # Begins with the field
     if record == 'pair' and not 0 <= row['n_correct'] <= row['n_samples']:
         return f"field 'n_correct' of this pair is {row['n_correct']}, of {row['n_samples']} samples"
     if record != 'question' or row['answer'] is None: return ''
+    label, answer = row['answer'], row['answer_text']
     texts = {o['label']: o['text'] for o in row['options']}
-    if row['answer'] not in texts:
-        return f"field 'answer' of this question is {row['answer']!r}, which is the label of none of its options"
-    if texts[row['answer']] == row['answer_text']: return ''
-    return (
-        f"field 'answer_text' of this question is {row['answer_text']!r}, and option {row['answer']} is"
-        f" {texts[row['answer']]!r}"
-    )
+    if label not in texts:
+        return f"field 'answer' of this question is {label!r}, which is the label of none of its options"
+    if texts[label] == answer: return ''
+    return f"field 'answer_text' of this question is {answer!r}, and option {label} is {texts[label]!r}"
 
 def is_a(value, kind) -> bool:
     "Whether a value is of a type; True is no number, though Python's bool is an int"
@@ -131,7 +125,6 @@ def read_jsonl(
             rows.append(check(row, record, f'{path}, line {i}') if record else row)
     return rows
 
-# %% ../../nbs/lib/core/records.ipynb #946b331d
 def write_jsonl(
     path,               # File to write, atomically
     rows,               # Iterable of dicts

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['store', 'commit', 'manifest', 'run_folder', 'Stage', 'linked', 'assemble', 'die_with_parent', 'hold', 'sweep',
-           'copy_whole', 'discard', 'show_life', 'begin_session', 'sessions', 'stage', 'unrepeatable', 'describe_file',
-           'result_files', 'device', 'earlier', 'process_memory', 'seal', 'link']
+           'copy_whole', 'discard', 'show_life', 'begin_session', 'sessions', 'open_folder', 'stage', 'unrepeatable',
+           'describe_file', 'result_files', 'device', 'earlier', 'work_on', 'process_memory', 'closing_manifest',
+           'seal', 'link']
 
 # %% ../../nbs/lib/core/store.ipynb #89e28c7f
 import contextlib, ctypes, fcntl, hashlib, json, os, platform, re, shutil, signal, subprocess, sys
@@ -16,7 +17,6 @@ from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
 
-# %% ../../nbs/lib/core/store.ipynb #dfb4700f
 from .files import atomic, home, need_writable, root, UserError
 from .ingredients import drawings_of, ingredients, versions
 from .keys import digest
@@ -35,12 +35,10 @@ def commit() -> tuple:   # (short hash, whether tracked files differ from it)
     if head.returncode: return 'none', True
     return head.stdout.strip(), bool(git('status', '--porcelain', '--untracked-files=no').stdout.strip())
 
-# %% ../../nbs/lib/core/store.ipynb #2919a891
 def manifest(folder) -> dict:
     "What a finished stage says of itself"
     return json.loads((Path(folder) / 'manifest.json').read_text(encoding='utf-8'))
 
-# %% ../../nbs/lib/core/store.ipynb #84bbd514
 def run_folder(run: str) -> Path:
     "Where the links of a run lie. Raises `UserError` for a name that is no plain folder name"
     if re.fullmatch(r'\w[\w.-]*', run): return home() / 'runs' / run
@@ -68,24 +66,16 @@ class Stage:
 def linked(run: str, stage: str) -> Path:
     "The finished folder of a stage of a run. Raises `UserError` if there is none"
     link = run_folder(run) / stage
-    if not (link / 'manifest.json').exists():
-        raise UserError(
-            f'run {run!r} has no finished stage {stage!r}: run {STAGES[stage][0]}.ipynb first, or `citrus_run'
-            f' --only {stage} --name {run}`'
-        )
-    return link.resolve()
+    if (link / 'manifest.json').exists(): return link.resolve()
+    way_out = f'run {STAGES[stage][0]}.ipynb first, or `citrus_run --only {stage} --name {run}`'
+    raise UserError(f'run {run!r} has no finished stage {stage!r}: {way_out}')
 
 # %% ../../nbs/lib/core/store.ipynb #3b72c070
 def assemble(name: str, run: str, params: dict) -> Stage:
     "A stage of a run with the inputs that the run is linked to"
     folders = {i: linked(run, i) for i in STAGES[name][1]}
-    return Stage(
-        name,
-        run,
-        params,
-        ingredients(name, params, {i: manifest(f)['key'] for i, f in folders.items()}),
-        folders,
-    )
+    keys = {i: manifest(folder)['key'] for i, folder in folders.items()}
+    return Stage(name, run, params, ingredients(name, params, keys), folders)
 
 # %% ../../nbs/lib/core/store.ipynb #26bad2e7
 def die_with_parent():
@@ -152,6 +142,17 @@ def sessions(folder: Path) -> list:   # {started, commit, dirty, seconds} of eac
     return rows
 
 # %% ../../nbs/lib/core/store.ipynb #31d29317
+def open_folder(s: Stage):
+    "Make the folder that a stage writes to, from what an earlier try or a finished stage left"
+    need_writable(home())
+    store().mkdir(parents=True, exist_ok=True)
+    lock = hold(store() / f'.{s.name}-{s.key}.kernel')
+    if s.final.exists() and not s.dir.exists(): copy_whole(s.final, s.dir)
+    s.dir.mkdir(exist_ok=True)
+    sweep(s.dir)
+    begin_session(s.dir)
+    return lock
+
 def stage(
     name: str,     # Key of `STAGES`
     values: dict,  # The notebook's `globals()`: holds its parameters
@@ -168,22 +169,18 @@ def stage(
         )
     if _lock: _lock.close()
     if 'CITRUS_KEY' in os.environ: die_with_parent()
-    need_writable(home())
-    store().mkdir(parents=True, exist_ok=True)
-    _lock = hold(store() / f'.{name}-{_open.key}.kernel')
-    if _open.final.exists() and not _open.dir.exists(): copy_whole(_open.final, _open.dir)
-    _open.dir.mkdir(exist_ok=True)
-    sweep(_open.dir)
-    begin_session(_open.dir)
+    _lock = open_folder(_open)
     return _open
 
 # %% ../../nbs/lib/core/store.ipynb #caf340c3
 @patch(as_prop=True)
 def inputs(self: Stage) -> pd.DataFrame:
-    "The manifests of the stages that this one reads, as a table"
-    found = [manifest(f) for f in self.folders.values()]
-    rows = [dict(stage=m['stage'], key=m['key'], file=name, rows=f['rows'], kB=f['bytes'] // 1024)
-            for m in found for name, f in m['files'].items() if '/' not in name]
+    "The files of the stages that this one reads, as a table"
+    rows = []
+    for m in map(manifest, self.folders.values()):
+        files = {name: f for name, f in m['files'].items() if '/' not in name}
+        rows += [dict(stage=m['stage'], key=m['key'], file=name, rows=f['rows'], kB=f['bytes'] // 1024)
+                 for name, f in files.items()]
     return pd.DataFrame(rows, columns=['stage', 'key', 'file', 'rows', 'kB']).convert_dtypes()
 
 @patch
@@ -191,7 +188,6 @@ def read(self: Stage, stage: str, file: str, record: str = None) -> list:
     "Rows of a file of a stage that this one reads"
     return read_jsonl(self.folders[stage] / file, record)
 
-# %% ../../nbs/lib/core/store.ipynb #e0c3b754
 @patch
 def write(self: Stage, file: str, rows, record: str = None) -> int:
     "Write rows to a file of this stage"
@@ -225,11 +221,8 @@ def result_files(folder: Path) -> dict:   # relative name -> path
 def device() -> str:
     "What computes: the GPU's name, or the CPU and its number of cores"
     import torch
-    return (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f'{platform.machine()} CPU, {os.cpu_count()} cores'
-    )
+    if torch.cuda.is_available(): return torch.cuda.get_device_name()
+    return f'{platform.machine()} CPU, {os.cpu_count()} cores'
 
 # %% ../../nbs/lib/core/store.ipynb #5d1e0d03
 def earlier(folder: Path) -> list:   # Names
@@ -238,58 +231,42 @@ def earlier(folder: Path) -> list:   # Names
     tables = {n: p for n, p in result_files(folder).items() if p.suffix in ('.jsonl', '.csv')}
     return [n for n, p in tables.items() if p.stat().st_mtime < first]
 
+def work_on(folder: Path) -> dict:
+    "When, where and by which code a stage was made, up to now"
+    name, dirty = commit()
+    os.utime(folder / _session)
+    worked = sessions(folder)
+    seconds = round(sum(w['seconds'] for w in worked), 1)
+    return dict(seconds=seconds, started=worked[0]['started'], sessions=worked, earlier=earlier(folder),
+                device=device(), commit=name, dirty=dirty)
+
 # %% ../../nbs/lib/core/store.ipynb #47c346f7
 def process_memory(what: str = 'VmRSS') -> int:   # Bytes; VmRSS: held now, VmHWM: the most so far
     "Memory of this process. Raises `UserError` on a system without `/proc`"
-    try:
-        status = Path('/proc/self/status').read_text()
-    except OSError:
-        raise UserError(
-            'memory is read from /proc/self/status, which this system does not have; run this on Linux'
-        ) from None
+    missing = 'memory is read from /proc/self/status, which this system does not have; run this on Linux'
+    try: status = Path('/proc/self/status').read_text()
+    except OSError: raise UserError(missing) from None
     return 1024 * int(re.search(rf'{what}:\s+(\d+) kB', status)[1])
 
 # %% ../../nbs/lib/core/store.ipynb #621e6253
+def closing_manifest(s: Stage, metrics: dict) -> dict:
+    "All that the manifest of a stage says"
+    recipe = os.environ.get('CITRUS_RECIPE', '')
+    drawings = {name: code for name, (_, _, code) in drawings_of(s.name).items()}
+    files = {name: describe_file(path) for name, path in result_files(s.dir).items()}
+    return dict(
+        stage=s.name, key=s.key, run=s.run, recipe=recipe, params=s.params, inputs=s.made_of['inputs'],
+        files=files, metrics=metrics, seed=s.params.get('seed'), **work_on(s.dir), versions=versions(),
+        repeatable=not s.doubts, doubts=s.doubts, made_of=s.made_of, drawings=drawings)
+
 @patch
 def finish(self: Stage, **metrics) -> pd.DataFrame:   # The manifest, for display
     "Write the manifest of this stage; outside the runner, also give the folder its final name"
-    recipe = os.environ.get('CITRUS_RECIPE', '')
-    at, dirty = commit()
-    os.utime(self.dir / _session)
-    worked = sessions(self.dir)
-    m = dict(
-        stage=self.name,
-        key=self.key,
-        run=self.run,
-        recipe=recipe,
-        params=self.params,
-        inputs=self.made_of['inputs'],
-        files={n: describe_file(p) for n, p in result_files(self.dir).items()},
-        metrics=metrics,
-        seed=self.params.get('seed'),
-        seconds=round(sum(w['seconds'] for w in worked), 1),
-        started=worked[0]['started'],
-        sessions=worked,
-        earlier=earlier(self.dir),
-        device=device(),
-        commit=at,
-        dirty=dirty,
-        versions=versions(),
-        repeatable=not self.doubts,
-        doubts=self.doubts,
-        made_of=self.made_of,
-        drawings={name: code for name, (_, _, code) in drawings_of(self.name).items()},
-    )
+    m = closing_manifest(self, metrics)
     with atomic(self.dir / 'manifest.json') as f: json.dump(m, f, indent=1)
     if 'CITRUS_KEY' not in os.environ: seal(self)
-    return pd.DataFrame(
-        [
-            dict(
-                stage=self.name, key=self.key, seconds=m['seconds'], files=len(m['files'])
-            )
-            | metrics
-        ]
-    ).T.rename(columns={0: ''})
+    row = dict(stage=self.name, key=self.key, seconds=m['seconds'], files=len(m['files'])) | metrics
+    return pd.DataFrame([row]).T.rename(columns={0: ''})
 
 # %% ../../nbs/lib/core/store.ipynb #b1998c22
 def seal(s: Stage):
