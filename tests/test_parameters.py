@@ -19,12 +19,24 @@ PARAMS = {'p', 'params'}   # names under which functions of a notebook get the p
 def words(node): return {w for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str) for w in n.value.split()}
 
 
-def looked_up(tree):
-    "The parameters that functions take by name: `p['x']`, or `{k: p[k] for k in ...}` with the names in the same function"
+def all_fields(function, classes):
+    "The fields of the classes that a function goes through"
+    calls = [n for n in ast.walk(function) if isinstance(n, ast.Call) and ast.unparse(n.func) == 'fields']
+    return {name for call in calls for name in classes.get(ast.unparse(call.args[0]), ())}
+
+
+def fields_of(trees):
+    "class -> names of its fields"
+    return {n.name: {s.target.id for s in n.body if isinstance(s, ast.AnnAssign)} for tree in trees for n in ast.walk(tree) if isinstance(n, ast.ClassDef)}
+
+
+def looked_up(tree, classes):
+    "The parameters that functions take by name: `p['x']`, or `p[k]` for names in the same function or for the `fields` of a class"
     for function in [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]:
         for n in ast.walk(function):
             if isinstance(n, ast.Subscript) and ast.unparse(n.value).split('.')[-1] in PARAMS:
                 yield from words(n.slice if isinstance(n.slice, ast.Constant) else function)
+                if not isinstance(n.slice, ast.Constant): yield from all_fields(function, classes)
 
 
 def read_by(stage):
@@ -32,7 +44,14 @@ def read_by(stage):
     _, marked, reached = followed(stage)
     run = [ast.parse(d.code) for _, d in marked]
     used = {n.id for tree in run for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    return used.union(*(looked_up(ast.parse(d.code)) for d in reached.values()))
+    trees = [ast.parse(d.code) for d in reached.values()]
+    classes = fields_of(trees)
+    return used.union(*(looked_up(tree, classes) for tree in trees))
+
+
+def test_parameters_are_read_by_name_and_by_the_fields_of_a_class():
+    tree = ast.parse("class Plan:\n    steps: int\nclass Other:\n    seed: int\ndef f(p): return Plan(**{x.name: p[x.name] for x in fields(Plan)}), p['rate']")
+    assert set(looked_up(tree, fields_of([tree]))) == {'steps', 'rate'}
 
 
 @pytest.mark.parametrize('stage', STAGES)
