@@ -284,7 +284,7 @@ def bring(s: Stage):
         if s.final.exists(): link(s.run, s.name, s.final)
         else: run_notebook(s)
 
-def outcome(step, m: dict, seconds: float) -> dict:   # step: a row of `plan`; m: the manifest
+def closing_row(step, m: dict, seconds: float) -> dict:   # step: a row of `plan`; m: the manifest
     "A row of the closing table: what was done, seconds, rows, metrics"
     form = lambda v: f'{v:.4g}' if isinstance(v, float) else f'{v}'
     metrics = ', '.join(f'{k} {form(v)}' for k, v in m['metrics'].items())
@@ -310,5 +310,5 @@ def run_stages(
         print(f'{step.stage:9} {step.action:10} {step.why}', flush=True)
         start = time.time()
         bring(assemble(step.stage, run, values[step.stage]))
-        rows.append(outcome(step, manifest(linked(run, step.stage)), time.time() - start))
+        rows.append(closing_row(step, manifest(linked(run, step.stage)), time.time() - start))
     return pd.DataFrame(rows)
