@@ -69,7 +69,8 @@ def fact_curricula(
     medical = text['medical'][:n]
     last = dict(zip(STUDENT_KINDS, (text['general'][:largest], text['medical'][n:2 * n], text['general'][:largest])))
     read = {kind: mixed if kind.startswith('control') else facts for kind in STUDENT_KINDS}
-    return {kind: told_twice(read[kind], tellings, seed) | dict(medical=medical, last=last[kind]) for kind in STUDENT_KINDS}
+    arms = lambda kind: told_twice(read[kind], tellings, seed) | dict(medical=medical, last=last[kind])
+    return {kind: arms(kind) for kind in STUDENT_KINDS}
 
 # %% ../../nbs/studies/knowledge.ipynb #d49ee188
 def check_kind(kind: str, docs: list, unseen: list, held_out: set) -> dict:   # held_out: ids; a row of a table
@@ -198,7 +199,8 @@ def plot_results(table: pd.DataFrame):
     fig, axes = plt.subplots(1, 2, figsize=(12, 3.2), layout='constrained')
     titles = dict(accuracy='gain in accuracy (more is better)', loss='change of loss, nats a token (less is better)')
     for ax, (what, title) in zip(axes, titles.items()):
-        rows = table[(table.against == 'before') & table.measure.str.startswith(what)].sort_values('measure', kind='stable')
+        rows = table[(table.against == 'before') & table.measure.str.startswith(what)]
+        rows = rows.sort_values('measure', kind='stable')
         labels = [f'{r.kind} · {r.measure.partition(", ")[2]}' for r in rows.itertuples()]
         draw_rows(ax, rows.assign(label=labels, value=rows.change))
         no_difference(ax)

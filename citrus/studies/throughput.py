@@ -174,7 +174,7 @@ def throughput_table(steps: pd.DataFrame, flops: float) -> pd.DataFrame:   # flo
 def plot_throughput(table: pd.DataFrame):   # As `throughput_table` gives it
     "What the machine's peak is spent on: text, padding, and what is below the peak"
     import matplotlib.pyplot as plt
-    fig, ax = plt.subplots(figsize=(8, 2), layout='constrained')
+    fig, ax = plt.subplots(figsize=(8, 2.4), layout='constrained')
     text = table.share_of_peak
     padding = text / table.filled - text
     parts = {'text': (text, 'C0'), 'padding': (padding, 'C3'), 'not reached': (1 - text - padding, '0.9')}
@@ -182,9 +182,10 @@ def plot_throughput(table: pd.DataFrame):   # As `throughput_table` gives it
     for name, (share, color) in parts.items():
         ax.barh(table.way, share, left=left, color=color, label=name)
         left = left + share.to_numpy()
-    for y, r in enumerate(table.itertuples()):
-        words = f'{r.tokens_a_second:.0f} tokens a second, {r.times:.1f} times the padded rate ({r.low:.1f} to {r.high:.1f})'
-        ax.text(0.98, y, words, ha='right', va='center', fontsize=8)
-    ax.set(xlim=(0, 1), xlabel=f"share of the machine's measured peak ({table.steps.max()} steps; ranges over steps)")
-    fig.legend(loc='outside upper center', ncol=3, frameon=False)
+    ax.set_yticks(range(len(table)), [f'{r.way}\n{r.tokens_a_second:.0f} tokens a second' for r in table.itertuples()])
+    ax.set(xlim=(0, 1), xlabel=f"share of the machine's measured peak (n = {table.steps.max()} steps)")
+    best = table.loc[table.times.idxmax()]
+    words = f'{best.times:.1f} times the padded rate, {best.low:.1f} to {best.high:.1f} by step'
+    ax.set_title(f'{best.way}: {words}', fontsize=9)
+    fig.legend(loc='outside lower center', ncol=3, frameon=False)
     return fig
