@@ -8,7 +8,7 @@ export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 100000000000
 
 # Notebooks whose lessons need more than a few seconds, by their file names
-SLOW_LESSONS := ^([_.]|(audit|cost|gguf|likelihood|memory|page_errors)\.ipynb$$)
+SLOW_LESSONS := ^([_.]|(audit|bandit|clean_controls|cost|decoding|gguf|likelihood|memory|models|page_errors|stats|student)\.ipynb$$)
 
 run: .venv/done            ## every stage notebook, embedded default
 	$(BIN)/citrus_run

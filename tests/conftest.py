@@ -13,13 +13,16 @@ MICRO = root() / 'tests' / 'micro.yml'
 SLOW = set('bandit cases chain chaos chat clean evaluate exact families interchange likelihood mix pages patients prefer ranks rules sessions sft signals size sources synth vllm'.split())   # Files whose tests train, serve, kill or read much; `make check` leaves them out
 
 
+SLOW_FIXTURES = {'micro', 'before', 'old'}   # The whole chain; the keys of all stages by the code of several copies; what is stale
+
+
 def pytest_configure(config): config.addinivalue_line('markers', 'slow: needs more than a few seconds; `make check` leaves it out')
 
 
 def pytest_collection_modifyitems(items):
-    "What uses the micro chain is slow, and so is every file of `SLOW`"
+    "What uses a slow fixture is slow, and so is every file of `SLOW`"
     for item in items:
-        if 'micro' in item.fixturenames or item.path.stem.removeprefix('test_') in SLOW: item.add_marker(pytest.mark.slow)
+        if SLOW_FIXTURES & set(item.fixturenames) or item.path.stem.removeprefix('test_') in SLOW: item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope='session')
