@@ -167,7 +167,7 @@ MEASURE_WORDS = dict(
     right='writes the disease of a new patient', nats='nats a token of the right reply (less is better)',
 )
 
-def plot_curricula(table: pd.DataFrame, tokens: int, chance: float):
+def plot_curricula(table: pd.DataFrame, tokens: int):   # As `order_table_of_kinds` gives it, with a column chance
     "Means with 95 % intervals, with the difference from the stages in order beside; small marks are single students"
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, 2, figsize=(12, 2.6), sharey=True, layout='constrained')
@@ -178,7 +178,7 @@ def plot_curricula(table: pd.DataFrame, tokens: int, chance: float):
             if r.kind != IN_ORDER: number_beside(ax, y, g.high.max(), gap)
         size = f'{g.n.iloc[0]} patients, {g.students.iloc[0]} students a kind, {tokens:,} tokens a student'
         ax.set_title(f'{MEASURE_WORDS[measure]}\n{size}', fontsize=9)
-    dotted_chance(axes[0], chance)
+    if 'chance' in table: dotted_chance(axes[0], table.chance.iloc[0])
     axes[0].set(xlim=(0, 1.5), xticks=[0, 0.25, 0.5, 0.75, 1])
     return fig
 

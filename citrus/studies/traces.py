@@ -122,13 +122,13 @@ def trace_contrasts(answers: pd.DataFrame, against: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/traces.ipynb #7cecd349
-def plot_taught(table: pd.DataFrame, tokens: int, chance: float):
+def plot_taught(table: pd.DataFrame, tokens: int):   # As `accuracy_table` gives it, with a column chance
     "Accuracy by kind of trace, with 95 % intervals; small marks are single students"
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(8, 0.45 * len(table) + 1.2), layout='constrained')
     rows = table.rename(columns=dict(kind='label', accuracy='value'))
     draw_rows(ax, rows, [single_values(each) for each in table.each])
-    dotted_chance(ax, chance)
+    if 'chance' in table: dotted_chance(ax, table.chance.iloc[0])
     ax.set(xlim=(-0.03, 1.03), xlabel='names the disease of a new patient (dotted: chance)')
     size = f'{tokens:,} tokens a student, {table.n.iloc[0]} patients, up to {table.students.max()} students a kind'
     ax.set_title(f'{size}; 95 % intervals over students and patients', fontsize=9)

@@ -79,9 +79,10 @@ def read_shares(rows: pd.DataFrame) -> pd.DataFrame:   # rows: of one corpus; co
         table.append(dict(rule=rule, arm=arm) | values | dict(seeds=len(g)))
     return pd.DataFrame(table)
 
-def plot_weights(table: pd.DataFrame):   # As `read_shares` gives it
+def plot_weights(rows: pd.DataFrame):   # Of one corpus
     "What each rule read, a bar for each; lines are 95 % intervals of the first arm over seeds"
     import matplotlib.pyplot as plt
+    table = read_shares(rows)
     wide = table.pivot(index='rule', columns='arm', values='share')
     order = list(dict.fromkeys(table.rule))[::-1]
     words = [rule_in_words(rule) for rule in order]
