@@ -20,7 +20,7 @@ from tqdm import tqdm
 # %% ../../nbs/studies/rules.ipynb #040a80aa
 from ..core.files import atomic, UserError
 from ..core.records import read_jsonl, write_jsonl
-from ..data.known_corpora import KNOWN, SYMBOLS
+from ..data.known_corpora import KNOWN_CORPORA, SYMBOLS
 from ..mix import advance, evenly
 from ..train.bandit import Bandit
 from ..train.checkpoints import Progress
@@ -72,7 +72,7 @@ def corpus(name: str, seed: int, plan: TrainingPlan, clean: Path) -> tuple:   # 
     if name == 'real': return *real(clean), 256
     apart = plan.held_out * plan.length
     n = plan.steps * plan.batch * plan.length
-    arms = KNOWN[name](np.random.default_rng(seed), n + apart)
+    arms = KNOWN_CORPORA[name](np.random.default_rng(seed), n + apart)
     read = {arm: [x[:-apart]] for arm, x in arms.items()}
     held = {arm: [x[-apart:]] for arm, x in arms.items()}
     return read, held, SYMBOLS

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['lognormal_pieces', 'running_text', 'gemm_peak', 'flops_of', 'clock', 'spent', 'whole_sequences', 'packed_stepper',
-           'padded_row', 'taking_turns', 'padded_trainer', 'turns', 'counted', 'way_row', 'throughput_table',
+           'padded_row', 'taking_turns', 'padded_trainer', 'turns', 'timed_steps', 'way_row', 'throughput_table',
            'plot_throughput']
 
 # %% ../../nbs/studies/throughput.ipynb #9abac22b
@@ -149,7 +149,7 @@ def turns(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/throughput.ipynb #de6fc54a
-def counted(steps: pd.DataFrame) -> pd.DataFrame:
+def timed_steps(steps: pd.DataFrame) -> pd.DataFrame:
     "The steps after the first, with tokens a second"
     steps = steps[steps.step > 1]
     return steps.assign(rate=steps.tokens / steps.wall, cpu_rate=steps.tokens / steps.cpu)
@@ -166,7 +166,7 @@ def way_row(way: str, g: pd.DataFrame, base: pd.DataFrame, full: float) -> dict:
 
 def throughput_table(steps: pd.DataFrame, flops: float) -> pd.DataFrame:   # flops: of training on one token
     "Tokens a second, share of the peak, and how many times the padded rate"
-    steps = counted(steps).set_index('step')
+    steps = timed_steps(steps).set_index('step')
     ways = list(steps.groupby('way', sort=False))
     return pd.DataFrame([way_row(way, g, dict(ways)['padded'], steps.peak.max() / flops) for way, g in ways])
 
