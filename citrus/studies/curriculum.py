@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IN_ORDER', 'LAST', 'AT_ONCE', 'CONTROL', 'MEASURE_WORDS', 'thirds', 'wrong_answers', 'material', 'order_curricula',
            'training_row', 'order_rows', 'student_folder', 'train_in_order', 'reply_nats', 'ask_student', 'teach_order',
-           'study', 'order_scores', 'order_row', 'order_table_of_kinds', 'plot_curricula', 'side', 'gap_in_words',
+           'study', 'order_scores', 'kind_row', 'order_table_of_kinds', 'plot_curricula', 'side', 'gap_in_words',
            'order_verdict']
 
 # %% ../../nbs/studies/curriculum.ipynb #6b558425
@@ -144,7 +144,7 @@ def order_scores(scores: pd.DataFrame, kind: str, measure: str) -> np.ndarray:  
     rows = scores[(scores.kind == kind) & (scores.measure == measure)]
     return rows.pivot(index='seed', columns='item', values='value').to_numpy()
 
-def order_row(scores: pd.DataFrame, kind: str, measure: str) -> dict:
+def kind_row(scores: pd.DataFrame, kind: str, measure: str) -> dict:
     "Mean of a kind with its interval, and its difference from the stages in order"
     x = order_scores(scores, kind, measure)
     mean = crossed(x, 'share' if measure == 'right' else 'value')
@@ -160,7 +160,7 @@ def order_row(scores: pd.DataFrame, kind: str, measure: str) -> dict:
 def order_table_of_kinds(scores: pd.DataFrame) -> pd.DataFrame:
     "Every kind by every measure"
     kinds = (IN_ORDER, LAST, AT_ONCE, CONTROL)
-    return pd.DataFrame([order_row(scores, kind, measure) for measure in ('right', 'nats') for kind in kinds])
+    return pd.DataFrame([kind_row(scores, kind, measure) for measure in ('right', 'nats') for kind in kinds])
 
 # %% ../../nbs/studies/curriculum.ipynb #bbef2ddd
 MEASURE_WORDS = dict(

@@ -32,7 +32,6 @@ from ..llm.student import micro
 from ..sft import bare_rows, fill_tokens
 from ..train.preference import answer_logp, collate, collate_alone, encode_pair
 from ..train.shared_prompt import shares_prompt
-from ..train.samples import plot_counts   # the published figure is drawn anew
 from ..train.students import throw_away
 
 # %% ../../nbs/studies/preferences.ipynb #14cb3f9e

@@ -25,7 +25,6 @@ from ..mix import advance, evenly
 from ..train.bandit import Bandit
 from ..train.checkpoints import Progress
 from ..train.mixtures import joint_moves, lattice, moves
-from ..train.rule_figures import plot_arms, plot_final, plot_speeds, plot_weights   # published figures are drawn anew
 from ..train.rule_pairs import against_one, is_control, rule_verdict, rule_verdicts
 from ..train.sampler import Stream
 from ..train.steps import divide, sequence_losses
