@@ -50,7 +50,8 @@ def draw_corpora(table: pd.DataFrame, sizes: dict):   # table: corpus, rule, val
 def plot_final(pairs: pd.DataFrame, against: str):
     "Final loss of each rule above that of one of them, with 95 % intervals over seeds"
     table = against_one(pairs, against).rename(columns=dict(difference='value'))
-    sizes = {name: f'{g.seeds.max()} seeds, {g.sequences.max()} sequences an arm' for name, g in table.groupby('corpus')}
+    words = lambda g: f'{g.seeds.max()} seeds, {g.sequences.max()} sequences an arm'
+    sizes = {name: words(g) for name, g in table.groupby('corpus')}
     fig, axes = draw_corpora(table, sizes)
     for ax in axes:
         no_difference(ax)
@@ -128,5 +129,6 @@ def plot_arms(table: pd.DataFrame, against: str):   # As `by_arm` gives it
     ax.set_yticks(range(len(wide)), [rule_in_words(rule) for rule in wide.index])
     names = ['mean of all' if arm == 'mean' else arm.replace('_', ' ') for arm in wide.columns]
     ax.set_xticks(range(len(names)), names, rotation=20, ha='right')
-    ax.set_title(f'nats a byte above {against}, ± half of the 95 % interval over {table.seeds.max()} seeds', fontsize=9)
+    spread = f'± half of the 95 % interval over {table.seeds.max()} seeds'
+    ax.set_title(f'nats a byte above {against}, {spread}', fontsize=9)
     return fig

@@ -40,7 +40,8 @@ def tell(facts: dict, tellings: int, seed: int) -> list:   # `document` records
     for i in range(tellings):
         for family in facts:
             key = digest([seed, i, family])
-            docs.append(document(f'told-{key}', 'facts', paragraph(family, facts[family], random.Random(key)), 'medical'))
+            text = paragraph(family, facts[family], random.Random(key))
+            docs.append(document(f'told-{key}', 'facts', text, 'medical'))
     return random.Random(seed).sample(docs, len(docs))
 
 # %% ../../nbs/lib/world/facts.ipynb #482ebe02
@@ -75,7 +76,7 @@ def wrong_options(facts: dict, taboo: dict, family: str) -> list:   # taboo: fam
         raise UserError(f'knowledge: {len(others)} findings can be wrong options for {family}, needs 3')
     return sorted(others)
 
-def cloze(facts: dict, taboo: dict, group: str, seed: int) -> list:   # `question` records; taboo as `wrong_options` takes it
+def cloze(facts: dict, taboo: dict, group: str, seed: int) -> list:   # `question` records
     "A question of four options for each fact. Raises `UserError` if a disease has no three wrong options"
     rows = []
     for family in facts:
