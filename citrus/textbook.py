@@ -22,9 +22,9 @@ from .core.stats import wilson
 from .data.contamination import overlaps
 from .data.entities import mentions, Recogniser, tags
 from .data.near_copies import clusters, split_bands
-from .data.signals import Batch
-from .data.signatures import signatures
-from .data.tokens import Lexicon
+from .data.batch import Batch
+from .data.signatures import MinHash, signatures
+from .data.lexicon import Lexicon
 from .eval.judge import spelling
 from .llm.models import SET_ASIDE
 from .llm.door import converse
@@ -192,7 +192,7 @@ async def expand(door, doc: dict, crew: Crew) -> list:   # As `ask_one` gives th
 def near_repeats(texts: list, seed: int) -> np.ndarray:   # bool (texts,)
     "Which texts are near-duplicates of an earlier one (MinHash over pairs of words)"
     if not texts: return np.zeros(0, bool)
-    have, signed = signatures(Batch(texts, Lexicon()), shingle=2, seed=seed)
+    have, signed = signatures(Batch(texts, Lexicon()), MinHash(shingle=2, seed=seed))
     roots = np.arange(len(texts))
     roots[have] = have[clusters(split_bands(signed, 14), len(have))]
     return roots != np.arange(len(texts))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from citrus.data.arms import Arm
-from citrus.data.corpus import ReadPart, executor_of, read_batch, read_corpus, readings_of
+from citrus.data.corpus import ReadPart, executor_of, read_corpus
+from citrus.data.tasks import read_batch, reading_plan, readings_of
 from citrus.clean import arms_of
 from citrus.data.selection import bands_of, parts, records, remove_benchmarks, remove_copies
 from citrus.data.contamination import build_index
@@ -19,6 +20,9 @@ from citrus.core.parameters import notebook_path, parameters
 P = {name: p.default for name, p in parameters(notebook_path('clean')).items()} | dict(task=10, documents=0)
 INDEX = build_index({})
 cluster = pytest.mark.skipif(not importlib.util.find_spec('datatrove'), reason='datatrove is not installed')
+
+
+def read(folder, arms, p): return read_corpus(folder, arms, INDEX, None, reading_plan(p))
 
 
 def document(id, text, **more): return dict(id=id, source='test', text=text, domain='general', lang='en', meta={}) | more
@@ -49,7 +53,7 @@ SLOW = {a: Arm(functools.partial(slowly, 40, seed), 'general', 'ours') for seed,
 @pytest.mark.parametrize('way', [dict(), dict(workers=2), pytest.param(dict(workers=2, executor='local'), marks=cluster)], ids=['one', 'forked', 'executor'])
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, way):
     p = P | dict(shards=2, exempt={}) | way
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_clean import *\nread_corpus(Path({str(tmp_path / 'killed')!r}), SLOW, INDEX, None, {p!r})"
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_clean import *\nread(Path({str(tmp_path / 'killed')!r}), SLOW, {p!r})"
     child = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     end = time.time() + 120
     while len(list((tmp_path / 'killed').rglob('*.jsonl'))) < 4 and time.time() < end: time.sleep(.02)
@@ -57,9 +61,9 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, way):
     child.wait()
     done = {q: q.stat().st_mtime_ns for q in (tmp_path / 'killed').glob('arms/*/0*.jsonl')}
     assert 4 <= len(done) < 12
-    table = read_corpus(tmp_path / 'killed', SLOW, INDEX, None, p)
+    table = read(tmp_path / 'killed', SLOW, p)
     assert table.documents.tolist() == [40, 40, 40] and all(q.stat().st_mtime_ns == t for q, t in done.items())
-    read_corpus(tmp_path / 'whole', {a: Arm(functools.partial(prose, 40, seed), 'general', 'ours') for seed, a in enumerate('xyz')}, INDEX, None, P | dict(shards=2, exempt={}))
+    read(tmp_path / 'whole', {a: Arm(functools.partial(prose, 40, seed), 'general', 'ours') for seed, a in enumerate('xyz')}, P | dict(shards=2, exempt={}))
     assert found_in(tmp_path / 'killed') == found_in(tmp_path / 'whole') and len(found_in(tmp_path / 'whole')[0]) == 12 + 12 * 14
 
 
@@ -76,10 +80,10 @@ def test_neither_workers_nor_executor_nor_parts_change_what_is_kept(tmp_path):
     kept = {}
     for name, more in runs.items():
         p, folder = P | more | dict(exempt={a: ['prose', 'language'] for a in arms}), tmp_path / 'runs' / name
-        table = read_corpus(folder, arms, INDEX, None, p)
+        table = read(folder, arms, p)
         assert table.documents.tolist() == [63, 64] and [r['not JSON'] for r in table.refused] == [9, 1]
         readings = readings_of(folder, arms)
-        remove_copies(folder, readings, arms, p)
+        remove_copies(folder, readings, arms, reading_plan(p).minhash)
         kept[name] = sorted((r.id, r.reason, r.of) for r in readings)
     assert len(set(map(str, kept.values()))) == 1 and {r for _, r, _ in kept['plain']} == {'', 'words', 'exact duplicate', 'near-duplicate'}
     assert found_in(tmp_path / 'runs' / 'parts') == found_in(tmp_path / 'runs' / 'forked') == found_in(tmp_path / 'runs' / 'executor')
@@ -91,7 +95,7 @@ def test_a_limit_is_of_the_arm_and_not_of_its_parts(tmp_path, documents, shards)
     arms = dict(a=Arm(functools.partial(prose, 40), 'general', 'ours'))
     ids = []
     for n in (1, shards):
-        read_corpus(tmp_path / str(n), arms, INDEX, None, P | dict(exempt={}, documents=documents, shards=n))
+        read(tmp_path / str(n), arms, P | dict(exempt={}, documents=documents, shards=n))
         ids.append(sorted(r.id for r in readings_of(tmp_path / str(n), arms)))
     assert ids[0] == ids[1] and len(ids[0]) == (documents or 40)
 
@@ -108,9 +112,9 @@ def test_datatroves_next_steps_find_our_clusters(tmp_path):
     rng.shuffle(docs)
     arms = dict(a=Arm(lambda: iter(docs[:70]), 'general', 'ours'), b=Arm(lambda: iter(docs[70:]), 'general', 'ours'))
     p = P | dict(exempt={a: ['prose', 'language'] for a in arms}, shards=2)
-    read_corpus(tmp_path, arms, INDEX, None, p)
+    read(tmp_path, arms, p)
     live, config = readings_of(tmp_path, arms), MinhashConfig()
-    roots = clusters(bands_of(tmp_path, live, p), len(live))
+    roots = clusters(bands_of(tmp_path, live, reading_plan(p).minhash), len(live))
     LocalPipelineExecutor([MinhashDedupBuckets(str(tmp_path / 'signatures'), str(tmp_path / 'dups'), config=config, only_dedup_in_index=False)], tasks=14, workers=1, logging_dir=str(tmp_path / 'l1')).run()
     LocalPipelineExecutor([MinhashDedupCluster(str(tmp_path / 'dups'), str(tmp_path / 'remove'), config=config, save_cluster_id=True)], tasks=1, workers=1, logging_dir=str(tmp_path / 'l2')).run()
     files = sorted(int(q.name.split('.')[0]) for q in (tmp_path / 'signatures' / 'bucket_000').iterdir())   # datatrove counts the files, we number the tasks
@@ -127,13 +131,13 @@ def test_datatroves_next_steps_find_our_clusters(tmp_path):
 
 @cluster
 def test_options_of_an_executor(tmp_path):
-    step = ReadPart(tmp_path, dict(a=Arm(None, 'general', 'ours')), INDEX, None, P | dict(shards=5))
+    step = lambda how: ReadPart(tmp_path, dict(a=Arm(None, 'general', 'ours')), INDEX, None, reading_plan(P | dict(shards=5) | how))
     for how, message in [(dict(executor='slrum'), "did you mean 'slurm'"), (dict(executor='slurm'), "'time'"), (dict(executor='local', executor_options=dict(wrkers=3)), "'wrkers'")]:
-        with pytest.raises(UserError, match=message): executor_of(step, P | how)
-    e = executor_of(step, P | dict(executor='slurm', workers=3, executor_options=dict(time='01:00:00', partition='cpu', mem_per_cpu_gb=4)))
+        with pytest.raises(UserError, match=message): executor_of(step(how))
+    e = executor_of(step(dict(executor='slurm', workers=3, executor_options=dict(time='01:00:00', partition='cpu', mem_per_cpu_gb=4))))
     assert e.world_size == 5 and e.get_sbatch_args(5)['array'] == '0-4%3'
     if not shutil.which('sbatch') or subprocess.run('sinfo', capture_output=True).returncode:
-        with pytest.raises(UserError, match='Slurm did not take the job'): read_corpus(tmp_path / 'run', arms_of([]), INDEX, None, P | dict(executor='slurm', executor_options=dict(time='01:00:00', partition='cpu')))
+        with pytest.raises(UserError, match='Slurm did not take the job'): read(tmp_path / 'run', arms_of([]), P | dict(executor='slurm', executor_options=dict(time='01:00:00', partition='cpu')))
 
 
 def test_copies_by_id_address_text_and_band(tmp_path):
@@ -142,9 +146,9 @@ def test_copies_by_id_address_text_and_band(tmp_path):
     a[3] = a[3] | dict(url='http://X.org/a')
     arms = dict(a=Arm(lambda: iter(a), 'general', 'ours'), b=Arm(lambda: iter([d | dict(id='b' + d['id']) if d in b[:3] else d for d in b]), 'general', 'ours'))
     p = P | dict(exempt={x: ['prose', 'language'] for x in 'ab'})
-    read_corpus(tmp_path, arms, INDEX, None, p)
+    read(tmp_path, arms, p)
     readings = readings_of(tmp_path, arms)
-    remove_copies(tmp_path, readings, arms, p)
+    remove_copies(tmp_path, readings, arms, reading_plan(p).minhash)
     remove_benchmarks(readings)
     assert {r.id: r.reason for r in readings if r.reason} == {'d0': 'same id or address', 'same text': 'exact duplicate', 'near': 'near-duplicate', 'page': 'same id or address'}
     assert all(r.arm == 'b' for r in readings if r.reason)
@@ -156,7 +160,7 @@ def test_a_line_of_200_mb_is_counted_and_not_kept():
     text = 'word ' * 40_000_000
     tracemalloc.start()
     t = time.time()
-    out, signed, _ = read_batch('a', [document('long', text)], INDEX, None, P)
+    out, signed, _ = read_batch('a', [document('long', text)], INDEX, None, reading_plan(P))
     used = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert out[0]['reason'] == 'characters' and not len(signed) and len(out[0]['doc']['text']) <= 1000
@@ -165,7 +169,7 @@ def test_a_line_of_200_mb_is_counted_and_not_kept():
 
 @pytest.mark.parametrize('text', ['', '\x00' * 1000, '\ud800' * 99, '\u202e' + 'مرحبا ' * 30, '😀' * 500, '\n' * 99_999, 'a' * 999_999, '(' * 999_999, '<div>' * 50_000, '\u0301' * 99_999, 'x\u2028' * 9999])
 def test_hostile_documents_are_counted(text):
-    [row], signed, _ = read_batch('a', [document('x', text)], INDEX, None, P)
+    [row], signed, _ = read_batch('a', [document('x', text)], INDEX, None, reading_plan(P))
     assert row['reason'] and not len(signed)
 
 
@@ -175,7 +179,7 @@ def test_language_is_that_of_most_of_a_text():
     chinese = '患者三天前开始发热，伴有咳嗽和头痛。医生给予休息和补液治疗，体温在一周内恢复正常。复查血常规未见异常，建议继续观察。'
     german = 'Der Kranke hat seit drei Tagen Fieber und einen Schmerz in der Brust, der auch in Ruhe nicht vergeht. '
     texts = dict(fr=2 * french + english + french, zh=chinese + english, en=4 * english + french, de=2 * english + 20 * german)
-    out = read_batch('a', [document(name, text) for name, text in texts.items()], INDEX, None, P)[0]
+    out = read_batch('a', [document(name, text) for name, text in texts.items()], INDEX, None, reading_plan(P))[0]
     assert [r['doc']['lang'] for r in out] == list(texts)
     assert [r['reason'] == 'language' for r in out] == [True, False, False, True]
     assert [language(t, ['fr', 'de'])[1] > .5 for t in texts.values()] == [True, False, False, True]
@@ -192,25 +196,25 @@ def test_what_is_no_address_makes_no_duplicates(tmp_path):
     docs += [d | dict(id=f'home-{k}{s}', url=f'http://goats.org/{home}', source=s) for k, home in enumerate(homes) for s, d in zip('xyz', prose(3, 80 + k))]
     docs += [d | dict(id=f'page-{i}', url='http://goats.org/en/trees', source=f's{i}') for i, d in enumerate(prose(3, 90))]   # one of each source
     docs += [d | dict(id='half \udfff') for d in prose(1, 70)]
-    read_corpus(tmp_path, arms := dict(a=Arm(lambda: iter(docs), 'general', 'ours')), INDEX, None, p := P | dict(exempt=dict(a=['prose', 'language'])))
+    read(tmp_path, arms := dict(a=Arm(lambda: iter(docs), 'general', 'ours')), p := P | dict(exempt=dict(a=['prose', 'language'])))
     readings = readings_of(tmp_path, arms)
-    remove_copies(tmp_path, readings, arms, p)
+    remove_copies(tmp_path, readings, arms, reading_plan(p).minhash)
     assert len(readings) == len(docs) and {r.id.partition('-')[0] for r in readings if r.reason} == {'page'}
     assert [r.reason for r in readings if r.reason] == ['same id or address'] * 2 and 'half \ufffd' in {r.id for r in readings}
 
 
 def test_one_id_in_two_sources_is_one_document(tmp_path):
     arms = {a: Arm(functools.partial(lambda a: iter([d | dict(source=a) for d in prose(3, ord(a))]), a), 'general', 'ours') for a in 'ab'}
-    read_corpus(tmp_path, arms, INDEX, None, p := P | dict(exempt={a: ['prose', 'language'] for a in arms}))
+    read(tmp_path, arms, p := P | dict(exempt={a: ['prose', 'language'] for a in arms}))
     readings = readings_of(tmp_path, arms)
-    remove_copies(tmp_path, readings, arms, p)
+    remove_copies(tmp_path, readings, arms, reading_plan(p).minhash)
     assert sorted(r.id for r in readings if not r.reason) == ['d0', 'd1', 'd2'] and {r.arm for r in readings if r.reason} == {'b'}
 
 
 def test_chinese_is_kept_and_french_is_not():
     chinese = '患者三天前开始发热，伴有咳嗽和头痛。医生给予休息和补液治疗，体温在一周内恢复正常。复查血常规未见异常，建议继续观察。'
     french = 'Le malade a de la fièvre depuis trois jours et une douleur à la poitrine qui ne passe pas avec le repos.'
-    out = read_batch('a', [document('zh', chinese), document('fr', french)], INDEX, None, P)[0]
+    out = read_batch('a', [document('zh', chinese), document('fr', french)], INDEX, None, reading_plan(P))[0]
     assert [r['reason'] for r in out] == ['', 'language'] and out[0]['doc']['lang'] == 'zh'
 
 
@@ -230,15 +234,15 @@ def test_a_slurm_job_outlives_the_run_that_submitted_it(tmp_path):
     here = Path(__file__).parent
     options = dict(partition=found.stdout.split()[0], time='00:10:00', mem_per_cpu_gb=1, qos='', env_command=f'export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={here.parent}:{here}')
     p = P | dict(shards=2, exempt={}, workers=2, executor='slurm', executor_options=options)
-    code = f'import sys; sys.path.insert(0, {str(here)!r})\nfrom test_clean import *\nread_corpus(Path({str(tmp_path / "killed")!r}), SLOW, INDEX, None, {p!r})'
+    code = f'import sys; sys.path.insert(0, {str(here)!r})\nfrom test_clean import *\nread(Path({str(tmp_path / "killed")!r}), SLOW, {p!r})'
     child = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.DEVNULL, start_new_session=True)
     job, end = tmp_path / 'killed' / 'executor' / 'job', time.time() + 120
     while not job.exists() and time.time() < end: time.sleep(.1)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     number = job.read_text()
-    assert read_corpus(tmp_path / 'killed', SLOW, INDEX, None, p).documents.tolist() == [40, 40, 40] and job.read_text() == number
-    read_corpus(tmp_path / 'whole', SLOW, INDEX, None, P | dict(shards=2, exempt={}))
+    assert read(tmp_path / 'killed', SLOW, p).documents.tolist() == [40, 40, 40] and job.read_text() == number
+    read(tmp_path / 'whole', SLOW, P | dict(shards=2, exempt={}))
     assert found_in(tmp_path / 'killed') == found_in(tmp_path / 'whole')
 
 

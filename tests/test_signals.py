@@ -9,8 +9,10 @@ import xxhash
 from citrus.data.general import python_docs
 from citrus.studies.scale import decision_agreement, has_peer, side_by_side
 from citrus.data.signatures import PRIME, band_file, band_type, permutations, shingles, signatures, write_signatures
-from citrus.data.signals import QUALITY_RULES, Batch, measure_batch, filter_decisions
-from citrus.data.tokens import Lexicon, tokenise
+from citrus.data.signals import QUALITY_RULES, measure_batch, filter_decisions
+from citrus.data.batch import Batch
+from citrus.data.lexicon import Lexicon
+from citrus.data.tokens import tokenise
 
 peer = pytest.mark.skipif(not has_peer(), reason='datatrove and spacy are not installed')
 
@@ -63,7 +65,7 @@ def test_signature_is_the_smallest_of_each_function(texts):
 
 
 def test_neither_the_batch_nor_a_full_table_changes_a_number(texts):
-    all_of_them, small = Batch(texts, Lexicon()), Lexicon(most=50)
+    all_of_them, small = Batch(texts, Lexicon()), Lexicon(capacity=50)
     whole, words, (have, sigs) = measure_batch(all_of_them), all_of_them.words(), signatures(all_of_them)
     signed = {i: [s] for i, s in zip(have.tolist(), sigs.tolist())}
     for i, text in enumerate(texts):

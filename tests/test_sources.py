@@ -405,7 +405,8 @@ import datasets
 from citrus.data import access
 from citrus.clean import arms_of
 from citrus.data.contamination import build_index
-from citrus.data.corpus import read_corpus, readings_of
+from citrus.data.corpus import read_corpus
+from citrus.data.tasks import reading_plan, readings_of
 from citrus.data.reading import SourceReader
 from citrus.data.source import declare
 from citrus.core.files import UserError
@@ -424,7 +425,7 @@ def read(path='goat/set', **options):
 def corpus():
     p = {name: p.default for name, p in parameters(notebook_path('clean')).items()} | dict(task=2, documents=0, shards=3, exempt={})
     arms = arms_of([dict(id='h', kind='hub', path='goat/set', licence='ours', domain='general')])
-    try: read_corpus(Path(sys.argv[2]) / 'corpus', arms, build_index({}), None, p)
+    try: read_corpus(Path(sys.argv[2]) / 'corpus', arms, build_index({}), None, reading_plan(p))
     except UserError as e: return str(e)
     return len(readings_of(Path(sys.argv[2]) / 'corpus', arms))
 

@@ -4,20 +4,23 @@
 
 # %% auto #0
 __all__ = ['NOISE', 'UNSEEN', 'PILE', 'LINE_END', 'SPACES', 'SOFT_END', 'LEXICON', 'GATES', 'ONE_SENTENCE', 'ENGLISH_ONLY',
-           'ENGLISH', 'normalise', 'word_hashes', 'ngrams', 'limit_table', 'identifier', 'weight', 'is_wide',
-           'spread_passages', 'is_english', 'language', 'check_rules', 'judge', 'quality_gate', 'signals']
+           'ENGLISH', 'normalise', 'word_hashes', 'ngrams', 'QualityRules', 'limit_table', 'identifier', 'weight',
+           'is_wide', 'spread_passages', 'is_english', 'language_shares', 'language', 'check_rules', 'judges', 'judge',
+           'Judged', 'quality_gate', 'judge_language', 'judge_texts']
 
 # %% ../../nbs/lib/data/quality.ipynb #e103f80a
 import functools, itertools, re, unicodedata
 from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 # %% ../../nbs/lib/data/quality.ipynb #6a5c9bcd
 from ..core.parameters import nearest
-from .signals import Batch, measure_batch, mix, QUALITY_RULES, share
-from .tokens import Lexicon
+from .batch import Batch, mix
+from .lexicon import Lexicon
+from .signals import measure_batch, QUALITY_RULES, share
 
 # %% ../../nbs/lib/data/quality.ipynb #04019bae
 NOISE = re.compile(r'[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ufffe\uffff\ud800-\udfff]')
@@ -64,6 +67,13 @@ def ngrams(
 # looked at first, so that a line of 200 MB is never tokenised
 GATES = dict(characters='ours', noise='ours', language='FineWeb')
 
+@dataclass
+class QualityRules:
+    "Which documents are kept"
+    limits: dict                                 # rule -> [lowest, highest] value of a document that is kept
+    exempt: dict = field(default_factory=dict)   # arm or language -> rules that do not judge it
+    languages: tuple = ('en', 'zh')              # Wanted, as ISO 639-1 codes
+
 def limit_table(limits: dict) -> pd.DataFrame:   # A row for each rule
     "Our limits beside the published ones"
     rows = [
@@ -99,13 +109,13 @@ def is_wide(text: str) -> bool:
 
 def spread_passages(text: str, n: int = 8, least: int = 150) -> list:   # least: letters
     "Up to n passages of whole sentences, spread over a text"
-    found = ['']
+    passages = ['']
     for sentence in ONE_SENTENCE.findall(text):
-        other_script = found[-1] and is_wide(sentence) != is_wide(found[-1])
-        if other_script or weight(found[-1]) >= least: found.append('')
-        found[-1] += sentence[:1000]
-    places = np.linspace(0, len(found) - 1, min(n, len(found))).round().astype(int)
-    return [found[i] for i in places]
+        other_script = passages[-1] and is_wide(sentence) != is_wide(passages[-1])
+        if other_script or weight(passages[-1]) >= least: passages.append('')
+        passages[-1] += sentence[:1000]
+    places = np.linspace(0, len(passages) - 1, min(n, len(passages))).round().astype(int)
+    return [passages[i] for i in places]
 
 # %% ../../nbs/lib/data/quality.ipynb #8c889e70
 def is_english(passage: str) -> bool:
@@ -114,80 +124,87 @@ def is_english(passage: str) -> bool:
     met = [w for w in words if w in ENGLISH]
     return len(met) >= len(words) / 6 and len(set(met)) > 1 and not ENGLISH_ONLY.isdisjoint(met)
 
+def language_shares(passages: list, sizes: list, english: list, wanted: list) -> tuple:   # (letters of each language, letters in the wanted ones)
+    "Languages of passages, weighed by their length"
+    letters = Counter()
+    inside = 0.0
+    for passage, size, known in zip(passages, sizes, english):
+        ranked = [('en', 1.0)] if known else identifier().rank(passage[:500])
+        letters[ranked[0][0]] += size
+        inside += size * sum(p for code, p in ranked if code in wanted)
+    return letters, inside
+
 def language(
     text: str,
     wanted: list,     # ISO 639-1 codes
 ) -> tuple:           # (code of most of the text, share of it that is in the wanted ones)
     "What language a text is in"
-    found = spread_passages(text[:100_000])
-    sizes, shown = np.array([weight(p) for p in found]), np.array([is_english(p) for p in found])
-    if share(sizes[shown].sum(), sizes.sum()) >= 0.75: return 'en', float('en' in wanted)
-    most, inside = Counter(), 0.0
-    for passage, size, english in zip(found, sizes.tolist(), shown):
-        ranked = [('en', 1.0)] if english else identifier().rank(passage[:500])
-        most[ranked[0][0]] += size
-        inside += size * sum(p for code, p in ranked if code in wanted)
-    return most.most_common(1)[0][0], share(inside, float(sizes.sum()))
+    passages = spread_passages(text[:100_000])
+    sizes = np.array([weight(p) for p in passages])
+    english = np.array([is_english(p) for p in passages])
+    if share(sizes[english].sum(), sizes.sum()) >= 0.75: return 'en', float('en' in wanted)
+    letters, inside = language_shares(passages, sizes.tolist(), english, wanted)
+    return letters.most_common(1)[0][0], share(inside, float(sizes.sum()))
 
 # %% ../../nbs/lib/data/quality.ipynb #d1a0d855
-def check_rules(limits: dict, exempt: dict, names):
+def check_rules(rules: QualityRules, names):
     "Raises `UserError` if a parameter names a rule, an arm or a language that does not exist"
     known = [*GATES, *QUALITY_RULES, 'prose']
-    for rule in [*limits, *itertools.chain(*exempt.values())]:
+    for rule in [*rules.limits, *itertools.chain(*rules.exempt.values())]:
         if rule not in known: raise nearest('rule of clean.limits or clean.exempt', rule, known)
-    for name in exempt:
+    for name in rules.exempt:
         if name not in names: raise nearest('arm or language of clean.exempt', name, names)
 
 # %% ../../nbs/lib/data/quality.ipynb #cf1c5ab8
+def judges(rule: str, free) -> bool:   # free: rules that do not judge a document
+    "Whether a rule judges; `prose` frees from all rules but length and noise"
+    return rule not in free and not ('prose' in free and rule in QUALITY_RULES and rule != 'words')
+
 def judge(
-    found: dict,      # signal -> value
+    signals: dict,    # signal -> value
     limits: dict,     # rule -> [lowest, highest]
     free,             # Rules that do not judge this document
 ) -> str:             # '' if it is kept
     "The first rule that a document breaks"
-    spared = {*free, *(r for r in QUALITY_RULES if r != 'words' and 'prose' in free)}
-    return next(
-        (
-            r
-            for r in found
-            if r in limits
-            and r not in spared
-            and not limits[r][0] <= found[r] <= limits[r][1]
-        ),
-        '',
-    )
+    for rule, value in signals.items():
+        if rule not in limits or limits[rule][0] <= value <= limits[rule][1]: continue
+        if judges(rule, free): return rule
+    return ''
 
 # %% ../../nbs/lib/data/quality.ipynb #2a1f8548
-def quality_gate(
-    text: str,
-    limits: dict,
-) -> tuple:   # (normalised text, {characters, noise}, '' or the rule that it breaks)
+@dataclass
+class Judged:
+    "What is known of a text"
+    text: str            # Normalised
+    signals: dict        # signal -> value
+    broken: str          # The rule that it breaks first, '' if none
+    language: str = ''   # '' if it was not looked at
+
+def quality_gate(text: str, limits: dict) -> Judged:
     "What is looked at before a text is tokenised; of a text that is far too long only the beginning"
-    most = limits.get('characters', [0, 10**7])[1]
-    clean, noise = normalise(text[:most * 4])
-    found = dict(characters=max(len(clean), len(text) // 4), noise=round(noise, 4))
-    broken = judge(found, limits, ())
-    return clean[:1000] if broken == 'characters' else clean, found, broken
+    longest = limits.get('characters', [0, 10**7])[1]
+    clean, noise = normalise(text[:longest * 4])
+    signals = dict(characters=max(len(clean), len(text) // 4), noise=round(noise, 4))
+    broken = judge(signals, limits, ())
+    return Judged(clean[:1000] if broken == 'characters' else clean, signals, broken)
 
 # %% ../../nbs/lib/data/quality.ipynb #63d0176d
-def signals(
+def judge_language(d: Judged, signals: dict, arm: str, rules: QualityRules):
+    "Fill in the language of a text and all its signals, and what it breaks"
+    d.language, wanted = language(d.text, rules.languages)
+    d.signals |= dict(language=round(wanted, 4)) | signals
+    d.broken = judge(d.signals, rules.limits, [*rules.exempt.get(arm, ()), *rules.exempt.get(d.language, ())])
+
+def judge_texts(
     texts: list,      # Raw
-    free: dict,       # Name -> rules that do not judge it, for arms and languages
     arm: str,
-    p: dict,          # Parameters of the stage
-# [normalised text, {signal: value}, rule broken, language] of each text; `Batch` of those that passed the gates, their numbers
-) -> tuple:
+    rules: QualityRules,
+) -> tuple:           # (`Judged` of each text, `Batch` of those that passed the gates, their numbers)
     "Measure and judge a batch of documents"
-    rows = [[*quality_gate(t, p['limits']), ''] for t in texts]
-    inside = [i for i, r in enumerate(rows) if not r[2]]
-    b = Batch([rows[i][0] for i in inside], LEXICON)
+    judged = [quality_gate(t, rules.limits) for t in texts]
+    inside = [i for i, d in enumerate(judged) if not d.broken]
+    b = Batch([judged[i].text for i in inside], LEXICON)
     table = measure_batch(b) if inside else {}
     for k, i in enumerate(inside):
-        rows[i][3], wanted = language(rows[i][0], p['languages'])
-        rows[i][1] |= dict(language=round(wanted, 4)) | {
-            name: round(float(v[k]), 4) for name, v in table.items()
-        }
-        rows[i][2] = judge(
-            rows[i][1], p['limits'], [*free.get(arm, ()), *free.get(rows[i][3], ())]
-        )
-    return rows, b, inside
+        judge_language(judged[i], {name: round(float(v[k]), 4) for name, v in table.items()}, arm, rules)
+    return judged, b, inside

@@ -4,18 +4,12 @@
 
 # %% auto #0
 __all__ = ['HAN', 'QUOTE', 'MARK', 'CURRENCY', 'ICON', 'UNIT', 'PREFIX', 'SUFFIX', 'LETTER', 'LOWER', 'UPPER', 'INFIX', 'DECIMAL',
-           'ADDRESS', 'NOT', 'QUESTION_WORDS', 'ENDS', 'WHOLE_WORDS', 'TITLED', 'FACES', 'SPECIAL_CASES', 'SINGLE',
-           'DOTTED', 'OPENS', 'PLAIN_STARTS', 'TERMINAL', 'PUNCTUATION', 'NUMBER', 'BLANK', 'WORD', 'OUTSIDE',
-           'IDEOGRAPH', 'SIMPLE', 'STOP_WORDS', 'STOP_BITS', 'COUNTS', 'special_cases', 'inner', 'peel', 'tokenise',
-           'spaced', 'unaccented', 'plainly', 'words_of', 'token_facts', 'Column', 'spread_indices', 'offsets', 'sums',
-           'Table', 'Tokens', 'Lexicon']
+           'ADDRESS', 'AUXILIARIES', 'QUESTION_WORDS', 'ENDS', 'WHOLE_WORDS', 'TITLED', 'FACES', 'IRREGULAR',
+           'SPECIAL_CASES', 'SINGLE', 'DOTTED', 'OPENS', 'PLAIN_STARTS', 'BY_SCRIPT', 'contractions', 'special_cases',
+           'inner', 'front_mark', 'end_mark', 'core', 'peel', 'join_faces', 'tokenise']
 
 # %% ../../nbs/lib/data/tokens.ipynb #2909c81b
-import functools, itertools, re, string, unicodedata
-
-import numpy as np
-import xxhash
-from fastcore.basics import patch
+import itertools, re, string
 
 # %% ../../nbs/lib/data/tokens.ipynb #77200fba
 HAN = re.compile('[\u3400-\u4dbf\u4e00-\u9fff]')
@@ -31,56 +25,33 @@ SUFFIX = re.compile(
     rf"(?:\.\.+|…+|['’][sS]|[—–{MARK}{QUOTE}{ICON}]|(?<=[0-9])(?:\+|[{CURRENCY}]|{UNIT})|(?<=°[FfCcKk])\.|"
     rf"(?<=[0-9%²\-+{MARK}{QUOTE}]|(?=.)[^\W\d_A-ZÀ-ÖØ-Þ])\.|(?<=[A-ZÀ-ÖØ-Þ]{{2}})\.)$"
 )
-LETTER, LOWER, UPPER = r'[^\W\d_]', r'[^\W\d_A-ZÀ-ÖØ-Þ]', r'[A-ZÀ-ÖØ-Þ]'
-INFIX = re.compile(
-    rf'\.\.+|…+|[{ICON}]|(?<=[0-9])[+\-*^](?=[0-9-])|(?<={LOWER})\.(?={UPPER})|(?<=[{QUOTE}])\.(?=[A-ZÀ-ÖØ-Þ{QUOTE}])|'
-    rf'(?<={LETTER}),(?={LETTER})|(?:(?<={LETTER})|(?<=[0-9]))(?:---?|——|[-–—~:<>=/])(?={LETTER})'
+LETTER = r'[^\W\d_]'
+LOWER = r'[^\W\d_A-ZÀ-ÖØ-Þ]'
+UPPER = r'[A-ZÀ-ÖØ-Þ]'
+INFIX = re.compile(   # its one group lets `split` keep what it cuts at
+    rf'(\.\.+|…+|[{ICON}]|(?<=[0-9])[+\-*^](?=[0-9-])|(?<={LOWER})\.(?={UPPER})|'
+    rf'(?<=[{QUOTE}])\.(?=[A-ZÀ-ÖØ-Þ{QUOTE}])|(?<={LETTER}),(?={LETTER})|'
+    rf'(?:(?<={LETTER})|(?<=[0-9]))(?:---?|——|[-–—~:<>=/])(?={LETTER}))'
 )
 DECIMAL = re.compile(r'[0-9]+(?:[.,][0-9]+)*')
 ADDRESS = re.compile(
-    r'(?:[\w+.-]{2,}://)?(?:\S+@)?(?:[A-Za-z0-9\u00a1-\uffff](?:[\w-]{0,62}[A-Za-z0-9])?\.)+[a-z\u00df-\u00ff]{2,63}(?::\d{2,5})?(?:[/?#]\S*)?$'
+    r'(?:[\w+.-]{2,}://)?(?:\S+@)?(?:[A-Za-z0-9\u00a1-\uffff](?:[\w-]{0,62}[A-Za-z0-9])?\.)+'
+    r'[a-z\u00df-\u00ff]{2,63}(?::\d{2,5})?(?:[/?#]\S*)?$'
 )
 
 # %% ../../nbs/lib/data/tokens.ipynb #7e07463d
-NOT = (
-    'ai are ca could dare did does do had has have is may might must need ought sha should was were wo would'
-    .split()
+AUXILIARIES = (
+    'ai are ca could dare did does do had has have is may might must need ought sha should was were wo would'.split()
 )
 QUESTION_WORDS = 'there what when where who why how'.split()
 ENDS = {   # ending: what it is written after
-    "nt n't n’t": NOT,
+    "nt n't n’t": AUXILIARIES,
     "ve 've ’ve": [
-        'could',
-        'might',
-        'must',
-        'should',
-        'would',
-        'not',
-        'i',
-        'you',
-        'we',
-        'they',
-        'these',
-        'those',
-        'that',
-        'this',
+        *'could might must should would not i you we they these those that this'.split(),
         *QUESTION_WORDS,
     ],
     "m 'm ’m": ['i'],
-    "ll 'll ’ll d 'd ’d": [
-        'i',
-        'you',
-        'he',
-        'she',
-        'it',
-        'we',
-        'they',
-        'that',
-        'this',
-        'these',
-        'those',
-        *QUESTION_WORDS,
-    ],
+    "ll 'll ’ll d 'd ’d": [*'i you he she it we they that this these those'.split(), *QUESTION_WORDS],
     "s 's ’s": ['he', 'she', 'it', 'that', 'this', *QUESTION_WORDS],
     "re 're ’re": ['you', 'we', 'they', 'these', 'those', *QUESTION_WORDS],
 }
@@ -88,61 +59,56 @@ WHOLE_WORDS = (
     "its hell shell well ill were whore shed id. o'clock ma'am and/or w/o c++ e.g. i.e. a.m. p.m. v.s. vs."
     " co. 8)".split()
 )
-TITLED = """Adm. Ak. Ala. Apr. Ariz. Ark. Aug. Bros. Calif. Co. Colo. Conn. Corp. D.C. Dec. Del. Dr. Feb. Fla. Ga. Gen. Gov. Ia. Id. Ill. Inc. Ind. Jan. Jr. Jul. Jun. Kan. Kans. Ky. La. Ltd. Mar. Mass. Md. Messrs.
-Mich. Minn. Miss. Mo. Mont. Mr. Mrs. Ms. Mt. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev. Nov. Oct. Okla. Ore. Pa. Ph.D. Prof. Rep. Rev. S.C. Sen. Sep. Sept. St. Tenn. Va. Wash. Wis. C++ E.g. I.e.""".split()
+TITLED = (
+    'Adm. Ak. Ala. Apr. Ariz. Ark. Aug. Bros. Calif. Co. Colo. Conn. Corp. D.C. Dec. Del. Dr. Feb. Fla. Ga. Gen. Gov.'
+    ' Ia. Id. Ill. Inc. Ind. Jan. Jr. Jul. Jun. Kan. Kans. Ky. La. Ltd. Mar. Mass. Md. Messrs. Mich. Minn. Miss. Mo.'
+    ' Mont. Mr. Mrs. Ms. Mt. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev. Nov. Oct. Okla. Ore. Pa. Ph.D. Prof. Rep.'
+    ' Rev. S.C. Sen. Sep. Sept. St. Tenn. Va. Wash. Wis. C++ E.g. I.e.'.split()
+)
 FACES = frozenset("): :( :) :* '' ’’ ;) (: (; =( =) =/ =[ =] =| :/ :] [: [= ]= :> :| :}".split())
 
 # %% ../../nbs/lib/data/tokens.ipynb #7a7c5a11
+IRREGULAR = {
+    'cannot': [3],
+    'gonna': [3],
+    'gotta': [3],
+    'yall': [1],
+    'ima': [1, 2],
+    "let's": [3],
+    "y'all": [2],
+    "c'mon": [3],
+    "i'ma": [1, 3],
+}
+
+def contractions() -> dict:   # piece in small letters -> where it is cut
+    "Contractions, and those that another one follows, as in `shouldn't've`"
+    cuts = IRREGULAR | {
+        start + end: [len(start)] for ends, starts in ENDS.items() for end in ends.split() for start in starts
+    }
+    open_ends = 'nt', "n't", 'n’t', 'll', 'd'
+    double = {
+        piece + have: [*places, len(piece)]
+        for piece, places in cuts.items() if piece.endswith(open_ends)
+        for have in ('ve', "'ve", '’ve')
+    }
+    return cuts | double
+
 def special_cases() -> dict:   # piece -> where it is cut
     "Contractions and abbreviations: each is cut by its own rule and by no other"
-    cuts = {
-        'cannot': [3],
-        'gonna': [3],
-        'gotta': [3],
-        'yall': [1],
-        'ima': [1, 2],
-        "let's": [3],
-        "y'all": [2],
-        "c'mon": [3],
-        "i'ma": [1, 3],
-    }
-    cuts |= {start + end: [len(start)] for ends, starts in ENDS.items() for end in ends.split() for start in starts}
-    more = {
-        piece + ve: [*at, len(piece)]
-        for piece, at in cuts.items()
-        for ve in ('ve', "'ve", '’ve')
-        if piece.endswith(('nt', "n't", 'n’t', 'll', 'd'))
-    }
-    cuts = {p: at for p, at in (cuts | more).items() if p not in ('id.', *WHOLE_WORDS)}
-    cuts |= {p.capitalize(): at for p, at in cuts.items()}
-    return cuts | {
-        p: []
-        for p in [
-            *WHOLE_WORDS,
-            *map(str.capitalize, WHOLE_WORDS[:8]),
-            *TITLED,
-            *(f'{c}.' for c in 'abcdefghijklmnopqrstuvwxyz'),
-        ]
-    }
+    cuts = {piece: places for piece, places in contractions().items() if piece not in ('id.', *WHOLE_WORDS)}
+    cuts |= {piece.capitalize(): places for piece, places in cuts.items()}
+    initials = [f'{letter}.' for letter in string.ascii_lowercase]
+    whole = [*WHOLE_WORDS, *map(str.capitalize, WHOLE_WORDS[:8]), *TITLED, *initials]
+    return cuts | {piece: [] for piece in whole}
 
 SPECIAL_CASES = special_cases()
 
 # %% ../../nbs/lib/data/tokens.ipynb #c755d83d
 def inner(piece: str) -> list:
     "Cut a piece that has lost its marks at hyphens, slashes and the like"
-    if (
-        piece.isascii()
-        and piece.isalnum()
-        or '.' in piece
-        and (DECIMAL.fullmatch(piece) or ADDRESS.match(piece))
-    ):
-        return [piece]
-    parts, end = [], 0
-    for m in INFIX.finditer(piece):
-        if m.start() > end: parts.append(piece[end:m.start()])
-        parts.append(m[0])
-        end = m.end()
-    return parts if end == len(piece) else [*parts, piece[end:]]
+    if piece.isascii() and piece.isalnum(): return [piece]
+    if '.' in piece and (DECIMAL.fullmatch(piece) or ADDRESS.match(piece)): return [piece]
+    return [part for part in INFIX.split(piece) if part]
 
 # %% ../../nbs/lib/data/tokens.ipynb #f73c7ada
 SINGLE = frozenset(MARK.replace('\\', '') + QUOTE + '—–') - {'…'}   # come off the end whatever is before them
@@ -152,245 +118,60 @@ OPENS = re.compile("[0-9'’]")   # without one of these, nothing comes off behi
 # nothing comes off before these, but for US$ and its like
 PLAIN_STARTS = frozenset(string.ascii_letters + string.digits)
 
+def front_mark(piece: str) -> str:
+    "What comes off the front of a piece, '' if nothing does"
+    if piece[0] in PLAIN_STARTS and '$' not in piece: return ''
+    m = PREFIX.match(piece)
+    return m[0] if m else ''
+
+def end_mark(piece: str) -> str:
+    "What comes off the end of a piece, '' if nothing does"
+    last = piece[-1]
+    if last in SINGLE or last == '.' and piece[-2:-1] in DOTTED: return last
+    if last in string.digits or last.isalpha() and not OPENS.search(piece): return ''
+    m = SUFFIX.search(piece[-64:])
+    return m[0] if m else ''
+
+# %% ../../nbs/lib/data/tokens.ipynb #dda352c5
+def core(piece: str) -> list:
+    "Tokens of a piece that no mark comes off"
+    if piece in SPECIAL_CASES:
+        return [piece[i:j] for i, j in itertools.pairwise([0, *SPECIAL_CASES[piece], len(piece)])]
+    if not piece: return []
+    return [piece] if piece.isalpha() else inner(piece)
+
 def peel(piece: str) -> list:
     "Take marks off both ends of a piece, then cut what is left"
-    before, after = [], []
-    while piece:
-        if piece in SPECIAL_CASES:
-            return (
-                before
-                + [
-                    piece[i:j]
-                    for i, j in itertools.pairwise([0, *SPECIAL_CASES[piece], len(piece)])
-                ]
-                + after[::-1]
-            )
-        if piece.isalpha(): return before + [piece] + after[::-1]
-        last = piece[-1]
-        if (piece[0] not in PLAIN_STARTS or '$' in piece) and (m := PREFIX.match(piece)):
-            before.append(m[0])
-            piece = piece[m.end() :]
-        elif last in SINGLE or last == '.' and piece[-2:-1] in DOTTED:
-            after.append(last)
-            piece = piece[:-1]
-        elif (
-            last not in string.digits
-            and (not last.isalpha() or OPENS.search(piece))
-            and (m := SUFFIX.search(piece[-64:]))
-        ):
-            after.append(m[0])
-            piece = piece[: -len(m[0])]
-        else:
-            return before + inner(piece) + after[::-1]
-    return before + after[::-1]
+    before = []
+    after = []
+    while piece and piece not in SPECIAL_CASES and not piece.isalpha():
+        if mark := front_mark(piece):
+            before.append(mark)
+            piece = piece[len(mark):]
+        elif mark := end_mark(piece):
+            after.append(mark)
+            piece = piece[:-len(mark)]
+        else: break
+    return before + core(piece) + after[::-1]
 
 # %% ../../nbs/lib/data/tokens.ipynb #c302c9ee
+BY_SCRIPT = re.compile(f'{HAN.pattern}|[^\u3400-\u4dbf\u4e00-\u9fff]+')
+
+def join_faces(tokens: list) -> list:
+    "Tokens of which those that make a face are one"
+    joined = []
+    for token in tokens:
+        if joined and joined[-1] + token in FACES: joined[-1] += token
+        else: joined.append(token)
+    return joined
+
 def tokenise(piece: str) -> list:   # Tokens, which joined are the piece
     "Cut a piece without blanks into words and marks"
+    plain_word = piece.isascii() and piece.isalpha() and piece not in SPECIAL_CASES
     # longer is no word, and its time would grow with the square
-    if piece.isascii() and piece.isalpha() and piece not in SPECIAL_CASES or len(piece) > 1000:
-        return [piece]
+    if plain_word or len(piece) > 1000: return [piece]
     if not piece.isascii() and HAN.search(piece):
-        return [
-            t
-            for part in re.findall(f'{HAN.pattern}|[^\u3400-\u4dbf\u4e00-\u9fff]+', piece)
-            for t in ([part] if HAN.match(part) else tokenise(part))
-        ]
-    tokens, found = peel(piece), []
-    if len(tokens) == 1: return tokens
-    for t in tokens:
-        if found and found[-1] + t in FACES: found[-1] += t
-        else: found.append(t)
-    return found
-
-# %% ../../nbs/lib/data/tokens.ipynb #fd5867a5
-TERMINAL = frozenset('.!?։؟۔܀܁܂߹।॥၊။።፧፨᙮។៕᠃᠉᥄᥅⁇⁈⁉‼‽⸮。꓿꘎꘏꛳꛷︒﹒﹖﹗．！？｡')   # marks that end a sentence
-PUNCTUATION = (
-    TERMINAL
-    | set('!/—”:％１〈&(、━\\【#%「」，】；+^]~“《„\';’{|∶´[=-`*．（–？：$～«〉,><》)…@_"}►»')
-    | {chr(i) for i in [*range(32), *range(127, 160)]}
-)
-NUMBER = re.compile(r'\d+(?:[.,،٫⎖⎗⎘]\d+)?')
-BLANK = re.compile(   # no piece has a line end, and it stands between pieces
-    '['
-    + re.escape(
-        ''.join(
-            sorted(
-                set(
-                    '!/—”:％１〈&(、━\\【#%「」，'
-                    '】；+^]~“《„\';’{|∶´[=-`*．（–？！：$～«〉,><》)?）。…@_."}►»'
-                )
-                | {chr(i) for i in [*range(32), *range(127, 160)]} - {'\n'}
-            )
-        )
-    )
-    + ']+'
-)
-WORD = re.compile('[\u3400-\u9fff]|[^\\W\u3400-\u9fff]+')
-# together, what `WORD` finds
-OUTSIDE, IDEOGRAPH = re.compile('[^\\w\n\u3400-\u9fff]+'), re.compile('[\u3400-\u9fff]')
-
-# %% ../../nbs/lib/data/tokens.ipynb #d5b1fe94
-SIMPLE = re.compile(r'(\(?)((?:[A-Za-z]+-)*(?:[A-Za-z]*[a-z]|[A-Z]{2,}))(?:([.,;:])|(\))([.,;]?))?')
-
-def spaced(piece: str) -> str:
-    """Tokens of a piece, with a blank between them; nine in ten are a word or a few with hyphens, perhaps with a
-    mark, and need no rules"""
-    if piece.isascii() and piece.isalpha() and piece not in SPECIAL_CASES: return piece
-    m = SIMPLE.fullmatch(piece)
-    if not m: return _spaced(piece)
-    opens, word, mark, closes, end = m.groups('')
-    if word in SPECIAL_CASES or word + mark in SPECIAL_CASES or len(piece) > 1000: return _spaced(piece)
-    return ' '.join(filter(None, (opens, word.replace('-', ' - '), mark, closes, end)))
-
-@functools.lru_cache(2**16)
-def _spaced(piece: str) -> str: return ' '.join(tokenise(piece))
-
-
-def unaccented(text: str) -> str:
-    return ''.join(c for c in unicodedata.normalize('NFD', text) if unicodedata.category(c) != 'Mn')
-
-# %% ../../nbs/lib/data/tokens.ipynb #6dd2222e
-def plainly(low: str) -> list:   # Tokens with a blank behind each, '' if nothing is left
-    "Pieces as the signature sees them; a line for each, in lower case"
-    return [
-        ''.join(
-            [
-                f'{spaced(part)} '
-                for part in (line if line.isascii() else unaccented(line)).split()
-            ]
-        )
-        for line in BLANK.sub(' ', NUMBER.sub('0', low)).split('\n')
-    ]
-
-def words_of(low: str) -> list:   # Words with blanks around them
-    "Runs of letters and digits, and Chinese characters, of pieces; a line for each, in lower case"
-    text = OUTSIDE.sub(' ', low)
-    return (text if text.isascii() else IDEOGRAPH.sub(r' \g<0> ', text)).split('\n')
-
-# %% ../../nbs/lib/data/tokens.ipynb #2981513b
-STOP_WORDS = 'the be to of and that have with'.split()
-STOP_BITS = {w: 1 << i for i, w in enumerate(STOP_WORDS)}
-# columns of a piece; `stop` is a bit for each stop word
-COUNTS = ['tokens', 'real', 'characters', 'alphabetic', 'han', 'stop', 'words']
-
-def token_facts(token: str) -> tuple:   # (real, characters, alphabetic, Chinese, bit of a stop word, kind of mark)
-    "What is known of a token; `real` is one that is more than marks, a mark that ends a sentence is 2, another one 1"
-    if token.isalpha(): return 1, len(token), 1, int(bool(HAN.match(token))), STOP_BITS.get(token, 0), 0
-    mark = 2 if token in TERMINAL else int(all(unicodedata.category(c)[0] == 'P' for c in token))
-    return int(not PUNCTUATION.issuperset(token)), len(token), int(any(map(str.isalpha, token))), 0, 0, mark
-
-# %% ../../nbs/lib/data/tokens.ipynb #488fe9fc
-class Column:
-    "A numpy array that grows at its end"
-    def __init__(self, *shape, dtype): self.array, self.n = np.zeros((1024, *shape), dtype), 0
-
-    @property
-    def data(self) -> np.ndarray: return self.array[:self.n]
-
-    def extend(self, rows):
-        end = self.n + len(rows)
-        if end > len(self.array):
-            self.array = np.concatenate(
-                [
-                    self.array,
-                    np.zeros(
-                        (max(end, len(self.array)), *self.array.shape[1:]),
-                        self.array.dtype,
-                    ),
-                ]
-            )
-        self.array[self.n:end] = rows
-        self.n = end
-
-# %% ../../nbs/lib/data/tokens.ipynb #d9de4e7d
-def spread_indices(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    "Indices start, start + 1, ... for each start, as many as its count"
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
-
-def offsets(counts) -> np.ndarray:   # int (n + 1,)
-    "Where each part begins in the whole, and where the last ends"
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-
-def sums(x: np.ndarray, at: np.ndarray, by=np.add) -> np.ndarray:
-    "Sum of each part of an array, given the offsets of the parts; of another function, what it makes of each part"
-    found, full = np.zeros((len(at) - 1, *x.shape[1:]), np.int64), at[1:] > at[:-1]
-    if full.any(): found[full] = by.reduceat(x, at[:-1][full], dtype=np.int64)
-    return found
-
-# %% ../../nbs/lib/data/tokens.ipynb #397abb06
-class Table(dict):
-    "key -> its row; `learn` makes the rows of new keys"
-    def rows(self, keys: list) -> np.ndarray:   # int (keys,)
-        try: return np.fromiter(map(self.__getitem__, keys), np.int64, len(keys))
-        except KeyError: new = list(dict.fromkeys(itertools.filterfalse(self.__contains__, keys)))
-        self.learn(new)
-        self.update(zip(new, range(len(self), len(self) + len(new))))
-        return np.fromiter(map(self.__getitem__, keys), np.int64, len(keys))
-
-class Tokens(Table):
-    "token -> its row: what `facts_of` says of it, and its hash"
-    def __init__(self): self.facts, self.hash = Column(6, dtype=np.int64), Column(dtype=np.uint64)
-
-    def learn(self, tokens: list):
-        facts = np.ones((len(tokens), 6), np.int64)   # a word of ASCII, unless it is corrected below
-        facts[:, 1], facts[:, 3:] = list(map(len, tokens)), 0
-        for i, t in enumerate(tokens):
-            if t in STOP_BITS or not (t.isascii() and t.isalpha()): facts[i] = token_facts(t)
-        self.facts.extend(facts)
-        self.hash.extend(np.fromiter(map(xxhash.xxh3_64_intdigest, map(str.encode, tokens)), np.uint64, len(tokens)))
-
-# %% ../../nbs/lib/data/tokens.ipynb #6d7a15d5
-class Lexicon(Table):
-    "piece -> its row"
-    def __init__(self, most: int = 2**18):   # Pieces it may hold before it starts again
-        self.most = most
-        self.empty()
-
-    def empty(self):
-        "Forget everything"
-        self.clear()
-        self.counts, self.starts, self.tokens = (
-            Column(len(COUNTS), dtype=np.int64),
-            Column(2, dtype=np.int64),
-            Tokens(),
-        )
-        self.token, self.word = Column(dtype=np.uint64), Column(dtype=np.uint64)   # hashes
-        self.length, self.mark = Column(dtype=np.int64), Column(dtype=np.int8)     # of each token
-        self.plain, self.held = [], 0
-
-    @property
-    def full(self) -> bool: return len(self) > self.most or self.held > 2**27
-
-# %% ../../nbs/lib/data/tokens.ipynb #1b9be941
-@patch
-def learn(self: Lexicon, pieces: list):
-    "Analyse pieces that are new"
-    low, tokens = '\n'.join(pieces).lower(), list(map(spaced, pieces))
-    words = words_of(low)
-    at, word_at = offsets([t.count(' ') + 1 for t in tokens]), offsets(
-        [len(w.split()) for w in words]
-    )
-    found, said = self.tokens.rows(' '.join(tokens).split(' ')), self.tokens.rows(
-        ' '.join(words).split()
-    )
-    real, length, letters, han, stop, mark = self.tokens.facts.data[found].T
-    self.starts.extend(np.stack([at[:-1] + self.token.n, word_at[:-1] + self.word.n], 1))
-    self.counts.extend(
-        np.stack(
-            [
-                np.diff(at),
-                *(sums(x, at) for x in (real, real * length, letters, han)),
-                sums(stop, at, np.bitwise_or),
-                np.diff(word_at),
-            ],
-            1,
-        )
-    )
-    self.token.extend(self.tokens.hash.data[found])
-    self.length.extend(length)
-    self.mark.extend(mark)
-    self.word.extend(self.tokens.hash.data[said])
-    self.plain += plainly(low)
-    self.held += len(low)
+        parts = BY_SCRIPT.findall(piece)
+        return [token for part in parts for token in ([part] if HAN.match(part) else tokenise(part))]
+    tokens = peel(piece)
+    return tokens if len(tokens) == 1 else join_faces(tokens)

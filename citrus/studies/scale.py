@@ -22,9 +22,11 @@ from ..core.store import process_memory
 from ..data.arms import ARMS
 from ..data.near_copies import spoil
 from ..data.quality import ngrams
-from ..data.signals import Batch, measure_batch, QUALITY_RULES, filter_decisions
-from ..data.signatures import document_batches, signatures, write_signatures
-from ..data.tokens import Lexicon
+from ..data.batch import Batch
+from ..data.signals import measure_batch, QUALITY_RULES, filter_decisions
+from ..data.batch import document_batches
+from ..data.signatures import signatures, write_signatures
+from ..data.lexicon import Lexicon
 
 # %% ../../nbs/studies/scale.ipynb #b1adae49
 def has_peer() -> bool:
