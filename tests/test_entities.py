@@ -7,7 +7,9 @@ import pytest
 from conftest import MICRO, citrus_run
 
 from citrus.world.reader import FindingReader
-from citrus.data.entities import MENTION_KINDS, Mention, Recogniser, abstracts, mentions, parse_indexing, name_recogniser, ambiguity, relations, spellings, tags
+from citrus.data.entities import MENTION_KINDS, Mention, Recogniser, abstracts, mentions, name_recogniser, tags
+from citrus.data.medical_names import parse_indexing, ambiguity, spellings
+from citrus.data.relations import relations
 from citrus.studies.entities import claims, precision, read_labels
 
 NAMES = {('disease', 'd1'): ['Alder fever', 'ALDF'], ('finding', 'f1'): ['Rash', 'Skin eruption'], ('finding', 'f2'): ['Night cough'], ('drug', 'r1'): ['Barkine']}

@@ -47,12 +47,11 @@ def folded_words(texts: list, known=frozenset()) -> list:   # uint64 (words,) of
     "Hashes of the words of texts as questions are compared"
     return Batch([fold(normalise(t)[0], known) for t in texts], FOLDED).words() if texts else []
 
-# %% ../../nbs/lib/data/word_runs.ipynb #867961a4
+# %% ../../nbs/lib/data/word_runs.ipynb #712c7d81
 RUN = 4             # words in a run; one fewer in a short passage
 HAN_RUN = 5         # Chinese characters in a run; one fewer in a short passage
 SHORT_PASSAGE = 20  # words: a passage below that is short
 
-# %% ../../nbs/lib/data/word_runs.ipynb #712c7d81
 HAN_CODES = (*range(0x3400, 0x4dc0), *range(0x4e00, 0xa000))
 HAN_HASHES = np.sort(np.array([xxhash.xxh3_64_intdigest(chr(c).encode()) for c in HAN_CODES], np.uint64))
 
