@@ -33,11 +33,11 @@ def measure(kind: str, i: int, texts: list, folder: Path) -> dict:
     typeset([texts[i]], folder / 'page.pdf', columns=columns, head=HEAD, table=TABLE)
     if scan: scanned(folder / 'page.pdf', folder / 'page.pdf', slant=rng.uniform(0, 1.2), noise=rng.uniform(5, 25), seed=i)
     t = time.process_time()
-    [found] = read_pages(folder / 'page.pdf')
+    [page] = read_pages(folder / 'page.pdf')
     seconds = time.process_time() - t
-    text = ' '.join(page_text(found, {re.sub(r'\d+', '#', HEAD)}).split())   # what `running` finds in a file of more than one page
+    text = ' '.join(page_text(page, {re.sub(r'\d+', '#', HEAD)}).split())   # what `running` finds in a file of more than one page
     return dict(kind=kind, page=i, characters=len(wanted[0]), errors=edits(wanted[0], text), control=edits(wanted[1], text),
-                confidence=round(found.confidence, 4), seconds=round(seconds, 3), failed=bool(found.reason))
+                confidence=round(page.confidence, 4), seconds=round(seconds, 3), failed=bool(page.reason))
 
 
 parser = argparse.ArgumentParser(description=__doc__)

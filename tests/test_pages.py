@@ -32,9 +32,9 @@ def paper(request):
         if not shutil.which('apt-get'): pytest.skip('no apt-get to fetch real PDFs with')
         package = PACKAGES[request.param]
         done = subprocess.run(f'apt-get download -q {package} && dpkg -x {package}_*.deb x', shell=True, cwd=folder, capture_output=True, text=True, timeout=120)
-        found = list(folder.glob(f'x/usr/lib/R/**/{path.name}'))
-        if done.returncode or not found: pytest.skip(f'{package}: cannot be fetched ({done.stderr.strip().splitlines()[-1:]})')
-        shutil.move(found[0], path)
+        papers = list(folder.glob(f'x/usr/lib/R/**/{path.name}'))
+        if done.returncode or not papers: pytest.skip(f'{package}: cannot be fetched ({done.stderr.strip().splitlines()[-1:]})')
+        shutil.move(papers[0], path)
         shutil.rmtree(folder / 'x')
     return path
 
@@ -51,8 +51,8 @@ def test_a_real_paper(paper):
     elif paper.stem == 'Rcpp-introduction':
         order = ['R has always provided an application programming interface', 'leading to two final chapters on interfaces.', 'Chambers (2016, p. 4) builds and expands on this theme.', 'such C++ functions can be directly embedded and compiled in an R script file',   # columns 1 and 2 of two pages
                  'The result vector', 'is already initialized at zero as well', 'By setting a seed, we can make this reproducible:', 'set.seed(123)', 'One important aspect']
-        at = [text.index(s) for s in order]
-        assert len(pages) == 8 and at == sorted(at) and len(re.findall('(?:Eddelbuettel and Balamuta|Rcpp Vignette) *[|]', text)) == 0
+        places = [text.index(s) for s in order]
+        assert len(pages) == 8 and places == sorted(places) and len(re.findall('(?:Eddelbuettel and Balamuta|Rcpp Vignette) *[|]', text)) == 0
         assert 'Springer' not in text and 'Springer' in '\n'.join(map(page_text, pages))   # the publisher of works it refers to
     else: assert 'Influence matrix' in text and 'Differences in survival' in text   # the fonts of this file do not name their ligatures
 
@@ -168,8 +168,8 @@ def test_columns_are_not_read_across(n):
     for gap in (2, 4, 8, 14, 30):
         for lines in (9, 40):
             want = columns_of(n, gap, lines, gap)
-            found = [l.text for block in reading_order(random.Random(0).sample(want, len(want))) for l in block]
-            assert found == [l.text for l in want], (gap, lines)
+            order = [l.text for block in reading_order(random.Random(0).sample(want, len(want))) for l in block]
+            assert order == [l.text for l in want], (gap, lines)
 
 
 def test_every_chapter_loses_its_references_and_nothing_else():

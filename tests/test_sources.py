@@ -130,11 +130,11 @@ def test_hostile_files_are_counted_and_memory_is_bounded(tmp_path):
     cases = [*hostile(tmp_path)]
     done = subprocess.run([sys.executable, '-c', SCRIPT], input=json.dumps([[k, str(p)] for k, p, *_ in cases]), capture_output=True, text=True, env=os.environ | dict(HF_HUB_OFFLINE='1'))
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    wrong = [(k, p.name, reason, n, *f) for (k, p, reason, n), f in zip(cases, found) if (f[0], f[1].get(reason, 0)) != (n, 1)]
+    outcomes = json.loads(done.stdout.splitlines()[-1])
+    wrong = [(k, p.name, reason, n, *f) for (k, p, reason, n), f in zip(cases, outcomes) if (f[0], f[1].get(reason, 0)) != (n, 1)]
     assert not wrong, '\n'.join(map(str, wrong))
-    assert max(f[2] for f in found) < 900, [(p.name, f[2]) for (_, p, *_), f in zip(cases, found)]
-    assert max(f[3] for f in found) < 20, [(p.name, f[3]) for (_, p, *_), f in zip(cases, found)]
+    assert max(f[2] for f in outcomes) < 900, [(p.name, f[2]) for (_, p, *_), f in zip(cases, outcomes)]
+    assert max(f[3] for f in outcomes) < 20, [(p.name, f[3]) for (_, p, *_), f in zip(cases, outcomes)]
 
 
 @pytest.mark.parametrize('kind', [k for k, v in SOURCE_KINDS.items() if v.by != 'source'])

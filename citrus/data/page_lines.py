@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEX', 'LIGATURES', 'Line', 'Page', 'characters', 'turned', 'main_turn', 'follows', 'upright_characters',
-           'whole_letters', 'layer_lines', 'layer_confidence']
+           'whole_letters', 'extend', 'layer_lines', 'layer_confidence']
 
 # %% ../../nbs/lib/data/page_lines.ipynb #c7e6c763
 import re, unicodedata
@@ -108,16 +108,19 @@ def whole_letters(text: str) -> str:
     return unicodedata.normalize('NFC', letters)
 
 # %% ../../nbs/lib/data/page_lines.ipynb #acd95e61
+def extend(line: Line, text: str, x0: float, x1: float):
+    "Let a piece of text go on with a character"
+    line.text += text
+    line.x0 = min(line.x0, x0)
+    line.x1 = max(line.x1, x1)
+
 def layer_lines(page) -> list:
     "Pieces of text of a page's text layer, in the order of the file"
     lines = []
     edges = []   # of each line: top and bottom of its characters
     for char, space, x0, top, x1, bottom in upright_characters(page):
         if lines and follows(lines[-1], x0, top, bottom):
-            last = lines[-1]
-            last.text += (' ' if space else '') + char
-            last.x0 = min(last.x0, x0)
-            last.x1 = max(last.x1, x1)
+            extend(lines[-1], f' {char}' if space else char, x0, x1)
             edges[-1].append((top, bottom))
         else:
             lines.append(Line(char, x0, top, x1, bottom))

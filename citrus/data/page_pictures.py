@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEAN', 'DEVIATION', 'STRIDES', 'PIXELS', 'grid_boxes', 'overlap', 'suppressed', 'session', 'network_input',
-           'detected', 'regions', 'text_recogniser', 'upright', 'inside', 'name_kinds', 'table_block', 'placed',
-           'recognise']
+           'detected', 'regions', 'text_recogniser', 'turning', 'upright', 'inside', 'name_kinds', 'table_block',
+           'placed', 'in_points', 'recognised', 'recognise']
 
 # %% ../../nbs/lib/data/page_pictures.ipynb #fbf15a88
 import functools, os
@@ -107,6 +107,10 @@ def text_recogniser():
         }
     )
 
+def turning(angle: float) -> np.ndarray:
+    "The matrix that turns points, as rows, back by an angle"
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
 def upright(
     corners: np.ndarray,
 ) -> np.ndarray:   # (lines, 4, 2), clockwise from the upper left, to (lines, 4): x0, top, x1, bottom
@@ -114,8 +118,7 @@ def upright(
     along = corners[:, 1] - corners[:, 0]
     long = along[:, 0] >= np.median(along[:, 0])
     slant = np.median(np.arctan2(along[:, 1], along[:, 0])[long])
-    sin, cos = np.sin(slant), np.cos(slant)
-    flat = corners @ np.array([[cos, -sin], [sin, cos]])
+    flat = corners @ turning(slant)
     sides = [flat[:, [0, 3], 0], flat[:, [0, 1], 1], flat[:, [1, 2], 0], flat[:, [2, 3], 1]]
     return np.stack([side.mean(1) for side in sides], 1)
 
@@ -152,18 +155,24 @@ def placed(lines: list, areas: list, height: float) -> list:
 # %% ../../nbs/lib/data/page_pictures.ipynb #0e185371
 PIXELS = 2000   # of the longer side of a rendered page, at most
 
-def recognise(page) -> list:   # of `Line`
-    """Render a page, detect its layout, recognise its lines.
-    Raises `Refused` if nothing is seen or OCR is not installed"""
-    scale = min(2.0, PIXELS / max(page.get_size()))
-    image = np.asarray(page.render(scale=scale).to_pil().convert('RGB'))
+def in_points(area: Line, scale: float) -> Line:   # scale: pixels to a point
+    "A region of a picture as one of its page"
+    return replace(area, x0=area.x0 / scale, top=area.top / scale, x1=area.x1 / scale, bottom=area.bottom / scale)
+
+def recognised(image: np.ndarray) -> tuple:   # (height, width, 3) to lines and regions, both of `Line`, in pixels
+    "What is written on a picture, and where. Raises `Refused` if nothing is, or OCR is not installed"
     try:
         seen = text_recogniser()(image[:, :, ::-1])
         areas = regions(image)
     except ImportError:
         raise Refused('no text layer, and recognition is not installed (pip install citrus[pdf])') from None
     if seen.boxes is None or not len(seen.boxes): raise Refused('no text layer, and no text recognised')
-    boxes = (upright(np.asarray(seen.boxes)) / scale).tolist()
-    lines = [Line(text, *box, float(score)) for text, box, score in zip(seen.txts, boxes, seen.scores)]
-    areas = [replace(a, x0=a.x0 / scale, top=a.top / scale, x1=a.x1 / scale, bottom=a.bottom / scale) for a in areas]
+    boxes = upright(np.asarray(seen.boxes)).tolist()
+    return [Line(text, *box, float(score)) for text, box, score in zip(seen.txts, boxes, seen.scores)], areas
+
+def recognise(page) -> list:   # of `Line`
+    "Render a page, detect its layout, recognise its lines. Raises `Refused` as `recognised` does"
+    scale = min(2.0, PIXELS / max(page.get_size()))
+    image = np.asarray(page.render(scale=scale).to_pil().convert('RGB'))
+    lines, areas = ([in_points(l, scale) for l in pieces] for pieces in recognised(image))
     return placed(lines, areas, page.get_height())

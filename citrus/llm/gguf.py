@@ -164,9 +164,5 @@ def check_conversion(
             f'{folder}: not the model of the GGUF file (encodings that differ: {len(wrong)}; largest gap of the'
             f' logits: {gap:.3g})'
         )
-    return dict(
-        tokens=len(ids),
-        largest_logit=float(np.abs(ours).max()),
-        largest_gap=gap,
-        same_next_token=float((ours.argmax(-1) == theirs.argmax(-1)).mean()),
-    )
+    same = float((ours.argmax(-1) == theirs.argmax(-1)).mean())
+    return dict(tokens=len(ids), largest_logit=float(np.abs(ours).max()), largest_gap=gap, same_next_token=same)
