@@ -6,7 +6,8 @@
 __all__ = ['SHAPES', 'GIB', 'RESERVE', 'LIVE', 'BUCKET', 'SUB_GROUP', 'PROMPT', 'Shape', 'shape_of', 'linears',
            'layer_parameters', 'weight_count', 'multiplied', 'adapter_parameters', 'states', 'layer_bytes',
            'logit_bytes', 'activations', 'Step', 'memory', 'spare', 'settled', 'device_bytes', 'must_recompute',
-           'steps_of', 'memory_verdict', 'memory_row', 'fit_table', 'forecast', 'token_flops', 'gpu_hours']
+           'student_shape', 'preference_step', 'steps_of', 'memory_verdict', 'memory_row', 'fit_table', 'forecast',
+           'token_flops', 'gpu_hours']
 
 # %% ../../nbs/lib/train/memory.ipynb #80539e9a
 import os
@@ -129,19 +130,20 @@ def activations(
     cast = lambda n: 2 * n if mixed else 0
     whole = layer_bytes(s, mixed) * tokens
     entry = (4 if mixed else 2) * s.hidden * tokens
-    kept = s.layers * (entry if recompute else whole + cast(layer_parameters(s)))
+    left = s.layers * (entry if recompute else whole + cast(layer_parameters(s)))
     at_head = (
-        kept
+        left
         + (10 if mixed else 8) * s.hidden * tokens
         + cast(s.vocab * s.hidden)
         + logit_bytes(s, scored, chunked)
     )
-    in_layer = kept + (whole - entry + cast(layer_parameters(s)) if recompute else 0) + 4 * s.mlp * tokens
+    in_layer = left + (whole - entry + cast(layer_parameters(s)) if recompute else 0) + 4 * s.mlp * tokens
     return max(at_head, in_layer)
 
 # %% ../../nbs/lib/train/memory.ipynb #5efbb01b
-GIB, RESERVE = 2**30, 5 * 2**30
-LIVE, BUCKET, SUB_GROUP = 10**9, 5 * 10**8, 10**9   # parameters at a time, DeepSpeed's defaults
+GIB = 2**30
+RESERVE = 5 * GIB
+LIVE, BUCKET, SUB_GROUP = 1_000_000_000, 500_000_000, 1_000_000_000   # parameters at a time, DeepSpeed's defaults
 
 @dataclass(frozen=True)
 class Step:
@@ -158,7 +160,8 @@ class Step:
 # %% ../../nbs/lib/train/memory.ipynb #2294860a
 def memory(step: Step) -> dict:   # name -> bytes on one device
     "The memory of a training step: what stays, and the highest of what comes and goes"
-    s, alone = step.shape, step.devices == 1
+    s = step.shape
+    alone = step.devices == 1
     learned = adapter_parameters(s, step.lora) if step.lora else weight_count(s)
     held = states(s, step.devices, step.offload, step.lora)
     passing = activations(s, step.tokens, step.scored, alone, step.recompute, step.chunked)
@@ -197,39 +200,28 @@ def must_recompute(
 # %% ../../nbs/lib/train/memory.ipynb #3ff926d3
 PROMPT = 512   # Tokens of a preference pair's prompt
 
+def student_shape(student: str) -> Shape:
+    "The shape of a recipe's student. Raises `UserError` where it is not known"
+    if student in SHAPES: return SHAPES[student]
+    raise UserError(f'the shape of {student!r} is not known: add it to memory.SHAPES, or one of {", ".join(SHAPES)}')
+
+def preference_step(s: Shape, prefer: dict) -> Step:   # prefer: parameters of the stage
+    "The step of preference training: both answers behind one prompt"
+    answers = 2 * prefer['max_tokens'] * prefer['micro_batch']
+    tokens = PROMPT * prefer['micro_batch'] + answers
+    return Step(
+        s, tokens, answers, prefer['processes'], chunked=True, offload=prefer['offload'], lora=prefer['lora_rank']
+    )
+
 def steps_of(values: dict) -> dict:   # stage -> `Step`; values: as `citrus.core.recipes.settings` gives them
     "The training steps of a recipe. Raises `UserError` for a student whose shape is not known"
-    student = values['assets']['student']
-    if student not in SHAPES:
-        raise UserError(
-            f'the shape of {student!r} is not known: add it to size.SHAPES, or one of {", ".join(SHAPES)}'
-        )
-    s, mix, sft, prefer = SHAPES[student], values['mix'], values['sft'], values['prefer']
-    pair = 2 * prefer['max_tokens'] * prefer['micro_batch']
+    s = student_shape(values['assets']['student'])
+    mix, sft = values['mix'], values['sft']
+    tokens = mix['length'] * mix['micro_batch']
     return dict(
-        mix=Step(
-            s,
-            mix['length'] * mix['micro_batch'],
-            mix['length'] * mix['micro_batch'],
-            mix['processes'],
-        ),
-        sft=Step(
-            s,
-            sft['length'],
-            sft['length'],
-            sft['processes'],
-            chunked=True,
-            lora=sft['lora_rank'],
-        ),
-        prefer=Step(
-            s,
-            PROMPT * prefer['micro_batch'] + pair,
-            pair,
-            prefer['processes'],
-            chunked=True,
-            offload=prefer['offload'],
-            lora=prefer['lora_rank'],
-        ),
+        mix=Step(s, tokens, tokens, mix['processes']),
+        sft=Step(s, sft['length'], sft['length'], sft['processes'], chunked=True, lora=sft['lora_rank']),
+        prefer=preference_step(s, values['prefer']),
     )
 
 # %% ../../nbs/lib/train/memory.ipynb #2af5f24a
