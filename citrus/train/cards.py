@@ -10,7 +10,7 @@ import json
 
 # %% ../../nbs/lib/train/cards.ipynb #54a03316
 from ..core.files import atomic
-from ..llm.student import save_student
+from ..llm.saving import save_student
 from .checkpoints import forget
 
 # %% ../../nbs/lib/train/cards.ipynb #903ac8d6
