@@ -124,7 +124,7 @@ def check_rule(rule: str, reward: str):   # reward: empty for the rule's own
 class Bandit:
     "Probabilities of arms, learned from their losses, in float64. Raises `UserError` for an unknown rule or reward"
     arms: list                 # Names of the sources
-    rule: str = 'odm'          # One of `RULES`
+    rule: str = 'odm'          # One of `MIX_RULES`
     smoothing: float = 0.9     # alpha of the smoothed rules
     reward: str = ''           # One of `REWARDS`; empty: the rule's own
     exploration: float = 1.0   # Factor of the least share of an arm; 0: none
