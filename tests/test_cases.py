@@ -23,7 +23,8 @@ from citrus.world.expert import Knowledge, answer_question, explain, knowledge_o
 from citrus.world.reader import FindingReader, lay_words
 from citrus.world.phenopackets import age_words, published_patients, published_question
 from citrus.cases import check_split, choose_families, reading
-from citrus.eval.judge import reveals, same_name
+from citrus.eval.judge import reveals
+from citrus.eval.naming import same_name
 from citrus.core.files import UserError, root
 from citrus.core.records import check
 from citrus.core.recipes import load_recipe, settings

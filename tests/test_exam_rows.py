@@ -9,8 +9,9 @@ from citrus.data.hub import hub_records
 from citrus.data.questions import LETTERS, question_record, right_labels
 from citrus.eval.orders import reorder
 from citrus.evaluate import score_one
-from citrus.eval.exams import (EXAMS, content, file_records, headless_csv, json_columns, json_lines, labelled_abstracts, load_exam, medbullets,
-                               own_exam, shuffled_keys)
+from citrus.eval.exams import EXAMS, content, file_records, load_exam, own_exam
+from citrus.eval.exam_files import headless_csv, json_columns, json_lines, labelled_abstracts, medbullets
+from citrus.eval.exam_faults import shuffled_keys
 from citrus.core.files import UserError
 from citrus.core.records import write_jsonl
 

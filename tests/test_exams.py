@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from citrus.eval.exams import CONTENT, EXAMS, card, content, load_exam
+from citrus.eval.exams import CONTENT, EXAMS, content, load_exam
+from citrus.eval.exam_faults import card
 from citrus.core.files import UserError, root
 
 FILES = root().parent / 'shared' / 'data'

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from citrus.eval.extract import mark
-from citrus.eval.judge import EVERYDAY, canonical, family_name, is_right, matches, name_groups, number, reveals, same_name
+from citrus.eval.naming import EVERYDAY, canonical, name_groups, number, same_name
+from citrus.eval.judge import family_name, is_right, matches, reveals
 from citrus.core.files import root
 
 SHARED = root().parent / 'shared' / 'data' / 'replies'

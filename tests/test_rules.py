@@ -10,7 +10,8 @@ from scipy import stats
 
 from citrus.studies.rules import CORPORA, Shuffled, TrainingPlan, controller, file_of, job_of, main_jobs, spread_sequences, table_of, training
 from citrus.train.mixtures import best_of, joint_moves, lattice, moves
-from citrus.train.rule_pairs import final_losses, interval, pairs_of, rule_verdict
+from citrus.core.stats import mean_interval
+from citrus.train.rule_pairs import final_losses, pairs_of, rule_verdict
 from citrus.train.speed import reach, speeds, steps_saved
 
 SMALL = TrainingPlan(steps=6, batch=2, length=16, width=16, layers=1, learning_rate=1e-2, average=7, held_out=8, checks=3, probe=2)
@@ -89,7 +90,7 @@ def test_pairs_are_those_of_a_paired_t_test():
 
 
 def test_one_seed_has_no_interval():
-    assert interval(np.array([1.5]))[0] == 1.5 and math.isnan(interval(np.array([1.5]))[1])
+    assert mean_interval(np.array([1.5]))[0] == 1.5 and math.isnan(mean_interval(np.array([1.5]))[1])
 
 
 def test_a_speed_does_not_hide_divergence():

@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from citrus.eval.judge import names, spelling
+from citrus.eval.judge import names
+from citrus.eval.naming import spelling
 from citrus.llm.models import Model, Reply
 from citrus.data.entities import Recogniser
 from citrus.core.files import UserError
