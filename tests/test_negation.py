@@ -7,7 +7,8 @@ import pytest
 
 from citrus.core.files import root
 from citrus.data.entities import Recogniser, mentions
-from citrus.world.negation import outline, signs, statements
+from citrus.world.statements import outline, statements
+from citrus.world.negation import signs
 from citrus.world.questions import ABSENT, PRESENT, listing
 from citrus.world.reader import FindingReader
 

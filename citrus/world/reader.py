@@ -10,7 +10,9 @@ import functools, re
 from collections import defaultdict
 
 from .families import World
-from .negation import END, MAYBE, signs, statements
+from .statements import END, statements
+from .cues import MAYBE
+from .negation import signs
 
 # %% ../../nbs/lib/world/reader.ipynb #173ffcbe
 def in_singular(w: str) -> str:
