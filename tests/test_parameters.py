@@ -140,7 +140,7 @@ def test_the_names_that_are_declared_are_those_of_the_code():
     from citrus.data.corpus import EXECUTORS
     from citrus.evaluate import FOLDERS
     from citrus.eval.exams import EXAMS
-    from citrus.world.expert_parts import DESIGNS
+    from citrus.world.telling import DESIGNS
     from citrus.llm.opening import EASY_RULES as DIFFICULTY
     assert named('mix', 'rule') == named('rules', 'rules') == list(MIX_RULES) and named('mix', 'reward') == ['', *REWARDS]
     assert named('evaluate', 'models') == named('evaluate', 'likely_models') == list(FOLDERS)

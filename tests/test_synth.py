@@ -15,12 +15,15 @@ from citrus.eval.extract import extract_letter
 from citrus.eval.judge import reveals
 from citrus.core.files import UserError
 from citrus.core.records import read_jsonl
-from citrus.world.expert_parts import DESIGNS, monologue, reason_skill, reflect_skill, stop_skill, verify_skill, write_skill
+from citrus.world.telling import DESIGNS, monologue
+from citrus.world.expert_parts import reason_skill, reflect_skill, stop_skill, verify_skill, write_skill
 from citrus.llm.roles import REASON, REFLECT, STOP, WRITE, Cast, accepted, sections, tag
 from citrus.llm.threads import Thread
 from citrus.llm.opening import asking, open_up, openable, rewrite_fault, unfit_question
 from citrus.world.chart import chart
-from citrus.synth import concludes, design_rows, leaked, synthesise, think, verify
+from citrus.world.steps import accepted_steps, read_step, step_record
+from citrus.llm.monologue import concludes, leaked
+from citrus.synth import design_rows, synthesise, think, verify
 from citrus.llm.look_up import knowledge_base, library
 from citrus.studies.reflection import NOBODY, SHUFFLED, WAYS
 
@@ -75,7 +78,7 @@ def test_no_reasoner_prompt_holds_the_answer(micro, store):
 def test_feedback_that_tells_is_thrown_away(says):
     door = Door(lambda part, text, i: f'<rating>0</rating><feedback>{says}</feedback>' if part == 'reflect' else None)
     t = run(think(door, CASE, Cast(*[Model('toy', 'toy')] * 3, rounds=5)))
-    assert t.leaks == 5 * 3 and not t.kept and all(s['feedback'] == '' for s in t.steps)
+    assert t.leaks == 5 * 3 and not t.accepted and all(s['feedback'] == '' for s in t.steps)
     assert not any(reveals(text, CASE) for part, text in door.seen if part == 'reason')
 
 
@@ -189,7 +192,7 @@ def test_the_reasoner_sees_steps_and_last_feedback():
     prompts = [sections([dict(content=text)]) for part, text in door.seen if part == 'reason']
     told = [i for i, p in enumerate(prompts) if p.get('Feedback') == 'Look at the skin.']
     assert len(told) == 1 and accepted(prompts[told[0]]['Accepted steps'])[-1].startswith('Fever fits') and t.answer == 'Alder'
-    assert [s['rating'] for s in t.steps].count(0) == 1 and len(t.kept) == len(t.steps) - 1
+    assert [s['rating'] for s in t.steps].count(0) == 1 and len(t.accepted) == len(t.steps) - 1
 
 
 def test_the_loop_ends_on_two_votes_in_a_row_or_at_the_cap():
@@ -218,7 +221,7 @@ def test_look_ups_are_steps_and_are_limited():
 
 def test_no_reasons_no_trace():
     t, trace = run(synthesise(Door(lambda part, text, i: 'no' if part == 'reason' else None), CASE, TOY_CAST))
-    assert trace['outcome'] == 'no end within the rounds' and not t.kept and not trace['verified']
+    assert trace['outcome'] == 'no end within the rounds' and not t.accepted and not trace['verified']
 
 
 def test_a_prompt_that_a_model_refuses_is_the_outcome_of_its_question():
@@ -300,11 +303,11 @@ def test_most_exam_questions_of_a_benchmark_can_be_opened():
 
 def test_foreign_questions_that_are_in_a_benchmark_do_not_enter(monkeypatch):
     "The test questions of MedQA, as if they came from the hub, and one that nobody asked before"
-    from citrus import synth
+    from citrus.llm import funnel
     from citrus.data.questions import BENCHMARKS
     new = CASE | dict(stem='Zubrowka of the left mandible came and went with the tides of the moon for a man who sold bells. What is it?')
-    monkeypatch.setattr(synth, 'hub', lambda kind, id: iter([new, *BENCHMARKS['medqa']()[:40]]))
-    made = synth.entered([], dict(closed_hub='x', questions=41), dict(medqa=BENCHMARKS['medqa']()))
+    monkeypatch.setattr(funnel, 'hub', lambda kind, id: iter([new, *BENCHMARKS['medqa']()[:40]]))
+    made = funnel.entered([], 41, 'x', dict(medqa=BENCHMARKS['medqa']()))
     assert [bool(q['meta'].get('benchmark')) for q in made] == [False] + [True] * 40
     assert all(run(open_up(None, q | dict(open_stem=stem), TOY_CAST))[1] for q in made[1:] for stem in (q['stem'], None))
 
@@ -324,11 +327,12 @@ def test_every_design_tells_the_same_traces(micro, store):
     prompts = [{str(r['messages'][:-1]) for r in rs} for rs in made.values()]
     assert prompts[0] == prompts[1] == prompts[2]
     for t in traces:
-        c = chart([s['text'] for s in t['steps'] if s['rating'] == 1])
+        steps = accepted_steps(t['steps'])
+        c = chart(steps)
         for d in DESIGNS:
-            text = monologue([s['text'] for s in t['steps'] if s['rating'] == 1], d)
+            text = monologue(steps, d)
             assert text.endswith(f'So I decide for {c.best}.') and all(n.lower().removeprefix('no ') in text.lower() for n in c.fits)
-    with pytest.raises(UserError, match='language of the knowledge expert'): design_rows([traces[0] | dict(steps=[dict(role='reasoning', text='Hm.', rating=1, feedback='')])], qs, 'rival')
+    with pytest.raises(UserError, match='language of the knowledge expert'): design_rows([traces[0] | dict(steps=[step_record('reasoning', read_step('Hm.'), 1, '')])], qs, 'rival')
     with pytest.raises(UserError, match='one of findings'): monologue([], 'nonsense')
 
 

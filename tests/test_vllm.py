@@ -116,13 +116,14 @@ def test_synthesis_through_the_server(server):
     from citrus.llm.threads import Thread
     from citrus.llm.opening import open_up
     from citrus.synth import retell, synthesise
+    from citrus.world.steps import read_steps, step_record
     model, budget = Model('student', 'openai', server, 'student'), Budget()
     cast = Cast(model, model, model, temperature=0.8, others=0.7, rounds=2, retries=1)
 
     async def work(door, seed):
         opened, why = await open_up(door, CLOSED, replace(cast, seed=seed))
         thread, trace = await synthesise(door, CLOSED | dict(open_stem=opened['open_stem'] or CLOSED['stem']), replace(cast, seed=seed))
-        steps = [dict(role='reasoning', text=s, rating=1, feedback='') for s in STEPS]
+        steps = [step_record('reasoning', s, 1, '') for s in read_steps(STEPS)]
         monologue, fault = await retell(door, Thread(CLOSED | dict(open_stem=CLOSED['stem']), steps=steps, votes=[1, 1]), replace(cast, seed=seed))
         return why, trace, monologue, fault
     results = converse(work, range(3), budget)

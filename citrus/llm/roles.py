@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'REASON', 'REFLECT', 'STOP', 'WRITE', 'REWRITE', 'VERIFY', 'DIRECT', 'ROLE_TASKS', 'role_prompt', 'tag',
-           'Cast', 'with_temperature', 'sections', 'accepted', 'after', 'considered']
+           'sections', 'accepted', 'Cast']
 
 # %% ../../nbs/lib/llm/roles.ipynb #2fc2fde4
 import re
 from dataclasses import dataclass
 
-# %% ../../nbs/lib/llm/roles.ipynb #387ee1cb
 from .models import Model
 
 # %% ../../nbs/lib/llm/roles.ipynb #f4b763c6
@@ -57,31 +56,31 @@ ROLE_TASKS = {
 def role_prompt(
     role: str,         # One of the system lines
     question: str,     # Open question
-    steps: list = (),  # Accepted steps so far
+    steps: list = (),  # Texts of the accepted steps so far
     **sections,        # Further sections: title -> text; empty ones are left out
 ) -> list:             # messages
     "The messages that a part is sent"
     numbered = '\n'.join(f'{i}. {s}' for i, s in enumerate(steps, 1))
-    parts = (
-        {'Question': question, 'Accepted steps': numbered}
-        | {k.replace('_', ' ').capitalize(): v for k, v in sections.items()}
-        | {'Task': ROLE_TASKS[role]}
-    )
-    return [
-        dict(role='system', content=role),
-        dict(
-            role='user',
-            content='\n\n'.join(
-                f'{title}:\n{body}' for title, body in parts.items() if body
-            ),
-        ),
-    ]
+    further = {k.replace('_', ' ').capitalize(): v for k, v in sections.items()}
+    parts = {'Question': question, 'Accepted steps': numbered} | further | {'Task': ROLE_TASKS[role]}
+    text = '\n\n'.join(f'{title}:\n{body}' for title, body in parts.items() if body)
+    return [dict(role='system', content=role), dict(role='user', content=text)]
 
 # %% ../../nbs/lib/llm/roles.ipynb #d57a22bd
 def tag(text: str, name: str) -> str | None:   # Content, or None unless the tag is there exactly once
     "Content of a tag in a reply"
-    found = re.findall(rf'<{name}>(.*?)</{name}>', text, re.S)
-    return found[0].strip() if len(found) == 1 else None
+    contents = re.findall(rf'<{name}>(.*?)</{name}>', text, re.S)
+    return contents[0].strip() if len(contents) == 1 else None
+
+# %% ../../nbs/lib/llm/roles.ipynb #b32d88b8
+def sections(messages: list) -> dict:   # title -> text
+    "The labelled sections of a part's prompt"
+    parts = re.split(r'(?:^|\n\n)([A-Z][a-z ]+):\n', messages[-1]['content'])
+    return dict(zip(parts[1::2], parts[2::2]))
+
+def accepted(text: str) -> list:
+    "Texts of the accepted steps, from their numbered section"
+    return re.findall(r'^\d+\. (.*)$', text, re.M)
 
 # %% ../../nbs/lib/llm/roles.ipynb #997ff553
 @dataclass(frozen=True)
@@ -101,27 +100,3 @@ class Cast:
     retries: int = 2
     length: tuple = (10, 400)    # Words of a monologue
     seed: int = 0
-
-# %% ../../nbs/lib/llm/roles.ipynb #38939632
-def with_temperature(spec: str, usual: float) -> tuple:   # (specification of a model, temperature)
-    "A specification that may end in `@temperature`"
-    named = re.fullmatch(r'(.*)@([\d.]+)', spec)
-    return (named[1], float(named[2])) if named else (spec, usual)
-
-# %% ../../nbs/lib/llm/roles.ipynb #b32d88b8
-def sections(messages: list) -> dict:   # title -> text
-    "The labelled sections of a part's prompt"
-    parts = re.split(r'(?:^|\n\n)([A-Z][a-z ]+):\n', messages[-1]['content'])
-    return dict(zip(parts[1::2], parts[2::2]))
-
-def accepted(text: str) -> list:
-    "Accepted steps, from their numbered section"
-    return re.findall(r'^\d+\. (.*)$', text, re.M)
-
-def after(start: str, steps: list) -> str:   # '' if there is none
-    "What follows `start` in the last step that begins with it"
-    return next((s[len(start):].rstrip('.') for s in reversed(steps) if s.startswith(start)), '')
-
-def considered(steps: list) -> list:
-    "The candidates that the steps list"
-    return [f for f in after('Candidates: ', steps).split('; ') if f]

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field, replace
 
 from fastcore.basics import patch
 
-# %% ../../nbs/lib/llm/threads.ipynb #a1c50eb2
 from .models import SET_ASIDE, Model, Sampling
 from ..world.chart import chart
+from ..world.steps import ReasoningStep, accepted_steps, listed_in, read_step, step_record
 
 # %% ../../nbs/lib/llm/threads.ipynb #2153350e
 @dataclass
 class Thread:
     "A question on its way"
     question: dict                                # `question` record
-    steps: list = field(default_factory=list)     # {role, text, rating, feedback} of every proposal and look-up
+    steps: list = field(default_factory=list)     # As `step_record` gives them: every proposal and look-up
     votes: list = field(default_factory=list)     # 1 or 0 after each accepted step
     asked: Counter = field(default_factory=Counter)   # (part, text of the prompt) -> times it was sent
     prompts: list = field(default_factory=list)   # (steps before it, text) of each prompt to the reasoner
@@ -29,7 +29,11 @@ class Thread:
     aside: str = ''                               # Why a model refused a prompt of this question, if one did
 
     @property
-    def kept(self) -> list: return [s['text'] for s in self.steps if s['rating'] == 1]
+    def accepted(self) -> list: return accepted_steps(self.steps)
+    @property
+    def accepted_texts(self) -> list: return [s.text for s in self.accepted]
+    @property
+    def candidates(self) -> tuple: return listed_in(self.accepted)
     @property
     def learned(self) -> list: return [s['text'] for s in self.steps if s['role'] == 'knowledge']
     @property
@@ -39,11 +43,23 @@ class Thread:
     @property
     def done(self) -> bool: return self.votes[-2:] == [1, 1]
     @property
-    def answer(self) -> str: return chart(self.kept).best if self.done else ''
+    def answer(self) -> str: return chart(self.accepted).best if self.done else ''
     @property
     def calls(self) -> int: return self.asked.total()
     @property
     def turns(self) -> int: return sum(n for (part, _), n in self.asked.items() if part == 'reason')
+
+# %% ../../nbs/lib/llm/threads.ipynb #c4420b36
+@patch
+def propose(self: Thread, text: str):   # '' for a reply that could not be read
+    "Note a step of the reasoner"
+    fault = '' if text else 'The step could not be read.'
+    self.steps.append(step_record('reasoning', read_step(text, self.candidates), None if text else 0, fault))
+
+@patch
+def learn(self: Thread, query: str, answer: str):
+    "Note what was looked up"
+    self.steps.append(step_record('knowledge', ReasoningStep('look-up', text=f'{query}\n{answer}'), None, ''))
 
 # %% ../../nbs/lib/llm/threads.ipynb #fe0a813b
 @patch

@@ -6,13 +6,12 @@
 __all__ = ['understand', 'finding_fits', 'weigh', 'Chart', 'chart']
 
 # %% ../../nbs/lib/world/chart.ipynb #21790231
-import functools, re
+import functools
 from dataclasses import dataclass
 
-# %% ../../nbs/lib/world/chart.ipynb #5b3c6e1e
-from ..llm.roles import after, considered
 from .expert import Knowledge
-from .questions import listing, lower
+from .questions import lower
+from .steps import ReasoningStep, evidence_step, listed_in
 
 # %% ../../nbs/lib/world/chart.ipynb #471c819c
 @functools.lru_cache(maxsize=4096)
@@ -20,10 +19,9 @@ def understand(k: Knowledge, question: str) -> tuple:   # ({finding id: how it i
     """What the expert reads in a question: its findings, those that are absent with a 'No', and what it believes
     of them"""
     present, absent = k.reader(question)
-    named = {t: k.names[t][0] for t in present} | {
-        t: f'No {lower(k.names[t][0])}' for t in absent
-    }
-    return named, k.belief(present, absent)
+    has = {t: k.names[t][0] for t in present}
+    lacks = {t: f'No {lower(k.names[t][0])}' for t in absent}
+    return has | lacks, k.belief(present, absent)
 
 def finding_fits(
     freq: dict,   # family -> share of its patients with the finding
@@ -34,26 +32,30 @@ def finding_fits(
     most are without it"""
     return freq.get(family, 0) < 0.5 if name.startswith('No ') else family in freq
 
-# %% ../../nbs/lib/world/chart.ipynb #c8dee3e2
-def weigh(name: str, freq: dict, listed: list, flip: set = ()) -> str:
+def weigh(name: str, freq: dict, listed: list, flip: set = ()) -> ReasoningStep:
     "Which candidates a finding fits, as a step; about the candidates in `flip` the expert errs"
-    found = [f for f in listed if finding_fits(freq, f, name) != (f in flip)]
-    return f'{name} fits {listing(found) if found else "none of them"}.'
+    return evidence_step(name, [f for f in listed if finding_fits(freq, f, name) != (f in flip)])
 
+# %% ../../nbs/lib/world/chart.ipynb #c8dee3e2
 @dataclass
 class Chart:
     "What accepted steps say"
-    listed: list   # Candidates, likeliest first
-    fits: dict     # finding, as it is named -> candidates that it fits
-    best: str      # Candidate concluded on, else the one that most findings fit
+    listed: tuple    # Candidates, likeliest first
+    fits: dict       # finding, as it is named -> candidates that it fits
+    concluded: str   # Candidate decided for, '' if none was
 
-def chart(steps: list) -> Chart:
-    "Read accepted steps in the expert's language"
-    listed, said = considered(steps), [re.match(r'(.+?) fits (.+)\.$', s) for s in steps]
-    found = {m[1]: [f for f in listed if f in m[2]] for m in said if m}
-    return Chart(
-        listed,
-        found,
-        after('Conclusion: ', steps)
-        or max(listed, key=lambda f: sum(f in c for c in found.values()), default=''),
-    )
+    def support(self, family: str) -> int:
+        "How many findings fit a candidate"
+        return sum(family in fitted for fitted in self.fits.values())
+
+    @property
+    def best(self) -> str:
+        "The candidate decided for, else the first that most findings fit; '' if there is none"
+        return self.concluded or max(self.listed, key=self.support, default='')
+
+def chart(steps: list) -> Chart:   # steps: accepted `ReasoningStep`s
+    "What steps add up to"
+    listed = listed_in(steps)
+    fits = {s.finding: [f for f in listed if f in s.candidates] for s in steps if s.kind == 'evidence'}
+    concluded = next((s.candidates for s in reversed(steps) if s.kind == 'conclusion'), ())
+    return Chart(listed, fits, ''.join(concluded))
