@@ -9,11 +9,12 @@ from citrus.llm.models import Model, Reply
 from citrus.data.entities import Recogniser
 from citrus.core.files import UserError
 from citrus.core.records import check, read_jsonl
-from citrus.textbook import Crew, choose, expand, pair_gate, names_any, order, tagged_answer, read_question, near_repeats, unsupported
+from citrus.llm.support import Limits, names_any, unsupported
+from citrus.textbook import Crew, choose, expand, pair_gate, order, tagged_answer, read_question, near_repeats
 
 LEAF = 'Blue nails\n\nNails of a blue colour that appear without fever in at least 3 fingers.\nAlso called: Sky nails.\nA kind of: Nail change.'
 TOY = Recogniser({('finding', 'f1'): ['Blue nails'], ('finding', 'f2'): ['Fever'], ('finding', 'f3'): ['Rash'], ('finding', 'f4'): ['Nail change']})
-P = dict(support=.8, similar=.8, longest=80, rounds=4, max_tokens=8, seed=0, density=.1, passages=5, arm='toy')
+ROUNDS = 4
 DOC = dict(id='HP:1', source='toy', text=LEAF, domain='medical', lang='en', meta={})
 
 
@@ -30,14 +31,14 @@ def alone(coroutine):
     except StopIteration as end: return end.value
 
 
-CREW = Crew(Model('w', 'expert'), Model('j', 'expert'), TOY, P)
+CREW = Crew(Model('w', 'expert'), Model('j', 'expert'), TOY, Limits(), rounds=ROUNDS, max_tokens=8)
 REPLIES = ['', '\x00', '<question>', '<question></question>', '<question>' * 1000, 'I cannot help with that.', '?' * 100, 'Why?', '<answer>?</answer>', '\ud800?', 'What is it? ' * 500, '\u202eما هذا؟\u202c ما هو هذا الشيء الأزرق?']
 
 
 @pytest.mark.parametrize('said', REPLIES, ids=range(len(REPLIES)))
 def test_rubbish_is_refused_with_a_reason(said):
     made = alone(expand(Says(said), DOC, CREW))
-    assert len(made) == 1 + P['rounds'] and all(m['fault'] for m in made)
+    assert len(made) == 1 + ROUNDS and all(m['fault'] for m in made)
     assert json.dumps(made)
 
 
@@ -59,9 +60,9 @@ def test_the_judge_sees_no_more_than_passage_question_and_answer():
 
 
 def test_other_signs_and_numbers_are_no_support():
-    assert unsupported(LEAF, '', 'Nails of a blue colour that appear without fever.', TOY, P) == ''
-    assert unsupported(LEAF, '', 'Nails of a blue colour that appear and fever.', TOY, P) == 'an entity not in the passage'
-    assert unsupported(LEAF, '', 'Nails of a blue colour in 5 fingers.', TOY, P) == 'a number not in the passage'
+    assert unsupported(LEAF, '', 'Nails of a blue colour that appear without fever.', TOY, Limits()) == ''
+    assert unsupported(LEAF, '', 'Nails of a blue colour that appear and fever.', TOY, Limits()) == 'an entity not in the passage'
+    assert unsupported(LEAF, '', 'Nails of a blue colour in 5 fingers.', TOY, Limits()) == 'a number not in the passage'
 
 
 def test_reading_is_kind():
@@ -72,8 +73,8 @@ def test_reading_is_kind():
 def test_held_out_names_keep_a_passage_out():
     held = [spelling('Blue nails')]
     assert names_any('It is BLUE-NAILS disease', held) and not names_any('Blue nail', held)
-    with pytest.raises(UserError, match='lower it'): choose([DOC], TOY, held, P)
-    assert len(choose([DOC], TOY, [], P)[0]) == 1
+    with pytest.raises(UserError, match='lower it'): choose([DOC], TOY, held, 'toy', .1, 5, 0)
+    assert len(choose([DOC], TOY, [], 'toy', .1, 5, 0)[0]) == 1
 
 
 def test_operators_alternate():
@@ -83,7 +84,7 @@ def test_operators_alternate():
 
 
 def test_empty():
-    assert near_repeats([], 0).tolist() == [] and pair_gate([], [], None, P) == []
+    assert near_repeats([], 0).tolist() == [] and pair_gate([], [], None, 0) == []
     assert list(near_repeats(['', 'a', '', 'one two three'], 0))[-1] == False
 
 
