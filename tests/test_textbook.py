@@ -9,7 +9,7 @@ from citrus.llm.models import Model, Reply
 from citrus.data.entities import Recogniser
 from citrus.core.files import UserError
 from citrus.core.records import check, read_jsonl
-from citrus.llm.support import Limits, names_any, unsupported
+from citrus.llm.support import PairLimits, names_any, unsupported
 from citrus.textbook import Crew, choose, expand, pair_gate, order, tagged_answer, read_question, near_repeats
 
 LEAF = 'Blue nails\n\nNails of a blue colour that appear without fever in at least 3 fingers.\nAlso called: Sky nails.\nA kind of: Nail change.'
@@ -31,7 +31,7 @@ def alone(coroutine):
     except StopIteration as end: return end.value
 
 
-CREW = Crew(Model('w', 'expert'), Model('j', 'expert'), TOY, Limits(), rounds=ROUNDS, max_tokens=8)
+CREW = Crew(Model('w', 'expert'), Model('j', 'expert'), TOY, PairLimits(), rounds=ROUNDS, max_tokens=8)
 REPLIES = ['', '\x00', '<question>', '<question></question>', '<question>' * 1000, 'I cannot help with that.', '?' * 100, 'Why?', '<answer>?</answer>', '\ud800?', 'What is it? ' * 500, '\u202eما هذا؟\u202c ما هو هذا الشيء الأزرق?']
 
 
@@ -60,9 +60,9 @@ def test_the_judge_sees_no_more_than_passage_question_and_answer():
 
 
 def test_other_signs_and_numbers_are_no_support():
-    assert unsupported(LEAF, '', 'Nails of a blue colour that appear without fever.', TOY, Limits()) == ''
-    assert unsupported(LEAF, '', 'Nails of a blue colour that appear and fever.', TOY, Limits()) == 'an entity not in the passage'
-    assert unsupported(LEAF, '', 'Nails of a blue colour in 5 fingers.', TOY, Limits()) == 'a number not in the passage'
+    assert unsupported(LEAF, '', 'Nails of a blue colour that appear without fever.', TOY, PairLimits()) == ''
+    assert unsupported(LEAF, '', 'Nails of a blue colour that appear and fever.', TOY, PairLimits()) == 'an entity not in the passage'
+    assert unsupported(LEAF, '', 'Nails of a blue colour in 5 fingers.', TOY, PairLimits()) == 'a number not in the passage'
 
 
 def test_reading_is_kind():
