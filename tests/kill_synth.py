@@ -94,7 +94,7 @@ def compare(questions, knowledge, kills, connections=32, latency=0.1, plain=0, s
         calm, url = server(knowledge, latency=latency, **WELL)
         try:
             arguments = dict(questions=str(questions), knowledge=str(knowledge), connections=connections)
-            made = finished(start(arguments | dict(url=url, out=str(tmp / 'calm.jsonl')), tmp / 'calm'))
+            calm_run = finished(start(arguments | dict(url=url, out=str(tmp / 'calm.jsonl')), tmp / 'calm'))
             rate = saturate(url, connections, plain) if plain else None
         finally: calm.kill()
         wild, url = server(knowledge, latency=latency, **ILL)
@@ -103,7 +103,7 @@ def compare(questions, knowledge, kills, connections=32, latency=0.1, plain=0, s
             done = 0
             while done < kills:
                 p = start(arguments, tmp / 'wild')
-                try: p.wait(timeout=3 + rng.random() * made['seconds'] / max(kills, 1))
+                try: p.wait(timeout=3 + rng.random() * calm_run['seconds'] / max(kills, 1))
                 except subprocess.TimeoutExpired: done += 1
                 else: break
                 p.send_signal(signal.SIGKILL)
@@ -114,7 +114,7 @@ def compare(questions, knowledge, kills, connections=32, latency=0.1, plain=0, s
         ids = lambda name: [json.loads(line)['id'] for line in (tmp / name).read_text().split('\n')[:-1]]
         a, b = ids('calm.jsonl'), ids('wild.jsonl')
         return dict(kills=done, traces=len(a), lost=len(set(a) - set(b)), doubled=len(b) - len(set(b)), identical=(tmp / 'calm.jsonl').read_bytes() == (tmp / 'wild.jsonl').read_bytes(),
-                    repeated=seen['repeated'] / max(seen['answered'] - seen['repeated'], 1), server=seen, calls=made['answered'], rate=made['answered'] / made['seconds'], plain=rate)
+                    repeated=seen['repeated'] / max(seen['answered'] - seen['repeated'], 1), server=seen, calls=calm_run['answered'], rate=calm_run['answered'] / calm_run['seconds'], plain=rate)
 
 
 if __name__ == '__main__':
@@ -135,6 +135,6 @@ if __name__ == '__main__':
             known, _ = choose_families(world, 16, 1, 0, 5, 8)
             save_knowledge(knowledge_of(world, known), Path(tmp) / 'knowledge.json')
             write_jsonl(Path(tmp) / 'questions.jsonl', questions(world, 'train', known, args.questions, 0, 5, 8, 4)[0], 'question')
-            found = compare(Path(tmp) / 'questions.jsonl', Path(tmp) / 'knowledge.json', args.kills, connections=48, latency=0.2, plain=4800)
-        print(json.dumps(found, indent=1))
-        assert found['kills'] == args.kills and found['identical'] and not found['lost'] and not found['doubled'] and found['repeated'] <= 0.01 and found['rate'] >= 0.9 * found['plain']
+            outcome = compare(Path(tmp) / 'questions.jsonl', Path(tmp) / 'knowledge.json', args.kills, connections=48, latency=0.2, plain=4800)
+        print(json.dumps(outcome, indent=1))
+        assert outcome['kills'] == args.kills and outcome['identical'] and not outcome['lost'] and not outcome['doubled'] and outcome['repeated'] <= 0.01 and outcome['rate'] >= 0.9 * outcome['plain']

@@ -46,7 +46,7 @@ def known(omim): return choose_families(omim, 40, 1, 0, 5, 8)[0]
 
 
 @pytest.fixture(scope='module')
-def told(omim, known): return list(stream(omim, Plan('train', tuple(known), 7, 5, 8, 4, absent=3, lay=0.5, history=1.0), 400))
+def omim_questions(omim, known): return list(stream(omim, Plan('train', tuple(known), 7, 5, 8, 4, absent=3, lay=0.5, history=1.0), 400))
 
 
 # --- the set ---------------------------------------------------------------------------------------------------------
@@ -54,9 +54,9 @@ def told(omim, known): return list(stream(omim, Plan('train', tuple(known), 7, 5
 @pytest.mark.parametrize('n, limit', [(4, 16.27), (5, 18.47), (21, 45.31)])   # chi-square with n - 1 degrees of freedom, p = 0.001
 def test_key_position_is_uniform(orpha, n, limit):
     names = choose_families(orpha, 40, 1, 0, 5, 8)[0]
-    made, _ = questions(orpha, 'train', names, 3150, n, 5, 8, n)
-    counts, each = Counter(q['answer'] for q in made), len(made) / n
-    assert len(made) == 3150 and set(counts) == set('ABCDEFGHIJKLMNOPQRSTU'[:n])
+    qs, _ = questions(orpha, 'train', names, 3150, n, 5, 8, n)
+    counts, each = Counter(q['answer'] for q in qs), len(qs) / n
+    assert len(qs) == 3150 and set(counts) == set('ABCDEFGHIJKLMNOPQRSTU'[:n])
     assert sum((c - each) ** 2 / each for c in counts.values()) < limit, counts
 
 
@@ -73,27 +73,27 @@ def test_too_few_families_for_the_options(omim, known):
     with pytest.raises(UserError, match=r'options = 21: [34] families'): questions(omim, 'train', known[:4], 1, 0, 5, 8, 21)
 
 
-def test_answers_are_unique_by_brute_force(omim, told):
+def test_answers_are_unique_by_brute_force(omim, omim_questions):
     "Every family is tried on the findings alone, without the tables that made the question"
     def covers(findings, t): return any(t in omim.ancestors(f) for f in findings)
-    for q in random.Random(0).sample(told, 8):
+    for q in random.Random(0).sample(omim_questions, 8):
         m = q['meta']
         fit = [f.name for f in omim.families.values() if all(covers(f.findings, t) for t in m['present'])
                and not any(freq == 1.0 and t in omim.ancestors(g) for t in m['absent'] for g, freq in f.findings.items())]
         assert fit == [q['answer_text']]
 
 
-def test_a_question_is_made_alone(omim, known, told):
+def test_a_question_is_made_alone(omim, known, omim_questions):
     plan = Plan('train', tuple(known), 7, 5, 8, 4, absent=3, lay=0.5, history=1.0)
-    for q in random.Random(1).sample(told, 20): assert make_question(omim, plan, int(q['id'].split('-')[-1])) == q
+    for q in random.Random(1).sample(omim_questions, 20): assert make_question(omim, plan, int(q['id'].split('-')[-1])) == q
 
 
 def test_the_same_in_another_process(store):
     code = ("from citrus.cases import choose_families; from citrus.core.keys import digest; from citrus.world.families import load_world; "
             "from citrus.world.questions import questions; w = load_world('OMIM'); k, n = choose_families(w, 24, 5, 0, 5, 8);"
             "print(digest([k, n, questions(w, 'train', k, 60, 0, 5, 8, 21, lay=0.5, absent=2, history=0.5)]))")
-    said = [subprocess.run([sys.executable, '-c', code], env=os.environ | dict(PYTHONHASHSEED=str(i)), capture_output=True, text=True, check=True).stdout for i in (1, 2)]
-    assert said[0] == said[1] != ''
+    outputs = [subprocess.run([sys.executable, '-c', code], env=os.environ | dict(PYTHONHASHSEED=str(i)), capture_output=True, text=True, check=True).stdout for i in (1, 2)]
+    assert outputs[0] == outputs[1] != ''
 
 
 def test_held_out_findings_never_come_in_training(omim, known):
@@ -133,35 +133,35 @@ def test_the_large_recipes_find_their_families(orpha):
     for name in ('gpu', '8b', '70b', '72b'):
         p = settings(load_recipe(name))['cases']
         assert p['namespace'] == 'ORPHA'
-    kept, new = choose_families(orpha, p['known'], p['new'], p['seed'], *p['findings'], p['longest'])
-    assert len(kept) == p['known'] and len(new) == p['new'] and not set(kept) & set(new)
+    known, new = choose_families(orpha, p['known'], p['new'], p['seed'], *p['findings'], p['longest'])
+    assert len(known) == p['known'] and len(new) == p['new'] and not set(known) & set(new)
 
 
 def test_splits_that_leak_are_refused(omim, known):
-    made = list(stream(omim, Plan('other', tuple(known[:6]), 0, 5, 8), 12))
-    of = lambda *places: [q for i, q in enumerate(made) if i % 6 in places]
+    qs = list(stream(omim, Plan('other', tuple(known[:6]), 0, 5, 8), 12))
+    of = lambda *places: [q for i, q in enumerate(qs) if i % 6 in places]
     fact = lambda text: dict(messages=[dict(role='user', content=text)])
-    check_split([made[0] | dict(options=[])], [made[7]], [], [])
-    with pytest.raises(UserError, match='has the findings of a training patient'): check_split(made, made[:1], [], [])
-    with pytest.raises(UserError, match='named in training material'): check_split(of(0), [], [made[0]], [])
-    with pytest.raises(UserError, match='named in training material'): check_split([], [], [made[0]], [fact(f'It is {made[0]["answer_text"].upper()}.')])
-    with pytest.raises(UserError, match='names its own answer'): check_split([made[0] | dict(open_stem=made[0]['answer_text'])], [], [], [])
+    check_split([qs[0] | dict(options=[])], [qs[7]], [], [])
+    with pytest.raises(UserError, match='has the findings of a training patient'): check_split(qs, qs[:1], [], [])
+    with pytest.raises(UserError, match='named in training material'): check_split(of(0), [], [qs[0]], [])
+    with pytest.raises(UserError, match='named in training material'): check_split([], [], [qs[0]], [fact(f'It is {qs[0]["answer_text"].upper()}.')])
+    with pytest.raises(UserError, match='names its own answer'): check_split([qs[0] | dict(open_stem=qs[0]['answer_text'])], [], [], [])
 
 
 # --- the words -------------------------------------------------------------------------------------------------------
 
-def test_circumstances_are_the_diseases_own(omim, told):
+def test_circumstances_are_the_diseases_own(omim, omim_questions):
     allowed = parse_circumstances(hpo_files()[1], 'OMIM')
     lines = lambda q: {a for t in q['meta']['present'] for a in omim.ancestors(t)}
-    for q in told:
+    for q in omim_questions:
         m, c = q['meta'], allowed.get(q['meta']['disease'], dict(onset={}, inheritance=[], sex={}))
         assert m.get('onset') in c['onset'] or not c['onset']
         assert m.get('inheritance') in c['inheritance'] or not c['inheritance']
         assert {SEXED[a] for a in lines(q) & set(SEXED)} | {c['sex'][t] for t in m['present'] if t in c['sex']} <= {m['sex']}
         assert m['sex'] == 'MALE' or m.get('inheritance') not in MALES
         if 'inheritance' in m: assert any(text in q['stem'] for text in INHERITANCE[m['inheritance']])
-    assert sum('onset' in q['meta'] for q in told) > 50 and sum('inheritance' in q['meta'] for q in told) > 200
-    assert {q['meta']['sex'] for q in told} == {'MALE', 'FEMALE'} and max(len(q['meta']['absent']) for q in told) == 3
+    assert sum('onset' in q['meta'] for q in omim_questions) > 50 and sum('inheritance' in q['meta'] for q in omim_questions) > 200
+    assert {q['meta']['sex'] for q in omim_questions} == {'MALE', 'FEMALE'} and max(len(q['meta']['absent']) for q in omim_questions) == 3
 
 
 def test_no_question_names_its_answer(omim, known):
@@ -180,16 +180,16 @@ def test_lay_words_mean_one_finding(omim, reader):
 
 
 def test_the_phrasings_hold_no_finding(reader):
-    said = [text for texts in INHERITANCE.values() for text in texts] + [w.format(7) for v in ONSET.values() for w in v[:2]]
-    said += [CLOSED, OPEN, 'In a male patient aged 7 years a doctor notes', 'Examination of a female patient shows', 'She denies', 'Absent: ', 'He presents with']
-    assert [reader(text) for text in said] == [([], [])] * len(said)
+    texts = [text for texts in INHERITANCE.values() for text in texts] + [w.format(7) for v in ONSET.values() for w in v[:2]]
+    texts += [CLOSED, OPEN, 'In a male patient aged 7 years a doctor notes', 'Examination of a female patient shows', 'She denies', 'Absent: ', 'He presents with']
+    assert [reader(text) for text in texts] == [([], [])] * len(texts)
 
 
 @pytest.mark.parametrize('lay, least', [(0.0, 0.99), (1.0, 0.98)])
 def test_the_reader_on_text_with_known_findings(omim, known, reader, lay, least):
     qs = list(stream(omim, Plan('reading', tuple(known), 0, 5, 8, absent=2, lay=lay, history=0.5), 150))
-    said = reading(reader, qs)
-    assert said['precision'] > least and said['recall'] > least and said['recall_low'] < said['recall'] < said['recall_high'] + 1e-9
+    scores = reading(reader, qs)
+    assert scores['precision'] > least and scores['recall'] > least and scores['recall_low'] < scores['recall'] < scores['recall_high'] + 1e-9
 
 
 def test_negation():
@@ -208,8 +208,8 @@ def test_negation():
 def expert(omim, known): return knowledge_of(omim, known)
 
 
-def test_beliefs_are_probabilities(expert, told):
-    for q in told[:20]:
+def test_beliefs_are_probabilities(expert, omim_questions):
+    for q in omim_questions[:20]:
         b = expert.belief(q['meta']['present'], q['meta']['absent'])
         assert list(b) == sorted(b, key=lambda f: (-b[f], f)) and sum(map(math.exp, b.values())) == pytest.approx(1)
     assert set(map(round, map(math.exp, expert.belief([], []).values()))) == {0} and expert.belief(['HP:none'], ['HP:none']) == pytest.approx(expert.belief([], []))
@@ -223,20 +223,20 @@ def test_more_special_and_more_general_findings_count(omim):
     assert gain(['other']) < 0
 
 
-def test_knowledge_survives_the_disk(expert, told, tmp_path):
+def test_knowledge_survives_the_disk(expert, omim_questions, tmp_path):
     save_knowledge(expert, tmp_path / 'k.json')
     again = load_knowledge(tmp_path / 'k.json')
-    assert again.belief(*expert.reader(told[0]['open_stem'])) == expert.belief(*expert.reader(told[0]['open_stem']))
+    assert again.belief(*expert.reader(omim_questions[0]['open_stem'])) == expert.belief(*expert.reader(omim_questions[0]['open_stem']))
 
 
-def test_the_expert_sees_only_its_prompt(expert, told):
-    q = told[0]
+def test_the_expert_sees_only_its_prompt(expert, omim_questions):
+    q = omim_questions[0]
     ask = lambda options: answer_question(expert, [dict(role='user', content='\n'.join([q['stem'], *options]))], 0.0, random.Random(0))
     right = f'B. {q["answer_text"]}'
     assert f'<answer>{right}</answer>' in ask(['A. An unknown disease', right])
     assert f'<answer>B. {NONE}</answer>' in ask(['A. An unknown disease', f'B. {NONE}'])
-    said = explain(expert, q['answer_text'], next(f for f in expert.families if f != q['answer_text']), q['meta']['present'], q['meta']['absent'])
-    assert 'explains' in said and said.endswith(f'So {q["answer_text"]} fits best.')
+    text = explain(expert, q['answer_text'], next(f for f in expert.families if f != q['answer_text']), q['meta']['present'], q['meta']['absent'])
+    assert 'explains' in text and text.endswith(f'So {q["answer_text"]} fits best.')
 
 
 # --- published patients ----------------------------------------------------------------------------------------------
@@ -269,9 +269,9 @@ def test_hostile_phenopackets_are_counted(small, tmp_path):
            'bytes': '\x00\x01'}
     for name, text in bad.items(): (tmp_path / f'{name}.json').write_text(text)
     (tmp_path / 'good.jsonl').write_text('\n'.join(['{', '', json.dumps(packet('HP:0', 'HP:9', 'HP:8', absent=['HP:2', 'HP:1'], subject=dict(sex='OTHER', timeAtLastEncounter=dict(age=dict(iso8601duration=3))), id=5))]))
-    kept, rejected = published_patients(small[0], tmp_path)
-    assert list(kept) == ['good.jsonl:2'] and len(rejected) == len(bad) + 1
-    p = kept['good.jsonl:2']
+    patients, rejected = published_patients(small[0], tmp_path)
+    assert list(patients) == ['good.jsonl:2'] and len(rejected) == len(bad) + 1
+    p = patients['good.jsonl:2']
     assert (p.present, p.absent, p.about) == (['HP:0', 'HP:1'], ['HP:2'], dict(pmids=['PMID:1'], unknown=1))   # the obsolete id is resolved; what is present cannot be absent
     reasons = {r['id'].split('.')[0]: r['reason'] for r in rejected}
     assert reasons['cut'] == reasons['bytes'] == reasons['good'] == 'not JSON' and reasons['list'] == reasons['null'] == reasons['features'] == 'not a phenopacket'
@@ -352,9 +352,9 @@ def test_the_similarity_is_pyhpos_own(omim, ontology):
 
 @pytest.mark.skipif(not (PACKETS / 'phenopackets_300.jsonl').exists(), reason='../shared/data is not there')
 def test_real_patients_become_questions(omim):
-    kept, rejected = published_patients(omim, PACKETS)
-    assert len(kept) == 210 and Counter(r['reason'] for r in rejected) == {'the diagnosis has no findings in the namespace': 90}
-    made = [published_question(omim, id, p, 4, 0) for id, p in kept.items()]
-    for q in filter(None, made):
+    patients, rejected = published_patients(omim, PACKETS)
+    assert len(patients) == 210 and Counter(r['reason'] for r in rejected) == {'the diagnosis has no findings in the namespace': 90}
+    qs = [published_question(omim, id, p, 4, 0) for id, p in patients.items()]
+    for q in filter(None, qs):
         check(q, 'question', q['id'])
         assert not reveals(q['open_stem'], q) and len({o['text'] for o in q['options']}) == 4 and q['meta']['pmids']

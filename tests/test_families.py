@@ -29,9 +29,9 @@ def test_members_are_alike(world):
 
 def test_the_reported_names():
     _, hpoa, _ = hpo_files()
-    found = families(parse_diseases(hpoa, 'ORPHA'))
-    assert [n for n in found if n.startswith(('Bartter', 'Tyrosinemia'))] == [n for n in ('Bartter syndrome', 'Bartter syndrome type 4', 'Tyrosinemia type 1', 'Tyrosinemia type 2') if n in found]
-    assert len(found) == 4095
+    orpha = families(parse_diseases(hpoa, 'ORPHA'))
+    assert [n for n in orpha if n.startswith(('Bartter', 'Tyrosinemia'))] == [n for n in ('Bartter syndrome', 'Bartter syndrome type 4', 'Tyrosinemia type 1', 'Tyrosinemia type 2') if n in orpha]
+    assert len(orpha) == 4095
 
 
 def test_average_linkage():
@@ -54,8 +54,8 @@ def test_the_short_name_gives_a_part_away():
     from citrus.world.ontology import Term
     from citrus.world.families import World
     terms = {'HP:1': Term('HP:1', 'Rash of Cedar disease', ['Rash of Cedar disease']), 'HP:2': Term('HP:2', 'Cough', ['Cough'])}
-    made = World(terms, families(toy), 'x')
-    assert list(made.families) == ['Cedar disease type 1', 'Cedar disease type 2'] and naming(made, 'Cedar disease type 2') == {'HP:1'}
+    toy_world = World(terms, families(toy), 'x')
+    assert list(toy_world.families) == ['Cedar disease type 1', 'Cedar disease type 2'] and naming(toy_world, 'Cedar disease type 2') == {'HP:1'}
 
 
 def test_parts_of_one_name_that_are_not_alike_are_left_out_and_counted():

@@ -33,8 +33,8 @@ def test_key_position_is_uniform(world):
     from citrus.cases import choose_families
     from citrus.world.questions import questions
     known, _ = choose_families(world, 8, 1, 0, 5, 8)
-    made, _ = questions(world, 'train', known, 800, 1, 5, 8, 4)
-    counts = [sum(q['answer'] == letter for q in made) for letter in 'ABCD']
+    qs, _ = questions(world, 'train', known, 800, 1, 5, 8, 4)
+    counts = [sum(q['answer'] == letter for q in qs) for letter in 'ABCD']
     assert sum((c - 200) ** 2 / 200 for c in counts) < 16.3, counts   # chi-square, 3 degrees of freedom, p = 0.001
 
 
@@ -42,13 +42,13 @@ def test_twenty_one_options(world):
     from citrus.world.questions import NONE, questions
     from citrus.cases import choose_families
     known, _ = choose_families(world, 24, 1, 0, 5, 8)
-    made, _ = questions(world, 'train', known, 420, 2, 5, 8, 21)
-    assert all(len(q['options']) == 21 and q['options'][-1]['text'] == NONE and len({o['text'] for o in q['options']}) == 21 for q in made)
-    none = sum(q['answer'] == 'U' for q in made)
+    qs, _ = questions(world, 'train', known, 420, 2, 5, 8, 21)
+    assert all(len(q['options']) == 21 and q['options'][-1]['text'] == NONE and len({o['text'] for o in q['options']}) == 21 for q in qs)
+    none = sum(q['answer'] == 'U' for q in qs)
     assert 6 <= none <= 40, none   # expected 20 of 420
-    keyed = [q for q in made if q['answer'] != 'U']
+    keyed = [q for q in qs if q['answer'] != 'U']
     assert all(next(o['text'] for o in q['options'] if o['label'] == q['answer']) == q['answer_text'] for q in keyed)
-    assert all(q['answer_text'] not in {o['text'] for o in q['options']} for q in made if q['answer'] == 'U')
+    assert all(q['answer_text'] not in {o['text'] for o in q['options']} for q in qs if q['answer'] == 'U')
 
 
 def test_questions_do_not_depend_on_their_number(world):

@@ -56,10 +56,10 @@ def test_every_form_of_the_cases_is_read_to_its_end(form):
 
 def test_patients_and_abstracts_are_read_alike():
     for text in [*REPORTED, *(s['text'] for s in SENTENCES)]:
-        found = mentions(OWN, text)
+        mentioned = mentions(OWN, text)
         present, absent = READER(text)
-        assert {m.id for m in found if m.denied} == set(absent), text
-        assert {m.id for m in found if not m.denied and not m.aside} == set(present), text
+        assert {m.id for m in mentioned if m.denied} == set(absent), text
+        assert {m.id for m in mentioned if not m.denied and not m.aside} == set(present), text
 
 
 def test_any_text_is_read():

@@ -132,9 +132,9 @@ def test_mutated_phenopackets_are_read_or_counted(tmp_path):
         for _ in range(rng.randint(1, 3)): text[rng.randrange(len(text))] = rng.choice(['', '"', '{', ']', '\x00', '9' * 5000, '[' * 100000, 'é'])
         texts.append(''.join(text))
     for i, text in enumerate(texts): (tmp_path / f'{i}.json').write_text(text)
-    kept, rejected = published_patients(WORLD, tmp_path)
-    assert len(kept) + len(rejected) == len(texts) == 1100 and len(kept) > 200
-    assert all(p.present and set(p.present + p.absent) <= set(WORLD.terms) - {FINDING} for p in kept.values())
+    patients, rejected = published_patients(WORLD, tmp_path)
+    assert len(patients) + len(rejected) == len(texts) == 1100 and len(patients) > 200
+    assert all(p.present and set(p.present + p.absent) <= set(WORLD.terms) - {FINDING} for p in patients.values())
     assert all(0 < len(r['reason']) < 120 and '\n' not in r['reason'] for r in rejected), Counter(r['reason'] for r in rejected)
 
 
@@ -143,5 +143,5 @@ def test_real_packets_are_read_as_before():
     terms = parse_terms(hpo_files()[0])
     from citrus.world.families import load_world
     world = load_world('OMIM')
-    kept, rejected = published_patients(world, PACKETS.parent)
-    assert len(kept) == 210 and {r['reason'] for r in rejected} == {'the diagnosis has no findings in the namespace'} and len(terms) > 19000
+    patients, rejected = published_patients(world, PACKETS.parent)
+    assert len(patients) == 210 and {r['reason'] for r in rejected} == {'the diagnosis has no findings in the namespace'} and len(terms) > 19000

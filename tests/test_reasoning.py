@@ -78,6 +78,6 @@ def test_the_experts_texts_are_what_they_were(transcripts):
 
 
 def test_the_questions_make_the_expert_do_all_that_it_can(transcripts):
-    said = {(role, text.split('>')[0] + '>' + text.split('>')[1].split(' ')[0]) for row in transcripts for role, text in row['replies']}
-    assert {('reason', '<step>Known:'), ('reason', '<step>Candidates:'), ('reason', '<step>Conclusion:'), ('reason', '<ask>Which'), ('reflect', '<rating>0</rating'), ('stop', '<stop>1</stop')} <= said
+    openings = {(role, text.split('>')[0] + '>' + text.split('>')[1].split(' ')[0]) for row in transcripts for role, text in row['replies']}
+    assert {('reason', '<step>Known:'), ('reason', '<step>Candidates:'), ('reason', '<step>Conclusion:'), ('reason', '<ask>Which'), ('reflect', '<rating>0</rating'), ('stop', '<stop>1</stop')} <= openings
     assert len({row['outcome'] for row in transcripts}) > 2

@@ -62,14 +62,14 @@ def test_no_reasoner_prompt_holds_the_answer(micro, store):
     tell = library(store / 'runs' / 'micro' / 'cases' / 'knowledge.json', lambda: [])
     sent = [r for path in (store / 'ledger').rglob('*.jsonl') for r in read_jsonl(path) if r.get('messages', [{}])[0].get('content') == REASON]
     parts = [sections(r['messages']) for r in sent]
-    said = {(p['Question'], tag(r['text'], 'step')) for p, r in zip(parts, sent)}
+    spoken = {(p['Question'], tag(r['text'], 'step')) for p, r in zip(parts, sent)}
     for part in parts:
         q = train[part['Question'].strip()]
         assert set(part) <= {'Question', 'Accepted steps', 'Feedback', 'External knowledge', 'Look ups left', 'Number of candidates', 'Task'}
         assert not any(reveals(text, q) for title, text in part.items() if title not in ('Accepted steps', 'External knowledge'))
-        assert all((part['Question'], step) in said for step in accepted(part.get('Accepted steps', '')))
-        for told in part.get('External knowledge', '').split('Q: ')[1:]:
-            query, _, answer = told.strip().partition('\n')
+        assert all((part['Question'], step) in spoken for step in accepted(part.get('Accepted steps', '')))
+        for learned in part.get('External knowledge', '').split('Q: ')[1:]:
+            query, _, answer = learned.strip().partition('\n')
             assert tell(query) == answer
     assert len(sent) > 200 and any('External knowledge' in p for p in parts) and any('Feedback' in p for p in parts)
 
@@ -190,8 +190,8 @@ def test_the_reasoner_sees_steps_and_last_feedback():
     door = Door(instead)
     t = run(think(door, CASE, TOY_CAST))
     prompts = [sections([dict(content=text)]) for part, text in door.seen if part == 'reason']
-    told = [i for i, p in enumerate(prompts) if p.get('Feedback') == 'Look at the skin.']
-    assert len(told) == 1 and accepted(prompts[told[0]]['Accepted steps'])[-1].startswith('Fever fits') and t.answer == 'Alder'
+    advised = [i for i, p in enumerate(prompts) if p.get('Feedback') == 'Look at the skin.']
+    assert len(advised) == 1 and accepted(prompts[advised[0]]['Accepted steps'])[-1].startswith('Fever fits') and t.answer == 'Alder'
     assert [s['rating'] for s in t.steps].count(0) == 1 and len(t.accepted) == len(t.steps) - 1
 
 
@@ -307,9 +307,9 @@ def test_foreign_questions_that_are_in_a_benchmark_do_not_enter(monkeypatch):
     from citrus.data.questions import BENCHMARKS
     new = CASE | dict(stem='Zubrowka of the left mandible came and went with the tides of the moon for a man who sold bells. What is it?')
     monkeypatch.setattr(funnel, 'hub', lambda kind, id: iter([new, *BENCHMARKS['medqa']()[:40]]))
-    made = funnel.entered([], 41, 'x', dict(medqa=BENCHMARKS['medqa']()))
-    assert [bool(q['meta'].get('benchmark')) for q in made] == [False] + [True] * 40
-    assert all(run(open_up(None, q | dict(open_stem=stem), TOY_CAST))[1] for q in made[1:] for stem in (q['stem'], None))
+    entered = funnel.entered([], 41, 'x', dict(medqa=BENCHMARKS['medqa']()))
+    assert [bool(q['meta'].get('benchmark')) for q in entered] == [False] + [True] * 40
+    assert all(run(open_up(None, q | dict(open_stem=stem), TOY_CAST))[1] for q in entered[1:] for stem in (q['stem'], None))
 
 
 def test_a_letter_in_a_word_is_no_choice():
@@ -322,9 +322,9 @@ def test_a_letter_in_a_word_is_no_choice():
 
 def test_every_design_tells_the_same_traces(micro, store):
     traces, qs = rows(store, 'synth', 'traces.jsonl', 'trace'), {q['id']: q for q in rows(store, 'synth', 'questions.jsonl', 'question')}
-    made = {d: design_rows(traces, qs, d) for d in DESIGNS}
-    assert all(len({r['id'] for r in rs}) == len(traces) for rs in made.values())
-    prompts = [{str(r['messages'][:-1]) for r in rs} for rs in made.values()]
+    retold = {d: design_rows(traces, qs, d) for d in DESIGNS}
+    assert all(len({r['id'] for r in rs}) == len(traces) for rs in retold.values())
+    prompts = [{str(r['messages'][:-1]) for r in rs} for rs in retold.values()]
     assert prompts[0] == prompts[1] == prompts[2]
     for t in traces:
         steps = accepted_steps(t['steps'])
@@ -337,11 +337,11 @@ def test_every_design_tells_the_same_traces(micro, store):
 
 
 def test_nothing_is_dropped_without_a_reason(micro, store):
-    kept, rejected = rows(store, 'synth', 'traces.jsonl', 'trace'), rows(store, 'synth', 'rejected.jsonl', None)
-    assert all(t['verified'] and not t['leaked'] and t['outcome'] == 'kept' for t in kept) and all(r['reason'] for r in rejected)
+    fit, rejected = rows(store, 'synth', 'traces.jsonl', 'trace'), rows(store, 'synth', 'rejected.jsonl', None)
+    assert all(t['verified'] and not t['leaked'] and t['outcome'] == 'kept' for t in fit) and all(r['reason'] for r in rejected)
     import pandas as pd
     table = pd.read_csv(store / 'runs' / 'micro' / 'synth' / 'funnel.csv')
-    assert table.left.iloc[0] == 12 and table.left.iloc[-1] == len(kept)
+    assert table.left.iloc[0] == 12 and table.left.iloc[-1] == len(fit)
 
 
 # --- kills -----------------------------------------------------------------------------------------------------------
@@ -351,9 +351,9 @@ def test_killed_three_times_gives_the_same_traces(micro, store, tmp_path):
     from citrus.core.records import write_jsonl
     cases = store / 'runs' / 'micro' / 'cases'
     write_jsonl(tmp_path / 'questions.jsonl', rows(store, 'cases', 'train.jsonl', 'question')[:20], 'question')
-    found = compare(tmp_path / 'questions.jsonl', cases / 'knowledge.json', 3, connections=4, latency=0.02)
-    assert found['identical'] and found['traces'] > 5 and not found['lost'] and not found['doubled'], found
-    assert found['kills'] >= 1 and found['repeated'] < 0.05, found
+    outcome = compare(tmp_path / 'questions.jsonl', cases / 'knowledge.json', 3, connections=4, latency=0.02)
+    assert outcome['identical'] and outcome['traces'] > 5 and not outcome['lost'] and not outcome['doubled'], outcome
+    assert outcome['kills'] >= 1 and outcome['repeated'] < 0.05, outcome
 
 
 def test_a_language_model_can_take_every_part(micro, store):
@@ -371,6 +371,6 @@ def test_the_study_of_reflection_runs_on_what_the_chain_made(micro, store):
     citrus_run(store, '--recipe', str(MICRO), '--only', 'reflection')
     folder = store / 'runs' / 'micro' / 'reflection'
     table = pd.read_csv(folder / 'figures' / 'reflection.csv').set_index('reflection')
-    made = json.loads((folder / 'manifest.json').read_text())
-    assert made['metrics']['questions'] == table.n.iloc[0] > 0 and (folder / 'look_up.csv').exists()
+    written = json.loads((folder / 'manifest.json').read_text())
+    assert written['metrics']['questions'] == table.n.iloc[0] > 0 and (folder / 'look_up.csv').exists()
     assert list(table.index) == list(WAYS) and table.refused[NOBODY] == 0 < table.refused_true[SHUFFLED]

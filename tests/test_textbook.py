@@ -35,21 +35,21 @@ CREW = Crew(Model('w', 'expert'), Model('j', 'expert'), TOY, PairLimits(), round
 REPLIES = ['', '\x00', '<question>', '<question></question>', '<question>' * 1000, 'I cannot help with that.', '?' * 100, 'Why?', '<answer>?</answer>', '\ud800?', 'What is it? ' * 500, '\u202eما هذا؟\u202c ما هو هذا الشيء الأزرق?']
 
 
-@pytest.mark.parametrize('said', REPLIES, ids=range(len(REPLIES)))
-def test_rubbish_is_refused_with_a_reason(said):
-    made = alone(expand(Says(said), DOC, CREW))
-    assert len(made) == 1 + ROUNDS and all(m['fault'] for m in made)
-    assert json.dumps(made)
+@pytest.mark.parametrize('reply', REPLIES, ids=range(len(REPLIES)))
+def test_rubbish_is_refused_with_a_reason(reply):
+    pairs = alone(expand(Says(reply), DOC, CREW))
+    assert len(pairs) == 1 + ROUNDS and all(m['fault'] for m in pairs)
+    assert json.dumps(pairs)
 
 
 def test_a_judge_that_always_agrees_cannot_let_the_unsupported_through():
-    made = alone(expand(Says('<question>What are blue nails in fact?</question><answer>Swollen joints of hands.</answer><supported>1</supported>'), DOC, CREW))
-    assert {m['fault'] for m in made} == {'words not in the passage', 'like its parent'}
+    pairs = alone(expand(Says('<question>What are blue nails in fact?</question><answer>Swollen joints of hands.</answer><supported>1</supported>'), DOC, CREW))
+    assert {m['fault'] for m in pairs} == {'words not in the passage', 'like its parent'}
 
 
 def test_a_judge_that_never_agrees_keeps_everything_out():
-    made = alone(expand(Says('<question>What are blue nails in fact?</question><answer>Nails of a blue colour.</answer><supported>0</supported>'), DOC, CREW))
-    assert made[0]['fault'] == 'the judge refuses'
+    pairs = alone(expand(Says('<question>What are blue nails in fact?</question><answer>Nails of a blue colour.</answer><supported>0</supported>'), DOC, CREW))
+    assert pairs[0]['fault'] == 'the judge refuses'
 
 
 def test_the_judge_sees_no_more_than_passage_question_and_answer():
