@@ -23,7 +23,7 @@ from .eval.benchmarks import Benchmark, grouped, sample_questions, validate_benc
 from .eval.controls import chance
 from .eval.exams import load_exam
 from .eval.extract import mark
-from .eval.judge import canonical
+from .eval.naming import canonical
 from .eval.labels import benchmark_label, in_order, model_color, model_label, STAGE_LABELS
 from .llm.door import chat
 from .llm.models import local_model, Model, Sampling

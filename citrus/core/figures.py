@@ -38,7 +38,7 @@ def save_fig(
     Raises `UserError` if no stage is open"""
     s = store._open
     if s is None: raise UserError(f'figure {name!r}: open a stage first, with stage(name, globals())')
-    commit, _ = store.commit()
+    commit = store.commit()[0]
     folder = s.dir / 'figures'
     made_by = f'{s.name}-{s.key}'
     write_fig(fig, folder, name, f'run {s.run}, {made_by}, commit {commit}')

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'BOOKKEEPING', 'versions', 'library_of', 'own_module', 'has_flag', 'notebook_module', 'stage_statements',
-           'texts_in', 'named_files', 'hashed_files', 'followed', 'ingredients', 'drawings_of', 'differences']
+           'texts_in', 'named_files', 'hashed_files', 'followed', 'ingredients', 'drawings_of', 'changed_names',
+           'differences']
 
 # %% ../../nbs/lib/core/ingredients.ipynb #29682712
 import functools, hashlib, platform, re
@@ -12,10 +13,9 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-# %% ../../nbs/lib/core/ingredients.ipynb #3bf23bcf
 from .files import home, root
-from .keys import add_statement, definition, digest, hashes, mention, Module, reached_from
-from .keys import read_module
+from .keys import (add_statement, definition, digest, hashes, mention, Module, reached_from,
+                              read_module)
 from .parameters import cell_statements, cells, notebook_path, parameters
 
 # %% ../../nbs/lib/core/ingredients.ipynb #89bbe138
@@ -147,6 +147,10 @@ def drawings_of(stage: str) -> dict:   # figure -> (module, `Drawing`, hash of t
     return figures
 
 # %% ../../nbs/lib/core/ingredients.ipynb #77156c0c
+def changed_names(old: dict, new: dict) -> list:
+    "The names whose values differ, in order"
+    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+
 def differences(
     old: dict,       # Ingredients of the stage as it was made
     new: dict,       # Ingredients it would be made of now
@@ -155,12 +159,9 @@ def differences(
     "Why a stage must run again, in words"
     words = dict(notebook='its stage cells changed', assets='the asset pins changed')
     reasons = [text for part, text in words.items() if old.get(part) != new.get(part)]
-    kinds = dict(
-        params='parameter {}', code='code of {}', files='file {}', inputs='input {}', versions='version of {}'
-    )
-    for part, text in kinds.items():
-        a, b = old.get(part, {}), new.get(part, {})
-        names = sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
-        reasons += [text.format(name) + ' changed' for name in names[:shown]]
+    kinds = dict(params='parameter', code='code of', files='file', inputs='input', versions='version of')
+    for part, kind in kinds.items():
+        names = changed_names(old.get(part, {}), new.get(part, {}))
+        reasons += [f'{kind} {name} changed' for name in names[:shown]]
         if names[shown:]: reasons.append(f'and {len(names) - shown} more of that kind')
     return ', '.join(reasons)

@@ -7,7 +7,7 @@ __all__ = ['GO_ON', 'ADVICE', 'KERNEL_ENV', 'module_of', 'module_path', 'place_o
            'library_code', 'exported_code', 'same_text', 'out_of_step', 'last_manifest', 'why_run', 'need_inputs',
            'plan', 'needed', 'chosen', 'advice', 'place', 'failure', 'seconds_of', 'last_seconds', 'CellBar',
            'AtomicHandler', 'keep_failed', 'papermill_run', 'set_environment', 'run_notebook', 'lock_of', 'bring',
-           'outcome', 'need_devices', 'run_stages']
+           'closing_row', 'need_devices', 'run_stages']
 
 # %% ../../nbs/lib/core/runner.ipynb #4b79924e
 import ast, contextlib, functools, json, logging, os, re, sys, time

@@ -221,7 +221,8 @@ def half_width(error: float, n: int) -> float:   # error: standard error of a me
 
 def mean_interval(x: np.ndarray) -> tuple:   # (mean, low, high)
     "A mean with its 95 % interval (Student)"
-    half = half_width(standard_error(x), len(x))
+    if len(x) < 2: return float(x.mean()), math.nan, math.nan
+    half = t_quantile(len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 
 def mean_p(x: np.ndarray) -> float:   # x: differences

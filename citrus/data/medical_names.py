@@ -16,7 +16,8 @@ from collections import Counter, defaultdict
 from .abstracts import hpo_files
 from .general import boolq_rows
 from .wheels import member
-from ..eval.judge import family_name, spelling
+from ..eval.judge import family_name
+from ..eval.naming import spelling
 from ..world.families import World
 from ..world.ontology import FINDING, parse_terms
 from ..world.reader import words

@@ -29,7 +29,7 @@ def right_pairs(rows: list, first: str, second: str, benchmark: str) -> tuple:  
     return [one[i] for i in sorted(one)], [other[i] for i in sorted(one)]
 
 # %% ../../nbs/lib/eval/comparison.ipynb #72fc973f
-def subjects_of(rows: list, benchmark: str) -> list:   # In the order of `right_pairs`; None if there are fewer than twelve
+def subjects_of(rows: list, benchmark: str) -> list:   # As `right_pairs` orders them; None if they are under twelve
     "The subject of each question of a benchmark, for drawing whole subjects"
     by = {r['question_id']: r.get('subject', '') for r in rows if r['benchmark'] == benchmark}
     return [by[i] for i in sorted(by)] if len(set(by.values())) >= 12 else None

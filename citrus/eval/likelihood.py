@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STYLES', 'prompt', 'candidates', 'Item', 'opening', 'split_item', 'encode_items', 'width', 'pack_items', 'sees',
-           'mask_for', 'only_columns', 'score_batch', 'shared_prefix', 'read_prefix', 'for_rows', 'score_together',
-           'one_by_one', 'likelihoods', 'likelihood_ledger', 'likelihood', 'choice']
+           'mask_for', 'only_columns', 'candidate_sums', 'score_batch', 'shared_prefix', 'read_prefix', 'for_rows',
+           'score_together', 'one_by_one', 'likelihoods', 'likelihood_ledger', 'likelihood', 'choice']
 
 # %% ../../nbs/lib/eval/likelihood.ipynb #c38b987a
 import contextlib, copy, os
@@ -37,7 +37,6 @@ def prompt(q: dict, style: str) -> str:
     options = '\n'.join(f'{o["label"]}. {o["text"]}' for o in q['options'])
     return STYLES[style].format(stem=q['stem'].strip(), options=options, context=q['context'])
 
-# %% ../../nbs/lib/eval/likelihood.ipynb #92935f59
 def candidates(q: dict, style: str) -> list:
     "What may follow the prompt: letters where the options are listed, else their texts"
     return [f' {o["label" if "{options}" in STYLES[style] else "text"]}' for o in q['options']]
@@ -64,7 +63,8 @@ def split_item(prompt: list, wholes: list) -> Item:   # Token ids of the prompt,
 
 def encode_items(tokenizer, asked: list) -> list:   # An `Item` for each (prompt, candidates)
     "Split prompt + candidate where the prompt ends. Raises `UserError` if a candidate has no token of its own"
-    start, bos = opening(tokenizer), tokenizer.bos_token
+    start = opening(tokenizer)
+    bos = tokenizer.bos_token
     def ids(text):
         begun = bos and text.startswith(bos)
         return ([] if begun else start) + tokenizer(text, add_special_tokens=False).input_ids
@@ -116,6 +116,13 @@ def only_columns(lm, rows, columns):
     finally: hook.remove()
 
 # %% ../../nbs/lib/eval/likelihood.ipynb #9a018d98
+def candidate_sums(logits, tokens, owner) -> list:   # logits: (picks, vocabulary); tokens, owner: (picks,)
+    "The sum of the log-probabilities of the tokens of each candidate"
+    import torch
+    each = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+    total = torch.zeros(int(owner[-1]) + 1, dtype=torch.float64, device=logits.device)
+    return total.index_add_(0, owner, each.double()).tolist()
+
 def score_batch(
     lm,
     items: list,
@@ -131,21 +138,10 @@ def score_batch(
     def to(a): return a.to(lm.device)
     rows, columns, tokens, owner = map(to, torch.tensor(p.picks).T)
     mask = mask_for(lm, to(sees(p, past))) if shared else to(p.segment >= 0).long()
+    read = dict(input_ids=to(p.ids), attention_mask=mask, position_ids=to(p.place))
     with torch.inference_mode(), only_columns(lm, rows, columns):
-        out = lm(
-            input_ids=to(p.ids),
-            attention_mask=mask,
-            position_ids=to(p.place),
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        logits = out.logits[0].float()
-        each = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
-        total = (
-            torch.zeros(int(owner[-1]) + 1, dtype=torch.float64, device=lm.device)
-            .index_add_(0, owner, each.double())
-            .tolist()
-        )
+        out = lm(**read, past_key_values=cache, use_cache=cache is not None)
+        total = candidate_sums(out.logits[0].float(), tokens, owner)
     ends = np.cumsum([len(i.options) for i in items])
     return [total[e - len(i.options):e] for i, e in zip(items, ends)]
 
@@ -232,9 +228,10 @@ def likelihood(
     wanted = {k: a for k, a in zip(keys, asked) if k not in ledger.where}
     if wanted:
         lm, tokenizer = load_local(model.path, model.revision)
-        at = list(wanted)
-        for i, scores in tqdm(likelihoods(lm, tokenizer, list(wanted.values())), total=len(at), desc=f'{model.name} likelihoods', disable=len(at) < 8):
-            ledger.add([dict(key=at[i], scores=scores)])
+        new = list(wanted)
+        bar = dict(total=len(new), desc=f'{model.name} likelihoods', disable=len(new) < 8)
+        for i, scores in tqdm(likelihoods(lm, tokenizer, list(wanted.values())), **bar):
+            ledger.add([dict(key=new[i], scores=scores)])
     return [ledger.get(k)['scores'] for k in keys]
 
 # %% ../../nbs/lib/eval/likelihood.ipynb #470ad98e

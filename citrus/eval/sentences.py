@@ -51,7 +51,10 @@ def form_line(base: pd.Series) -> str:
 # %% ../../nbs/lib/eval/sentences.ipynb #74d582ba
 def points(row: pd.Series) -> str:
     "`+13 points [+4, +22]`"
-    return f'{100 * row.difference:+.0f} points [{100 * row.low:+.0f}, {100 * row.high:+.0f}]'
+    return (
+        f'{100 * row.difference:+.0f} points [{100 * row.low:+.0f},'
+        f' {100 * row.high:+.0f}]'
+    )
 
 def run_verdict(
     scores: pd.DataFrame,
@@ -65,9 +68,10 @@ def run_verdict(
     fact = 'does NOT beat base by more than the 95 % intervals (they overlap)'
     if beats_base(scores): fact = 'BEATS base by more than the 95 % intervals (they are disjoint)'
     return (
-        f'New patients of known diseases: {name} {percent(best)} {fact}; base {percent(base)}, n = {best.n},'
-        f' chance {100 * best.chance:.1f} %. Paired difference {points(gap)}, p = {gap.p_holm:.2g}'
-        f' (McNemar, Holm over {len(diffs)} comparisons).{form_line(base)}'
+        f'New patients of known diseases: {name} {percent(best)} {fact}; base'
+        f' {percent(base)}, n = {best.n}, chance {100 * best.chance:.1f} %. Paired'
+        f' difference {points(gap)}, p = {gap.p_holm:.2g} (McNemar, Holm over'
+        f' {len(diffs)} comparisons).{form_line(base)}'
     )
 
 # %% ../../nbs/lib/eval/sentences.ipynb #2b091ac0
@@ -121,7 +125,10 @@ def chance_line(scores: pd.DataFrame, benchmark: str) -> str:
         unread = f'{below.abstained.sum()} of {below.n.sum()} replies without a readable answer'
         parts.append(f'below it {", ".join(below.model)} ({unread})')
     if above.empty and below.empty: parts.append('all are at chance')
-    return f'{benchmark} (n = {t.n.iloc[0]}, chance {100 * t.chance.iloc[0]:.0f} %): {"; ".join(parts)}.'
+    return (
+        f'{benchmark} (n = {t.n.iloc[0]}, chance {100 * t.chance.iloc[0]:.0f} %):'
+        f' {"; ".join(parts)}.'
+    )
 
 # %% ../../nbs/lib/eval/sentences.ipynb #f8d53427
 CONTROL_RUN = (

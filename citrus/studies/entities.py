@@ -30,7 +30,8 @@ from ..data.entities import Recogniser, tags, TOKEN
 from ..data.medical_names import spellings, usable
 from ..data.medical_names import vocabulary
 from ..data.general import boolq_rows
-from ..eval.judge import canonical, family_name
+from ..eval.naming import canonical
+from ..eval.judge import family_name
 from ..world.families import World
 from ..world.ontology import parse_diseases, parse_terms
 from ..world.reader import words

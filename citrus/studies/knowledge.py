@@ -25,7 +25,7 @@ from ..core.style import no_difference
 from ..eval.likelihood import choice, likelihood
 from ..llm.local import compute_dtype
 from ..llm.models import local_model
-from ..mix import pack_documents
+from ..train.sampler import pack_documents
 from ..train.students import student_jobs, throw_away
 from ..world.facts import tell
 from ..world.families import derange, load_world

@@ -17,7 +17,7 @@ from tqdm import tqdm
 # %% ../../nbs/studies/throughput.ipynb #6343ec3d
 from ..core.records import read_jsonl
 from ..llm.local import compute_dtype
-from ..mix import pack_documents
+from ..train.sampler import pack_documents
 from ..train.memory import shape_of, token_flops
 from ..train.steps import devices, load_student, one_step
 

@@ -12,8 +12,9 @@ import pandas as pd
 
 # %% ../../nbs/lib/train/rule_figures.ipynb #4da3a17d
 from ..core.dots import draw_rows
+from ..core.stats import mean_interval
 from ..core.style import no_difference
-from .rule_pairs import against_one, interval
+from .rule_pairs import against_one
 
 # %% ../../nbs/lib/train/rule_figures.ipynb #b6050c31
 RULE_WORDS = dict(
@@ -76,7 +77,7 @@ def read_shares(rows: pd.DataFrame) -> pd.DataFrame:   # rows: of one corpus; co
     share = last['read'] / last.groupby(['rule', 'seed'])['read'].transform('sum')
     table = []
     for (rule, arm), g in last.assign(share=share).groupby(['rule', 'arm'], sort=False):
-        values = dict(zip(('share', 'low', 'high'), interval(g.share.to_numpy())))
+        values = dict(zip(('share', 'low', 'high'), mean_interval(g.share.to_numpy())))
         table.append(dict(rule=rule, arm=arm) | values | dict(seeds=len(g)))
     return pd.DataFrame(table)
 
@@ -106,7 +107,7 @@ def by_arm(losses: pd.DataFrame, name: str, against: str) -> pd.DataFrame:
     table = []
     for (rule, arm), x in wide.iterrows():
         if rule == against: continue
-        gap = dict(zip(('difference', 'low', 'high'), interval((x - wide.loc[against, arm]).to_numpy())))
+        gap = dict(zip(('difference', 'low', 'high'), mean_interval((x - wide.loc[against, arm]).to_numpy())))
         table.append(dict(corpus=name, rule=rule, arm=arm, loss=x.mean()) | gap | dict(seeds=len(x)))
     return pd.DataFrame(table)
 

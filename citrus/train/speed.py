@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 # %% ../../nbs/lib/train/speed.ipynb #819af019
-from .rule_pairs import interval
+from ..core.stats import mean_interval
 
 # %% ../../nbs/lib/train/speed.ipynb #42f4a866
 def reach(steps: np.ndarray, losses: np.ndarray, goal: float) -> float:
@@ -39,7 +39,7 @@ def steps_saved(steps: np.ndarray, losses: np.ndarray, base: np.ndarray) -> floa
 def mean_speed(each: np.ndarray) -> dict:   # each: the speed of each seed, not a number where it diverged
     "Geometric mean of the speeds that there are, with its 95 % interval"
     known = each[~np.isnan(each)]
-    values = np.exp(interval(np.log(known))) if len(known) else [math.nan] * 3
+    values = np.exp(mean_interval(np.log(known))) if len(known) else [math.nan] * 3
     return dict(zip(('mean', 'low', 'high'), values)) | dict(seeds=len(known))
 
 def speeds(rows: pd.DataFrame, against: str) -> pd.DataFrame:   # rows: corpus, rule, seed, step, arm, loss

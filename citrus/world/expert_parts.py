@@ -11,7 +11,8 @@ __all__ = ['HEDGES', 'Prompt', 'read_prompt', 'looked_up', 'first_findings', 'na
 import random, re
 from dataclasses import dataclass
 
-from ..eval.judge import is_right, key, last_named, told_words
+from ..eval.judge import is_right, last_named, told_words
+from ..eval.naming import key
 from ..llm.opening import rewrite_skill
 from ..llm.prompt import target
 from ..llm.roles import accepted, REASON, REFLECT, REWRITE, sections, STOP, VERIFY, WRITE

@@ -12,7 +12,8 @@ import bisect, heapq, random, re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from ..eval.judge import canonical, family_name
+from ..eval.naming import canonical
+from ..eval.judge import family_name
 from .families import World
 
 # %% ../../nbs/lib/world/patients.ipynb #f108afc3

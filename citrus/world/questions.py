@@ -46,11 +46,13 @@ NONE = 'None of the above'
 
 def lower(name: str) -> str:
     "A finding's name inside a sentence: `Night cough` -> `night cough`, `EEG abnormality` as it is"
-    return name[0].lower() + name[1:] if name[1:2].islower() or name[1:2] == ' ' else name
+    capital_alone = name[1:2].islower() or name[1:2] == ' '
+    return name[0].lower() + name[1:] if capital_alone else name
 
 def listing(names: list, last: str = 'and') -> str:
     "a, b and c"
-    return names[0] if len(names) == 1 else f'{", ".join(names[:-1])} {last} {names[-1]}'
+    if len(names) == 1: return names[0]
+    return f'{", ".join(names[:-1])} {last} {names[-1]}'
 
 # %% ../../nbs/lib/world/questions.ipynb #58cec8fa
 def finding_words(world: World, t: str, rng: random.Random, lay: float) -> str:
