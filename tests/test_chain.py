@@ -246,7 +246,7 @@ def test_a_notebook_without_its_tag_is_refused(store, copy):
 def test_a_library_out_of_step_is_refused(store, copy):
     path = copy / 'citrus' / 'train' / 'bandit.py'
     path.write_text(path.read_text().replace('math.log(K)', 'math.log(K + 1)'))
-    assert 'out of step with bandit.ipynb' in citrus_run(store, '--dry', ok=False, PYTHONPATH=str(copy))
+    assert 'out of step with lib/train/bandit.ipynb' in citrus_run(store, '--dry', ok=False, PYTHONPATH=str(copy))
 
 
 # --- assets ----------------------------------------------------------------------------------------------------------
