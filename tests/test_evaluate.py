@@ -38,11 +38,11 @@ def test_all_benchmarks_are_scored_again_from_kept_replies():
 KILLED = """
 import json, sys
 from citrus.llm.models import local_model
-from citrus.evaluate import Benchmark, answer, score, table
+from citrus.evaluate import Benchmark, answer, score_replies, table
 qs = json.load(open(sys.argv[2]))
 b = [Benchmark('toys', 'options', qs, 12)]
 m = [local_model('micro', sys.argv[1], batch=4)]
-table(score(answer(m, b, 1.0, 0, 2), b), b, []).to_csv(sys.argv[3], index=False)
+table(score_replies(answer(m, b, 1.0, 0, 2), b), b, []).to_csv(sys.argv[3], index=False)
 """
 
 

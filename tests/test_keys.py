@@ -129,7 +129,7 @@ def test_a_training_is_an_ingredient_of_all_that_train_so(before, copy):
 
 def test_a_lesson_that_takes_a_name_of_the_stage_is_an_ingredient(before, copy):
     "The kernel would use what the lesson binds"
-    add_cell(copy, '50_mix', 'compare = print', at=12)
+    add_cell(copy, '50_mix', 'compare_losses = print', at=12)
     assert changed(before, copy) == {'mix'}
 
 

@@ -113,11 +113,11 @@ def hostile(folder):
 SCRIPT = r'''
 import json, sys, time
 from citrus.core.store import process_memory
-from citrus.data.reading import Reader
+from citrus.data.reading import SourceReader
 from citrus.data.source import declare
 out = []
 for kind, path in json.load(sys.stdin):
-    r, t = Reader(declare([dict(id='s', kind=kind, path=path, licence='ours', domain='general')])['s']), time.process_time()
+    r, t = SourceReader(declare([dict(id='s', kind=kind, path=path, licence='ours', domain='general')])['s']), time.process_time()
     n = sum(1 for _ in r)
     out.append((n, dict(r.refused), process_memory('VmHWM') // 2**20, time.process_time() - t))
 print(json.dumps(out))
@@ -404,7 +404,7 @@ from citrus.data import remote
 from citrus.clean import arms_of
 from citrus.data.contamination import build_index
 from citrus.data.corpus import read_corpus, readings_of
-from citrus.data.reading import Reader
+from citrus.data.reading import SourceReader
 from citrus.data.source import declare
 from citrus.core.files import UserError
 from citrus.core.parameters import notebook_path, parameters
@@ -415,7 +415,7 @@ names = [f'data/train-0000{k}.jsonl' for k in range(3)]
 Hub.files = {n: ''.join(row(k, i) for i in range(5)).encode() for k, n in enumerate(names)}
 
 def read(path='goat/set', **options):
-    r = Reader(declare([dict(id='h', kind='hub', path=path, licence='ours', domain='general', options=options)])['h'])
+    r = SourceReader(declare([dict(id='h', kind='hub', path=path, licence='ours', domain='general', options=options)])['h'])
     try: return len({d['id'] for d in r}), dict(r.refused)
     except UserError as e: return r.read, str(e)
 
