@@ -21,7 +21,7 @@ from .data.contamination import overlaps
 from .data.entities import Recogniser, tags
 from .data.near_copies import clusters, split_bands
 from .data.batch import Batch
-from .data.signatures import signatures
+from .data.signatures import MinHash, signatures
 from .data.lexicon import Lexicon
 from .llm.door import converse
 from .llm.models import Model, Sampling, SET_ASIDE

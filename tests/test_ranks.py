@@ -169,7 +169,7 @@ def test_nodes_that_do_not_add_up_are_refused(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=f'{wrong}.* needs the form'): nodes()
     (tmp_path / 'hosts').write_text('a slots=8  # beside the printer\n\nb slots=4\n')
     assert nodes() == dict(a=8, b=4) and divided(8, nodes()) == ['a']
-    with pytest.raises(UserError, match='mix.train asks for 12 GPUs, the hostfile has 8 on a, 4 on b'): launch('mix.pretrain', 12, out=str(tmp_path / 'm'))
+    with pytest.raises(UserError, match='mix.pretrain asks for 12 GPUs, the hostfile has 8 on a, 4 on b'): launch('mix.pretrain', 12, out=str(tmp_path / 'm'))
     monkeypatch.setenv('DS_ACCELERATOR', 'cpu')
     (tmp_path / 'hosts').write_text('localhost slots=999\nb slots=999\n')
     monkeypatch.setenv('CITRUS_SSH', 'false')

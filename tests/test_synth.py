@@ -55,7 +55,14 @@ def run(coroutine): return asyncio.run(coroutine)
 
 # --- no leak ---------------------------------------------------------------------------------------------------------
 
-def test_no_reasoner_prompt_holds_the_answer(micro, store):
+@pytest.fixture(scope='module')
+def reflected(micro, store):
+    "The study of reflection on what the micro chain made"
+    citrus_run(store, '--recipe', str(MICRO), '--only', 'reflection')
+    return store / 'runs' / 'micro' / 'reflection'
+
+
+def test_no_reasoner_prompt_holds_the_answer(reflected, store):
     """Reads every prompt in the ledger that was sent to a reasoning expert. An answer or alias may be in it in two places only: in an accepted step, which must then be, word for word,
     what a reasoner said of that question; and in external knowledge, which must be what the library says again to the same words, knowing of no question"""
     train = {q['open_stem']: q for q in rows(store, 'cases', 'train.jsonl', 'question')}
@@ -366,11 +373,9 @@ def test_a_language_model_can_take_every_part(micro, store):
     assert [t['outcome'] for t in traces] == ['no end within the rounds'] and [s['rating'] for s in traces[0]['steps']] == [0]
 
 
-def test_the_study_of_reflection_runs_on_what_the_chain_made(micro, store):
+def test_the_study_of_reflection_runs_on_what_the_chain_made(reflected):
     "Nobody who reflects accepts everything; whoever reflects with another disease in mind refuses true steps"
-    citrus_run(store, '--recipe', str(MICRO), '--only', 'reflection')
-    folder = store / 'runs' / 'micro' / 'reflection'
-    table = pd.read_csv(folder / 'figures' / 'reflection.csv').set_index('reflection')
-    written = json.loads((folder / 'manifest.json').read_text())
-    assert written['metrics']['questions'] == table.n.iloc[0] > 0 and (folder / 'look_up.csv').exists()
+    table = pd.read_csv(reflected / 'figures' / 'reflection.csv').set_index('reflection')
+    metrics = json.loads((reflected / 'manifest.json').read_text())['metrics']
+    assert metrics['questions'] == table.n.iloc[0] > 0 and (reflected / 'look_up.csv').exists()
     assert list(table.index) == list(WAYS) and table.refused[NOBODY] == 0 < table.refused_true[SHUFFLED]

@@ -129,9 +129,7 @@ def stale_sentence(table: pd.DataFrame) -> str:
     if table.empty: return f'All {every} published figures are of today\'s code.'
     words = 'are of older code than this page ([list](../figures/stale.md))'
     if len(table) == every: return f'All {every} published figures {words}.'
-    stages = sorted({m.partition('-')[0] for m in table.made_by}, key=list(STAGES).index)
-    names = ', '.join(f'`{s}`' for s in stages)
-    return f'Of {every} published figures {len(table)} {words}, those of the stages {names}.'
+    return f'Of {every} published figures {len(table)} {words}.'
 
 def publish_stale() -> pd.DataFrame:
     "Write which published figures are stale: the list, the index and the README"

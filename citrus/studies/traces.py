@@ -27,7 +27,7 @@ from ..sft import bare_rows, fill_tokens
 from ..synth import design_rows
 from ..train.encoding import count_tokens
 from ..world.telling import DESIGNS
-from ..train.students import exchanged, TRAINING
+from ..train.students import exchanged, student_jobs, throw_away, TRAINING
 
 # %% ../../nbs/studies/traces.ipynb #7862d45c
 def trace_rows(traces: list, questions: dict, seed: int) -> dict:   # questions: id -> record; kind -> `sft` records
