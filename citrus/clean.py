@@ -140,7 +140,7 @@ def files_matrix(folder: Path, readings: list, files: dict, index: Index, names:
 def clean(sets: dict, p: dict, folder: Path, arms: dict = ARMS) -> Clean:   # p: parameters of the stage
     """Clean the arms against benchmarks and held-out cases.
     Raises `UserError` if a written file still gives away a question"""
-    plan = reading_plan(p)
+    plan = reading_plan(**p)
     index = build_index(sets)
     data = labelled(arms, p['other'], plan.documents)
     speed = read_corpus(folder, arms, index, domains_of(data), plan)

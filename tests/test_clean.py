@@ -22,7 +22,7 @@ INDEX = build_index({})
 cluster = pytest.mark.skipif(not importlib.util.find_spec('datatrove'), reason='datatrove is not installed')
 
 
-def read(folder, arms, p): return read_corpus(folder, arms, INDEX, None, reading_plan(p))
+def read(folder, arms, p): return read_corpus(folder, arms, INDEX, None, reading_plan(**p))
 
 
 def document(id, text, **more): return dict(id=id, source='test', text=text, domain='general', lang='en', meta={}) | more
@@ -83,7 +83,7 @@ def test_neither_workers_nor_executor_nor_parts_change_what_is_kept(tmp_path):
         table = read(folder, arms, p)
         assert table.documents.tolist() == [63, 64] and [r['not JSON'] for r in table.refused] == [9, 1]
         readings = readings_of(folder, arms)
-        remove_copies(folder, readings, arms, reading_plan(p).minhash)
+        remove_copies(folder, readings, arms, reading_plan(**p).minhash)
         kept[name] = sorted((r.id, r.reason, r.of) for r in readings)
     assert len(set(map(str, kept.values()))) == 1 and {r for _, r, _ in kept['plain']} == {'', 'words', 'exact duplicate', 'near-duplicate'}
     assert found_in(tmp_path / 'runs' / 'parts') == found_in(tmp_path / 'runs' / 'forked') == found_in(tmp_path / 'runs' / 'executor')
@@ -114,7 +114,7 @@ def test_datatroves_next_steps_find_our_clusters(tmp_path):
     p = P | dict(exempt={a: ['prose', 'language'] for a in arms}, shards=2)
     read(tmp_path, arms, p)
     live, config = readings_of(tmp_path, arms), MinhashConfig()
-    roots = clusters(bands_of(tmp_path, live, reading_plan(p).minhash), len(live))
+    roots = clusters(bands_of(tmp_path, live, reading_plan(**p).minhash), len(live))
     LocalPipelineExecutor([MinhashDedupBuckets(str(tmp_path / 'signatures'), str(tmp_path / 'dups'), config=config, only_dedup_in_index=False)], tasks=14, workers=1, logging_dir=str(tmp_path / 'l1')).run()
     LocalPipelineExecutor([MinhashDedupCluster(str(tmp_path / 'dups'), str(tmp_path / 'remove'), config=config, save_cluster_id=True)], tasks=1, workers=1, logging_dir=str(tmp_path / 'l2')).run()
     files = sorted(int(q.name.split('.')[0]) for q in (tmp_path / 'signatures' / 'bucket_000').iterdir())   # datatrove counts the files, we number the tasks
@@ -131,7 +131,7 @@ def test_datatroves_next_steps_find_our_clusters(tmp_path):
 
 @cluster
 def test_options_of_an_executor(tmp_path):
-    step = lambda how: ReadPart(tmp_path, dict(a=Arm(None, 'general', 'ours')), INDEX, None, reading_plan(P | dict(shards=5) | how))
+    step = lambda how: ReadPart(tmp_path, dict(a=Arm(None, 'general', 'ours')), INDEX, None, reading_plan(**P | dict(shards=5) | how))
     for how, message in [(dict(executor='slrum'), "did you mean 'slurm'"), (dict(executor='slurm'), "'time'"), (dict(executor='local', executor_options=dict(wrkers=3)), "'wrkers'")]:
         with pytest.raises(UserError, match=message): executor_of(step(how))
     e = executor_of(step(dict(executor='slurm', workers=3, executor_options=dict(time='01:00:00', partition='cpu', mem_per_cpu_gb=4))))
@@ -148,7 +148,7 @@ def test_copies_by_id_address_text_and_band(tmp_path):
     p = P | dict(exempt={x: ['prose', 'language'] for x in 'ab'})
     read(tmp_path, arms, p)
     readings = readings_of(tmp_path, arms)
-    remove_copies(tmp_path, readings, arms, reading_plan(p).minhash)
+    remove_copies(tmp_path, readings, arms, reading_plan(**p).minhash)
     remove_benchmarks(readings)
     assert {r.id: r.reason for r in readings if r.reason} == {'d0': 'same id or address', 'same text': 'exact duplicate', 'near': 'near-duplicate', 'page': 'same id or address'}
     assert all(r.arm == 'b' for r in readings if r.reason)
@@ -160,7 +160,7 @@ def test_a_line_of_200_mb_is_counted_and_not_kept():
     text = 'word ' * 40_000_000
     tracemalloc.start()
     t = time.time()
-    out, signed, _ = read_batch('a', [document('long', text)], INDEX, None, reading_plan(P))
+    out, signed, _ = read_batch('a', [document('long', text)], INDEX, None, reading_plan(**P))
     used = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert out[0]['reason'] == 'characters' and not len(signed) and len(out[0]['doc']['text']) <= 1000
@@ -169,7 +169,7 @@ def test_a_line_of_200_mb_is_counted_and_not_kept():
 
 @pytest.mark.parametrize('text', ['', '\x00' * 1000, '\ud800' * 99, '\u202e' + 'مرحبا ' * 30, '😀' * 500, '\n' * 99_999, 'a' * 999_999, '(' * 999_999, '<div>' * 50_000, '\u0301' * 99_999, 'x\u2028' * 9999])
 def test_hostile_documents_are_counted(text):
-    [row], signed, _ = read_batch('a', [document('x', text)], INDEX, None, reading_plan(P))
+    [row], signed, _ = read_batch('a', [document('x', text)], INDEX, None, reading_plan(**P))
     assert row['reason'] and not len(signed)
 
 
@@ -179,7 +179,7 @@ def test_language_is_that_of_most_of_a_text():
     chinese = '患者三天前开始发热，伴有咳嗽和头痛。医生给予休息和补液治疗，体温在一周内恢复正常。复查血常规未见异常，建议继续观察。'
     german = 'Der Kranke hat seit drei Tagen Fieber und einen Schmerz in der Brust, der auch in Ruhe nicht vergeht. '
     texts = dict(fr=2 * french + english + french, zh=chinese + english, en=4 * english + french, de=2 * english + 20 * german)
-    out = read_batch('a', [document(name, text) for name, text in texts.items()], INDEX, None, reading_plan(P))[0]
+    out = read_batch('a', [document(name, text) for name, text in texts.items()], INDEX, None, reading_plan(**P))[0]
     assert [r['doc']['lang'] for r in out] == list(texts)
     assert [r['reason'] == 'language' for r in out] == [True, False, False, True]
     assert [language(t, ['fr', 'de'])[1] > .5 for t in texts.values()] == [True, False, False, True]
@@ -198,7 +198,7 @@ def test_what_is_no_address_makes_no_duplicates(tmp_path):
     docs += [d | dict(id='half \udfff') for d in prose(1, 70)]
     read(tmp_path, arms := dict(a=Arm(lambda: iter(docs), 'general', 'ours')), p := P | dict(exempt=dict(a=['prose', 'language'])))
     readings = readings_of(tmp_path, arms)
-    remove_copies(tmp_path, readings, arms, reading_plan(p).minhash)
+    remove_copies(tmp_path, readings, arms, reading_plan(**p).minhash)
     assert len(readings) == len(docs) and {r.id.partition('-')[0] for r in readings if r.reason} == {'page'}
     assert [r.reason for r in readings if r.reason] == ['same id or address'] * 2 and 'half \ufffd' in {r.id for r in readings}
 
@@ -207,14 +207,14 @@ def test_one_id_in_two_sources_is_one_document(tmp_path):
     arms = {a: Arm(functools.partial(lambda a: iter([d | dict(source=a) for d in prose(3, ord(a))]), a), 'general', 'ours') for a in 'ab'}
     read(tmp_path, arms, p := P | dict(exempt={a: ['prose', 'language'] for a in arms}))
     readings = readings_of(tmp_path, arms)
-    remove_copies(tmp_path, readings, arms, reading_plan(p).minhash)
+    remove_copies(tmp_path, readings, arms, reading_plan(**p).minhash)
     assert sorted(r.id for r in readings if not r.reason) == ['d0', 'd1', 'd2'] and {r.arm for r in readings if r.reason} == {'b'}
 
 
 def test_chinese_is_kept_and_french_is_not():
     chinese = '患者三天前开始发热，伴有咳嗽和头痛。医生给予休息和补液治疗，体温在一周内恢复正常。复查血常规未见异常，建议继续观察。'
     french = 'Le malade a de la fièvre depuis trois jours et une douleur à la poitrine qui ne passe pas avec le repos.'
-    out = read_batch('a', [document('zh', chinese), document('fr', french)], INDEX, None, reading_plan(P))[0]
+    out = read_batch('a', [document('zh', chinese), document('fr', french)], INDEX, None, reading_plan(**P))[0]
     assert [r['reason'] for r in out] == ['', 'language'] and out[0]['doc']['lang'] == 'zh'
 
 

@@ -425,7 +425,7 @@ def read(path='goat/set', **options):
 def corpus():
     p = {name: p.default for name, p in parameters(notebook_path('clean')).items()} | dict(task=2, documents=0, shards=3, exempt={})
     arms = arms_of([dict(id='h', kind='hub', path='goat/set', licence='ours', domain='general')])
-    try: read_corpus(Path(sys.argv[2]) / 'corpus', arms, build_index({}), None, reading_plan(p))
+    try: read_corpus(Path(sys.argv[2]) / 'corpus', arms, build_index({}), None, reading_plan(**p))
     except UserError as e: return str(e)
     return len(readings_of(Path(sys.argv[2]) / 'corpus', arms))
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 # %% ../../nbs/lib/data/entities.ipynb #0f51cac9
 from .arms import ARMS
-from .medical_names import ACRONYM, assets_vocabulary, usable, WORD_FORMS
+from .medical_names import ACRONYM, assets_vocabulary, usable_names, WORD_FORMS
 from ..world.negation import signs
 from ..world.reader import dictionary, FindingReader, words
 
@@ -109,7 +109,7 @@ def abstracts(n: int = 0) -> dict:   # arm -> `document` records
 @functools.lru_cache(maxsize=1)
 def name_recogniser() -> Recogniser:
     "The recogniser with the vocabulary of the assets; built once in a process"
-    return Recogniser(usable(*assets_vocabulary())[0])
+    return Recogniser(usable_names(*assets_vocabulary())[0])
 
 # %% ../../nbs/lib/data/entities.ipynb #21f69b39
 def text_tags(text: str, r: Recogniser) -> dict:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRIME', 'MinHash', 'candidate_probability', 'permutations', 'smallest', 'shingles', 'plain_texts', 'signatures',
-           'band_type', 'band_file', 'write_signatures', 'SignedDocuments', 'tagged', 'tagging_step']
+           'band_type', 'band_file', 'write_signatures', 'SignedDocuments', 'tag_documents', 'tagging_step']
 
 # %% ../../nbs/lib/data/signatures.ipynb #407ee51c
 import functools, itertools
@@ -139,7 +139,7 @@ class SignedDocuments:
         write_signatures(folder, task, np.concatenate(self.numbers), whole, self.minhash.bands)
 
 # %% ../../nbs/lib/data/signatures.ipynb #d3bffaa9
-def tagged(documents: list, lexicon: Lexicon, signed: SignedDocuments):   # Yields the documents
+def tag_documents(documents: list, lexicon: Lexicon, signed: SignedDocuments):   # Yields the documents
     "Tag documents of `datatrove` with their signals, and add their signatures"
     b = Batch([d.text for d in documents], lexicon)
     table = measure_batch(b)
@@ -160,6 +160,6 @@ def tagging_step(
         def run(self, data, rank: int = 0, world_size: int = 1):
             lexicon = Lexicon()
             signed = SignedDocuments(minhash)
-            for part in document_batches(data, lambda d: d.text): yield from tagged(part, lexicon, signed)
+            for part in document_batches(data, lambda d: d.text): yield from tag_documents(part, lexicon, signed)
             signed.write(folder, rank)
     return Tag()

@@ -35,12 +35,21 @@ class ReadingPlan:
     executor_options: dict = field(default_factory=dict)
     entities: bool = False         # Whether diseases, findings and drugs are tagged
 
-def reading_plan(p: dict) -> ReadingPlan:   # p: parameters of the stage `clean`
+def reading_plan(
+    limits: dict,
+    exempt: dict,
+    languages: list,
+    bands: int,
+    band_rows: int,
+    shingle: int,
+    seed: int,
+    **how,   # The other parameters of the stage `clean`
+) -> ReadingPlan:
     "The plan that the parameters of a run give"
-    rules = QualityRules(p['limits'], p['exempt'], p['languages'])
-    minhash = MinHash(p['bands'], p['band_rows'], p['shingle'], p['seed'])
+    rules = QualityRules(limits, exempt, languages)
+    minhash = MinHash(bands, band_rows, shingle, seed)
     names = 'documents', 'task', 'shards', 'workers', 'executor', 'executor_options', 'entities'
-    return ReadingPlan(rules, minhash, **{name: p[name] for name in names})
+    return ReadingPlan(rules, minhash, **{name: how[name] for name in names})
 
 # %% ../../nbs/lib/data/tasks.ipynb #30ea5b11
 def taggers_of(plan: ReadingPlan) -> dict:   # name -> function of (docs, Batch)

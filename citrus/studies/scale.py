@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['has_peer', 'Peer', 'timed', 'peer_block', 'one_pass', 'our_block', 'same_signature', 'block_rows', 'side_by_side',
-           'with_interval', 'decision_row', 'decision_agreement', 'speed_row', 'speed_table', 'spoilt_pair', 'alike',
-           'share_band', 'found_pairs', 'recall', 'exchanged', 'mixed_documents', 'clean_batch', 'cost_row', 'cost',
-           'plot_scale', 'plot_speed', 'sample_documents', 'compare_peer']
+           'with_interval', 'decision_row', 'decision_agreement', 'speed_row', 'speed_table', 'spoilt_pair', 'similar',
+           'share_band', 'found_pairs', 'recall', 'exchange_words', 'mixed_documents', 'clean_batch', 'cost_row',
+           'cost', 'plot_scale', 'plot_speed', 'sample_documents', 'compare_peer']
 
 # %% ../../nbs/studies/scale.ipynb #233480ae
 import contextlib, itertools, random, tempfile, time
@@ -173,7 +173,7 @@ def spoilt_pair(text: str, rng: random.Random) -> list:
     words = text.split()
     return [text, ' '.join(spoil(words, rng.randint(1, max(2, len(words) // 40)), rng))]
 
-def alike(b: Batch) -> bool:
+def similar(b: Batch) -> bool:
     "Whether two texts have an exact similarity of 0.8 or more"
     x, y = (set(ngrams(h, 5).tolist()) for h in b.words())
     return len(x & y) >= 0.8 * len(x | y)
@@ -190,7 +190,7 @@ def found_pairs(texts: list, n: int, seed: int, peer):   # Yields dicts
     for text in (rng.choice(able) for _ in range(n)):
         pair = spoilt_pair(text, rng)
         b = Batch(pair, lexicon)
-        if not alike(b): continue
+        if not similar(b): continue
         yield dict(who='ours', found=share_band(signatures(b)[1]))
         if peer: yield dict(who='datatrove', found=share_band([peer.signature(t) for t in pair]))
 
@@ -201,7 +201,7 @@ def recall(texts: list, n: int, seed: int, peer) -> pd.DataFrame:   # who, n, fo
     return pd.DataFrame([with_interval(row, row['found']) for row in rows])
 
 # %% ../../nbs/studies/scale.ipynb #4562aa2b
-def exchanged(words: list, other: list, fresh: float, rng: random.Random) -> list:
+def exchange_words(words: list, other: list, fresh: float, rng: random.Random) -> list:
     "A fifth of the words exchanged for words of another document, and a share for words that never occurred"
     mixed = list(words)
     n = len(words)
@@ -213,7 +213,7 @@ def mixed_documents(texts: list, n: int, fresh: float, seed: int):
     "A stream of n documents that are mixed from real ones"
     rng = random.Random(seed)
     words = [t.split(' ') for t in texts]
-    for _ in range(n): yield ' '.join(exchanged(rng.choice(words), rng.choice(words), fresh, rng))
+    for _ in range(n): yield ' '.join(exchange_words(rng.choice(words), rng.choice(words), fresh, rng))
 
 # %% ../../nbs/studies/scale.ipynb #155dc327
 def clean_batch(texts: list, lexicon: Lexicon, folder: str, task: int):
