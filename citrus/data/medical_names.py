@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DISEASE_ONLY', 'DISEASE_MARKS', 'INDEXED', 'BRITISH', 'NAME_WORD', 'WORD_FORMS', 'ACRONYM', 'GENERIC', 'OTHER',
            'parse_indexing', 'is_disease', 'is_drug', 'headings', 'in_british', 'spellings', 'Forms', 'frequencies',
-           'common_in_prose', 'ambiguity', 'finding_names', 'disease_names', 'vocabulary', 'usable', 'medline_1970s',
-           'assets_vocabulary']
+           'common_in_prose', 'ambiguity', 'finding_names', 'disease_names', 'vocabulary', 'usable_names',
+           'medline_1970s', 'assets_vocabulary']
 
 # %% ../../nbs/lib/data/medical_names.ipynb #eab0453e
 import functools, gzip, html, itertools, re
@@ -159,7 +159,7 @@ def vocabulary(records: list, obo: str, hpoa: str) -> dict:   # (kind, id) -> na
     indexed |= {('drug', f'MeSH:{h}'): spellings(h) for h in drugs}
     return finding_names(obo) | disease_names(hpoa) | indexed
 
-def usable(
+def usable_names(
     names: dict,
     general: Counter,
     medical: Counter,
@@ -180,7 +180,7 @@ def medline_1970s() -> tuple:   # (as `parse_indexing` gives it, frequency of ea
     texts = (html.unescape(t.decode()) for t in re.findall(rb'<AbstractText[^>]*>([^<]*)<', xml))
     return parse_indexing(xml), frequencies(texts)
 
-def assets_vocabulary() -> tuple:   # (names, frequency of words in general prose, in abstracts): what `usable` takes
+def assets_vocabulary() -> tuple:   # (names, frequency of words in general prose, in abstracts): what `usable_names` takes
     "The vocabulary of the assets"
     index, medical = medline_1970s()
     names = vocabulary(list(index.values()), *hpo_files()[:2])

@@ -27,7 +27,7 @@ from ..data.medical_names import frequencies, headings, medline_1970s
 from ..data.entities import Mention, mentions
 from ..data.relations import PATTERNS, relations, sentence_places
 from ..data.entities import Recogniser, tags, TOKEN
-from ..data.medical_names import spellings, usable
+from ..data.medical_names import spellings, usable_names
 from ..data.medical_names import vocabulary
 from ..data.general import boolq_rows
 from ..eval.naming import canonical
@@ -96,7 +96,7 @@ def index_agreement(phrases: dict, index: dict, names: list) -> dict:   # {measu
 def half_recogniser(records: list, medical: Counter) -> Recogniser:
     "The recogniser with the vocabulary of some records"
     general = frequencies({row['passage'] for row in boolq_rows()})
-    return Recogniser(usable(vocabulary(records, *hpo_files()[:2]), general, medical)[0])
+    return Recogniser(usable_names(vocabulary(records, *hpo_files()[:2]), general, medical)[0])
 
 def indexing_rows(kind: str, agreed: dict, control: dict):   # Yields dicts; both as `index_agreement` gives them
     "A row for each measure, beside the control"
