@@ -146,9 +146,9 @@ def preference_results(history: list) -> dict:
 def preference_card(name: str, record: dict, settings: dict) -> str:
     "The model card of a training's record"
     account = (
-        'Trained from `{base}` by the stage `prefer` of citrus, a reproduction of Citrus (arXiv 2502.18274), with'
-        ' CPO-SimPO on {pairs} pairs of a right and a wrong answer of its own, {unused} of them refused; {steps} steps, last loss'
-        ' {last_loss:.3f}, last margin {last_margin:.2f}.'
+        'Trained from `{base}` by the stage `prefer` of citrus, a reproduction of Citrus (arXiv 2502.18274),'
+        ' with CPO-SimPO on {pairs} pairs of a right and a wrong answer of its own, {unused} of them refused;'
+        ' {steps} steps, last loss {last_loss:.3f}, last margin {last_margin:.2f}.'
     )
     account = account.format(unused=sum(record['refused'].values()), **record)
     return model_card(name, 'Preference-trained student', account, ', the questions that of the HPO.', settings)

@@ -62,7 +62,13 @@ def may_pack(base: str) -> bool:   # base: a model folder
     if not packed: print('this architecture does not keep packed rows apart: every row is a sequence of its own')
     return packed
 
-def tuning_trainer(base: str, encoded: list, args, tokenizer, lora_rank: int):   # args: as `tuning_settings` gives them
+def tuning_trainer(
+    base: str,
+    encoded: list,
+    args,   # as `tuning_settings` gives them
+    tokenizer,
+    lora_rank: int,
+):
     "The trainer of a stage"
     from datasets import Dataset
     from trl import SFTTrainer

@@ -173,7 +173,9 @@ async def check_verdicts(door, pair: tuple, crew: Crew) -> tuple:   # (the rule 
 
 def mismatched(pairs: list, texts: dict) -> dict:   # name -> [(passage, question, answer)]; texts: by passage id
     "Pairs with their own passage, with the passage of another pair, and with another pair's answer"
-    partner = lambda i, m: next((o for o in pairs[i + 1:] + pairs[:i] if o['passage'] != m['passage']), m)
+    partner = lambda i, m: next(
+        (o for o in pairs[i + 1 :] + pairs[:i] if o['passage'] != m['passage']), m
+    )
     joined = [(m, partner(i, m)) for i, m in enumerate(pairs)]
     return {
         'own passage': [(texts[m['passage']], m['question'], m['answer']) for m in pairs],
@@ -200,7 +202,9 @@ def trials(docs: list, crew: Crew, student: Model, temperature: float, gates: tu
     "A small model in the parts of the writer: first it asks and answers, then it answers what the crew's writer asks"
     if not docs: return {}
     crews = {
-        'student asks and answers': replace(crew, writer=student, rounds=min(crew.rounds, 2), temperature=temperature),
+        'student asks and answers': replace(
+            crew, writer=student, rounds=min(crew.rounds, 2), temperature=temperature
+        ),
         'student answers': replace(crew, answerer=student, temperature=temperature),
     }
     return {name: pair_gate(expand_all(docs, c, name), *gates, crew.seed) for name, c in crews.items()}

@@ -102,12 +102,19 @@ def run_command(args: argparse.Namespace):
 # %% ../../nbs/lib/core/command.ipynb #2411a292
 def main():
     "Entry point of `citrus_run`: exit status 0, or 1 after one message"
-    try: run_command(parse_args(sys.argv[1:]))
-    except UserError as e: sys.exit(f'citrus_run: {e}')
+    try:
+        run_command(parse_args(sys.argv[1:]))
+    except UserError as e:
+        sys.exit(f'citrus_run: {e}')
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, `head` say, has gone
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the reader, `head` say, has gone
     except OSError as e:
-        sys.exit(f'citrus_run: {e.strerror or e}: {e.filename or ""}{advice(str(e))}\n  {GO_ON}')
+        sys.exit(
+            f'citrus_run: {e.strerror or e}: {e.filename or ""}{advice(str(e))}\n '
+            f' {GO_ON}'
+        )
     except KeyboardInterrupt:
         logging.disable()  # at exit the tasks of a stopped kernel report its death
         sys.exit(f'\ncitrus_run: stopped by Ctrl-C; {GO_ON}')

@@ -211,7 +211,9 @@ EDGES = {'(': 'above', '[': 'at least'}, {')': 'below', ']': 'at most'}   # Word
 def range_words(a: Allowed) -> str:
     "A range in words"
     above, below = (word[bracket] for word, bracket in zip(EDGES, a.ends))
-    words = [f'{above} {a.low:g}'] * (a.low > -math.inf) + [f'{below} {a.high:g}'] * (a.high < math.inf)
+    words = [f'{above} {a.low:g}'] * (a.low > -math.inf) + [f'{below} {a.high:g}'] * (
+        a.high < math.inf
+    )
     return ' and '.join(words) or 'finite'
 
 def fault_of_number(value, a: Allowed) -> str:   # '' if it fits

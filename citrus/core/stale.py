@@ -94,7 +94,8 @@ def made_today(
     m = manifest_of(made_by)
     name = m['stage']
     keys = dict.fromkeys(STAGES[name][1], 'not read then')
-    for i in keys.keys() & m['inputs'].keys(): keys[i] = digest(made_today(f'{i}-{m["inputs"][i]}', today))
+    for i in keys.keys() & m['inputs'].keys():
+        keys[i] = digest(made_today(f'{i}-{m["inputs"][i]}', today))
     params = {p: m['params'].get(p, d.default) for p, d in parameters(notebook_path(name)).items() if p != 'run'}
     today[made_by] = ingredients(name, params, keys)
     return today[made_by]

@@ -85,7 +85,10 @@ def forms_found(name: str, q: dict, texts: list, index: Index, rng: random.Rando
     "Plant a question in documents, in every form, and search for it"
     forms = tried_forms(q, rng)
     hosts = [rng.choice(texts).split(' ')[:40] for _ in forms]
-    planted = [' '.join([*host[:20], text, *host[20:]]) for host, text in zip(hosts, forms.values())]
+    planted = [
+        ' '.join([*host[:20], text, *host[20:]])
+        for host, text in zip(hosts, forms.values())
+    ]
     seen = overlaps(planted, index)
     right = set(seen.text[(seen.benchmark == name) & (seen.question == q['id'])])
     return [dict(benchmark=name, form=form, found=i in right) for i, form in enumerate(forms)]

@@ -170,7 +170,8 @@ def gathered(rows: np.ndarray, index: Index):   # Yields (text, passage, first, 
     first = np.append(0, cuts)
     last = np.append(cuts, len(rows)) - 1
     enough = last - first + 1 >= index.need[rows[first, 1]]
-    for i, j in zip(first[enough].tolist(), last[enough].tolist()): yield *rows[i].tolist(), int(rows[j, 2])
+    for i, j in zip(first[enough].tolist(), last[enough].tolist()):
+        yield *rows[i].tolist(), int(rows[j, 2])
 
 # %% ../../nbs/lib/data/contamination.ipynb #60016eef
 def part_found(words: np.ndarray, window: np.ndarray) -> float:
@@ -231,7 +232,8 @@ def passage_in(index: Index, passage: int, window: np.ndarray) -> Passage:
     part = slice(index.start[passage], index.start[passage + 1])
     size = index.size[part]
     seen = np.zeros(len(size), bool)
-    for n in np.unique(size[size > 0]).tolist(): seen |= (size == n) & np.isin(index.runs[part], ngrams(window, n))
+    for n in np.unique(size[size > 0]).tolist():
+        seen |= (size == n) & np.isin(index.runs[part], ngrams(window, n))
     return Passage(index.weight[part], size, index.own[part], index.free[part], seen)
 
 # %% ../../nbs/lib/data/contamination.ipynb #f1cf0fdd

@@ -181,5 +181,6 @@ def read_by_executor(step: ReadPart, wait: float = 10):   # wait: seconds betwee
     first = ' '.join(map(str, step.parts[left[0]]))
     logs = step.folder / 'executor' / 'logs'
     raise UserError(
-        f'clean: {len(left)} of {len(step.parts)} parts were not read, the first is {first}; see {logs}, then run again'
+        f'clean: {len(left)} of {len(step.parts)} parts were not read, the first is {first}; see {logs}, then'
+        ' run again'
     )

@@ -48,7 +48,8 @@ def one_of_each_kind(ids) -> tuple:
 def exact_spellings(names: dict) -> dict:   # phrase -> how it must be written
     "Phrases that count only as they are written: all their names are acronyms"
     spelt = defaultdict(set)
-    for n in itertools.chain(*names.values()): spelt[tuple(words(n))].add(n if ACRONYM.fullmatch(n) else '')
+    for n in itertools.chain(*names.values()):
+        spelt[tuple(words(n))].add(n if ACRONYM.fullmatch(n) else '')
     return {phrase: written for phrase, written in spelt.items() if '' not in written}
 
 def followers(phrases) -> dict:   # first word -> the words that may follow it, '' if it is a name by itself

@@ -73,7 +73,10 @@ def plot_documents(funnel: pd.DataFrame):   # A figure
         ax.barh(range(len(read)), row, left=ends, color=colour, label=kind)
         ends += row.to_numpy()
     for i, n in enumerate(left): ax.text(ends[i], i, f'  {n:,} left', va='center', fontsize=8)
-    ax.set_yticks(range(len(read)), [f'{arm.replace("_", " ")} (n = {n:,})' for arm, n in zip(shares.columns, read)])
+    ax.set_yticks(
+        range(len(read)),
+        [f'{arm.replace("_", " ")} (n = {n:,})' for arm, n in zip(shares.columns, read)],
+    )
     ax.set(xlim=(0, 1.2 * max(ends.max(), 1)), xlabel='removed, % of the documents read')
     ax.invert_yaxis()
     ax.spines[['top', 'right']].set_visible(False)

@@ -25,7 +25,9 @@ PLAIN_MARKS = frozenset('!/—”:％１〈&(、━\\【#%「」，】；+^]~“
 PUNCTUATION = TERMINAL | PLAIN_MARKS | CONTROL_CHARACTERS
 NUMBER = re.compile(r'\d+(?:[.,،٫⎖⎗⎘]\d+)?')
 # no piece has a line end, and it stands between pieces
-BLANK_MARKS = re.compile(f"[{re.escape(''.join(sorted(PLAIN_MARKS | set('?）。！.') | CONTROL_CHARACTERS - {chr(10)})))}]+")
+BLANK_MARKS = re.compile(
+    f"[{re.escape(''.join(sorted(PLAIN_MARKS | set('?）。！.') | CONTROL_CHARACTERS - {chr(10)})))}]+"
+)
 WORD = re.compile('[\u3400-\u9fff]|[^\\W\u3400-\u9fff]+')
 # together, what `WORD` matches
 OUTSIDE = re.compile('[^\\w\n\u3400-\u9fff]+')
@@ -188,7 +190,11 @@ def learn(self: Lexicon, pieces: list):
     words = words_of(low)
     token_bounds = offsets([t.count(' ') + 1 for t in spelt])
     word_bounds = offsets([len(w.split()) for w in words])
-    self.starts.extend(np.column_stack([token_bounds[:-1] + self.token.n, word_bounds[:-1] + self.word.n]))
+    self.starts.extend(
+        np.column_stack(
+            [token_bounds[:-1] + self.token.n, word_bounds[:-1] + self.word.n]
+        )
+    )
     self.counts.extend(np.column_stack([*self.add_tokens(spelt, token_bounds), np.diff(word_bounds)]))
     word_rows = self.tokens.rows(' '.join(words).split())
     self.word.extend(self.tokens.hash.data[word_rows])

@@ -44,7 +44,8 @@ def set_columns(
     width = int(1.62 * 476 / columns / size) - 2 * (columns - 1)   # characters
     lines = [line for t in texts for line in [*textwrap.wrap(t, width), '']]
     deep = -(-len(lines) // columns)
-    for i, line in enumerate(lines): put(0.1 + 0.42 * (i // deep), 80 + 1.35 * size * (i % deep), line)
+    for i, line in enumerate(lines):
+        put(0.1 + 0.42 * (i // deep), 80 + 1.35 * size * (i % deep), line)
 
 def set_table(put: Callable, rows: list, size: float):   # rows of cells
     "Set a table at the foot of a page"

@@ -21,8 +21,10 @@ def layout_rows(lines: list) -> list:   # of lists of `Line`
     rows = []
     for line in sorted(lines, key=lambda l: l.middle):
         last = rows[-1][-1] if rows else None
-        if last and abs(last.middle - line.middle) < 0.5 * min(last.height, line.height): rows[-1].append(line)
-        else: rows.append([line])
+        if last and abs(last.middle - line.middle) < 0.5 * min(last.height, line.height):
+            rows[-1].append(line)
+        else:
+            rows.append([line])
     return [sorted(row, key=lambda l: l.x0) for row in rows]
 
 def width_of(lines: list) -> float: return max(l.x1 for l in lines) - min(l.x0 for l in lines)

@@ -119,7 +119,12 @@ def upright(
     long = along[:, 0] >= np.median(along[:, 0])
     slant = np.median(np.arctan2(along[:, 1], along[:, 0])[long])
     flat = corners @ turning(slant)
-    sides = [flat[:, [0, 3], 0], flat[:, [0, 1], 1], flat[:, [1, 2], 0], flat[:, [2, 3], 1]]
+    sides = [
+        flat[:, [0, 3], 0],
+        flat[:, [0, 1], 1],
+        flat[:, [1, 2], 0],
+        flat[:, [2, 3], 1],
+    ]
     return np.stack([side.mean(1) for side in sides], 1)
 
 # %% ../../nbs/lib/data/page_pictures.ipynb #342faa34

@@ -43,7 +43,9 @@ def usable(lines: list, page) -> bool:   # lines: of the text layer
 # %% ../../nbs/lib/data/pages.ipynb #d7ee6849
 def mean_confidence(lines: list) -> float:
     "Mean score of the characters of some lines"
-    return sum(l.confidence * len(l.text) for l in lines) / max(sum(len(l.text) for l in lines), 1)
+    return sum(l.confidence * len(l.text) for l in lines) / max(
+        sum(len(l.text) for l in lines), 1
+    )
 
 def fill_page(out: Page, page, ocr: bool):   # page: of PDFium
     "Write size and lines of a page into its record. Raises `Refused` if they cannot be read"

@@ -124,7 +124,12 @@ def is_english(passage: str) -> bool:
     met = [w for w in words if w in ENGLISH]
     return len(met) >= len(words) / 6 and len(set(met)) > 1 and not ENGLISH_ONLY.isdisjoint(met)
 
-def language_shares(passages: list, sizes: list, english: list, wanted: list) -> tuple:   # (letters of each language, letters in the wanted ones)
+def language_shares(
+    passages: list,
+    sizes: list,
+    english: list,
+    wanted: list,
+) -> tuple:   # (letters of each language, letters in the wanted ones)
     "Languages of passages, weighed by their length"
     letters = Counter()
     inside = 0.0

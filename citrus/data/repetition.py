@@ -48,7 +48,9 @@ def top_gram(
     order = np.lexsort((-first, size))
     place[t.document[first[order]]] = first[order]
     times[t.document[first[order]]] = size[order]
-    return times * (t.ends[np.minimum(place + n, len(t.ends) - 1)] - t.ends[place] + n - 1)
+    return times * (
+        t.ends[np.minimum(place + n, len(t.ends) - 1)] - t.ends[place] + n - 1
+    )
 
 # %% ../../nbs/lib/data/repetition.ipynb #351c8b89
 def repeated_runs(places: list, groups: list, n: int) -> list:   # places
@@ -79,7 +81,10 @@ def repetition(b: Batch) -> dict:   # signal -> share of the characters of each 
     for n in range(2, 11):
         places, keys = extend_runs(t, places, keys, n)
         group, size, first = equal_keys(keys)
-        if n < 5: characters[f'top_{n}gram'] = top_gram(t, n, places[first[size > 1]], size[size > 1])
+        if n < 5:
+            characters[f'top_{n}gram'] = top_gram(
+                t, n, places[first[size > 1]], size[size > 1]
+            )
         again = size[group] > 1
         places = places[again]
         keys = keys[again]

@@ -100,7 +100,10 @@ def plot_signal(ax, rows: pd.DataFrame):   # rows: of one signal
     judged = rows[rows.judged]
     ax.set_title(f'{judged.outside.sum():,} of {judged.n.sum():,} judged are outside', fontsize=8)
     ax.set_xlabel(SIGNAL_WORDS[rows.signal.iloc[0]], fontsize=8)
-    ax.set_yticks(range(len(rows)), [f'{r.arm.replace("_", " ")} (n = {r.n:,})' for r in rows.itertuples()])
+    ax.set_yticks(
+        range(len(rows)),
+        [f'{r.arm.replace("_", " ")} (n = {r.n:,})' for r in rows.itertuples()],
+    )
     ax.tick_params(labelsize=8)
     ax.spines[['top', 'right']].set_visible(False)
 

@@ -80,7 +80,10 @@ def plain_texts(b: Batch) -> list:   # bytes of each document
     plain = b.lexicon.plain
     rows = b.rows.tolist()
     bounds = itertools.pairwise(b.piece_at.tolist())
-    return [''.join([plain[r] for r in rows[i:j]])[:-1].encode(errors='replace') for i, j in bounds]
+    return [
+        ''.join([plain[r] for r in rows[i:j]])[:-1].encode(errors='replace')
+        for i, j in bounds
+    ]
 
 def signatures(
     b: Batch,

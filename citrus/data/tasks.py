@@ -74,7 +74,12 @@ def passed_fields(text: str, words: np.ndarray, given: list, index: Index, domai
         given=[[index.benchmarks[q], index.ids[q]] for q in given],
     )
 
-def written_document(doc: dict, judged: Judged, tags: dict, by_language: bool) -> dict:   # by_language: whether the language judges
+def written_document(
+    doc: dict,
+    judged: Judged,
+    tags: dict,
+    by_language: bool,   # whether the language judges
+) -> dict:
     "The record of a document as it is written: normalised, with its signals and tags"
     lang = judged.language if judged.language and by_language else doc['lang']
     meta = whole(doc['meta']) | dict(signals=judged.signals) | tags
@@ -92,7 +97,9 @@ def read_batch(
     "Normalise, judge, tag and sign documents"
     judged, b, inside = judge_texts([d['text'] for d in docs], arm, plan.rules)
     words = b.words()
-    measured = zip(words, search(matchable(b.texts, words, index), index), tags_of([docs[i] for i in inside], b, taggers))
+    measured = zip(
+        words, search(matchable(b.texts, words, index), index), tags_of([docs[i] for i in inside], b, taggers)
+    )
     of = dict(zip(inside, measured))
     by_language = 'language' not in plan.rules.exempt.get(arm, ())
     rows = []

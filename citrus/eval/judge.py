@@ -93,7 +93,12 @@ def kind_of(answer: str, name: str) -> bool:
     words = key(answer)
     bare = unlettered(words)
     if bare != words and same_words(bare, key(name)): return True
-    if len(words) > 1 and words[-1] in KIND_AFTER and same_name(' '.join(words[:-1]), name): return True
+    if (
+        len(words) > 1
+        and words[-1] in KIND_AFTER
+        and same_name(' '.join(words[:-1]), name)
+    ):
+        return True
     kinds = next((i for i, w in enumerate(words) if w not in KIND_OF), len(words))
     return 0 < kinds < len(words) and same_words(words[kinds:], key(name))
 
@@ -242,7 +247,11 @@ def spots(words: list, form: tuple) -> list:
     ends = spots_of_packed(words, form)
     if not set(form) <= set(words): return ends
     n = len(form)
-    return ends + [i + n for i in range(len(words) - n + 1) if same_words(tuple(words[i:i + n]), form)]
+    return ends + [
+        i + n
+        for i in range(len(words) - n + 1)
+        if same_words(tuple(words[i : i + n]), form)
+    ]
 
 # %% ../../nbs/lib/eval/judge.ipynb #09557005
 def everyday(form: tuple, text: str, name: str) -> bool:

@@ -32,7 +32,8 @@ def pick(
     if sampling.temperature == 0: return logits.argmax(-1)
     p = (logits.float() / sampling.temperature).softmax(-1)
     if sampling.top_p < 1: p = nucleus(p, sampling.top_p)
-    edges = p.double().cumsum(-1)   # in the order of the vocabulary: that of the probabilities can change with rounding
+    # in the order of the vocabulary: that of the probabilities can change with rounding
+    edges = p.double().cumsum(-1)
     level = uniform[:, None].double() * edges[:, -1:]
     return torch.searchsorted(edges, level, right=True).clamp(max=p.shape[-1] - 1)[:, 0]
 
@@ -53,7 +54,9 @@ def start(model, prompts: list, pad: int) -> Rows:
     width = max(map(len, prompts))
     gaps = [width - len(p) for p in prompts]
     ids = torch.tensor([[pad] * gap + list(p) for gap, p in zip(gaps, prompts)], device=model.device)
-    mask = torch.tensor([[0] * gap + [1] * len(p) for gap, p in zip(gaps, prompts)], device=model.device)
+    mask = torch.tensor(
+        [[0] * gap + [1] * len(p) for gap, p in zip(gaps, prompts)], device=model.device
+    )
     return Rows(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), DynamicCache(config=model.config))
 
 # %% ../../nbs/lib/llm/decoding.ipynb #c68c0de0

@@ -61,7 +61,8 @@ class Ledger:
         """Take in what was added since the last look; a torn last line stays for later, a file that was compacted
         is read anew"""
         with self.lock:
-            if not (self.file and os.path.samestat(os.fstat(self.file.fileno()), os.stat(self.path))): self.open_anew()
+            if not (self.file and os.path.samestat(os.fstat(self.file.fileno()), os.stat(self.path))):
+                self.open_anew()
             self.file.seek(self.end)
             for line in self.file:
                 if not line.endswith(b'\n'): break

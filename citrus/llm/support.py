@@ -41,7 +41,13 @@ def foreign_entities(passage: str, answer: str, r: Recogniser) -> bool:
     signs = lambda text: {(i, m.denied) for m in mentions(r, text) for i in m.ids}
     return bool(signs(answer) - signs(passage))
 
-def unsupported(passage: str, question: str, answer: str, r: Recogniser, limits: PairLimits) -> str:   # '' if it is not
+def unsupported(
+    passage: str,
+    question: str,
+    answer: str,
+    r: Recogniser,
+    limits: PairLimits,
+) -> str:   # '' if it is not
     "What an answer says that its passage does not, by rule"
     numbers = lambda text: set(re.findall(r'\d+', text))
     if not answer: return 'unreadable'

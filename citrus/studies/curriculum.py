@@ -38,7 +38,8 @@ def thirds(rows: list, folder) -> list:   # Three lists of `sft` records
     "Cut rows into three parts of about the same number of tokens"
     ends = np.cumsum(token_counts(rows, folder))
     parts = [[], [], []]
-    for r, end in zip(rows, ends): parts[min(2, int(3 * (end - 1) / ends[-1]))].append(r)
+    for r, end in zip(rows, ends):
+        parts[min(2, int(3 * (end - 1) / ends[-1]))].append(r)
     return parts
 
 def wrong_answers(rows: list, seed: int) -> list:
@@ -111,7 +112,12 @@ def reply_nats(folder: Path, probe: list) -> list:   # nats a token, one for eac
     tokens = [len(tokenizer(reply, add_special_tokens=False)['input_ids']) for _, (reply,) in wanted]
     return [-x[0] / n for n, (_, x) in zip(tokens, sorted(likelihoods(model, tokenizer, wanted)))]
 
-def ask_student(folder: Path, name: str, probe: list, max_tokens: int) -> dict:   # measure -> a value for each patient
+def ask_student(
+    folder: Path,
+    name: str,
+    probe: list,
+    max_tokens: int,
+) -> dict:   # measure -> a value for each patient
     "Ask a student about new patients"
     replies = chat([ask(q, 'open') for q in probe], local_model(name, folder), Sampling(max_tokens=max_tokens))
     right = [mark(r.text, q, cut=r.finish == 'length')[2] for q, (r,) in zip(probe, replies)]
@@ -190,7 +196,10 @@ def side(row) -> str:   # A row of the table of kinds
 def gap_in_words(row) -> str:
     "One kind against the stages in order"
     verdict = side(row) or 'no difference that these students show'
-    return f'{row.name}: {verdict} ({row.difference:+.3f} [{row.difference_low:+.3f}, {row.difference_high:+.3f}])'
+    return (
+        f'{row.name}: {verdict} ({row.difference:+.3f} [{row.difference_low:+.3f},'
+        f' {row.difference_high:+.3f}])'
+    )
 
 def order_verdict(table: pd.DataFrame) -> str:
     "What the comparison shows about the order of the stages"

@@ -136,7 +136,11 @@ def cooccurring(text: str, listed: list, kind: str):   # listed: `Mention`s
     for a, b in sentence_places(text):
         inside = [m for m in mentions_between(listed, a, b) if not m.denied]
         pairs = itertools.product(inside, inside)
-        yield from ((x, y) for x, y in pairs if x.of(first) and y.of(second) and not set(x.ids) & set(y.ids))
+        yield from (
+            (x, y)
+            for x, y in pairs
+            if x.of(first) and y.of(second) and not set(x.ids) & set(y.ids)
+        )
 
 # %% ../../nbs/studies/entities.ipynb #6ac826f0
 def annotated(obo: str, hpoa: str) -> dict:   # name of a disease -> its findings, general ones included
@@ -207,7 +211,10 @@ def annotation_rows(pairs: SentencePairs, known: dict, seed: int) -> list:
         'chance: the findings of another disease': by_chance(cued, seed),
     }
     row = dict(relation='has', check='annotated in HPO')
-    return [row | dict(pairs=name) | shared([f in known[d] for d, f in sorted(ps)]) for name, ps in kinds.items()]
+    return [
+        row | dict(pairs=name) | shared([f in known[d] for d, f in sorted(ps)])
+        for name, ps in kinds.items()
+    ]
 
 def relation_checks(
     docs: dict,     # id -> text
@@ -229,10 +236,14 @@ def rank_share(x: np.ndarray, base: np.ndarray) -> float:
 
 def density_row(arm: str, t: pd.DataFrame, base: np.ndarray) -> dict:   # t: as `tags` gives it
     "Mentions in a thousand words and density of an arm"
-    return dict(arm=arm, documents=len(t)) | {k: 1000 * t[k].sum() / max(t.words.sum(), 1) for k in MENTION_KINDS} | dict(
-        density=t.density.mean(),
-        none=(t.density == 0).mean(),
-        below_an_abstract=rank_share(t.density.to_numpy(), base),
+    return (
+        dict(arm=arm, documents=len(t))
+        | {k: 1000 * t[k].sum() / max(t.words.sum(), 1) for k in MENTION_KINDS}
+        | dict(
+            density=t.density.mean(),
+            none=(t.density == 0).mean(),
+            below_an_abstract=rank_share(t.density.to_numpy(), base),
+        )
     )
 
 def density_table(arms: dict, r: Recogniser) -> pd.DataFrame:   # arms: name -> `document` records

@@ -67,7 +67,16 @@ def fact_curricula(
     mixed = {family: facts[owner[family]] for family in facts}
     n = min(largest, len(text['medical']) // 2)
     medical = text['medical'][:n]
-    last = dict(zip(STUDENT_KINDS, (text['general'][:largest], text['medical'][n:2 * n], text['general'][:largest])))
+    last = dict(
+        zip(
+            STUDENT_KINDS,
+            (
+                text['general'][:largest],
+                text['medical'][n : 2 * n],
+                text['general'][:largest],
+            ),
+        )
+    )
     read = {kind: mixed if kind.startswith('control') else facts for kind in STUDENT_KINDS}
     arms = lambda kind: told_twice(read[kind], tellings, seed) | dict(medical=medical, last=last[kind])
     return {kind: arms(kind) for kind in STUDENT_KINDS}
@@ -122,7 +131,14 @@ def sequence_nats(model, tokenizer, texts: list, length: int, n: int) -> list:  
     x = torch.as_tensor(pack_documents(texts, tokenizer, length)[:n], dtype=torch.long, device=model.device)
     with torch.inference_mode(): return [model(input_ids=i[None], labels=i[None]).loss.item() for i in x]
 
-def held_out_losses(folder, kind: str, seed: int, docs: list, length: int, n: int) -> list:   # a row for each sequence
+def held_out_losses(
+    folder,
+    kind: str,
+    seed: int,
+    docs: list,
+    length: int,
+    n: int,
+) -> list:   # a row for each sequence
     "Loss (nats a token) on n held-out sequences of each domain"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

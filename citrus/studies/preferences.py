@@ -53,7 +53,14 @@ def split_pool(
 
 # %% ../../nbs/studies/preferences.ipynb #0755a27c
 STUDENT_TRAINING = dict(
-    epochs=1, global_batch=1, length=256, weight_decay=1e-4, beta2=0.95, clip=1.0, lora_rank=0, checkpoint_seconds=1e9,
+    epochs=1,
+    global_batch=1,
+    length=256,
+    weight_decay=1e-4,
+    beta2=0.95,
+    clip=1.0,
+    lora_rank=0,
+    checkpoint_seconds=1e9,
 )
 
 def raise_student(s, learn: list) -> Path:   # Folder of the model
@@ -135,7 +142,15 @@ def train_way(s, start, pairs: list, way: str, rate: float, seed: int) -> Path: 
     launch('prefer.train_preferred', **paths, learning_rate=rate, seed=seed, **settings)
     return out
 
-def teach_way(s, start, pairs: list, probe: list, way: str, rate: float, seed: int) -> list:   # A row for each question
+def teach_way(
+    s,
+    start,
+    pairs: list,
+    probe: list,
+    way: str,
+    rate: float,
+    seed: int,
+) -> list:   # A row for each question
     "Train one student, examine it, and throw it away"
     slug = digest([way, rate, seed])
     done = s.dir / 'students' / f'{slug}.jsonl'
@@ -151,7 +166,10 @@ def teach_ways(s, start, pairs: list, probe: list) -> pd.DataFrame:
     if not pairs:
         raise UserError('preferences: the student gives no pairs; change preferences.tokens or the temperature')
     p = s.params
-    todo = [(BEFORE, 0.0, p['seeds'][0]), *jobs(p['learning_rate'], p['seeds'], p['rates'], p['rate_seeds'])]
+    todo = [
+        (BEFORE, 0.0, p['seeds'][0]),
+        *jobs(p['learning_rate'], p['seeds'], p['rates'], p['rate_seeds']),
+    ]
     rows = [teach_way(s, start, pairs, probe, *job) for job in tqdm(todo, desc='students')]
     return pd.DataFrame(sum(rows, []))
 
@@ -176,7 +194,12 @@ def measured(now, before, what: str) -> dict:   # now: (seeds, questions); befor
     value = dict(zip(('value', 'low', 'high'), crossed(now, 'share' if share else 'value')))
     gap = crossed(now - before, 'difference' if share else 'value')
     gain = dict(zip(('gain', 'gain_low', 'gain_high'), gap))
-    return dict(students=len(now), n=now.shape[1]) | value | gain | dict(each=' '.join(f'{x.mean():.3f}' for x in now))
+    return (
+        dict(students=len(now), n=now.shape[1])
+        | value
+        | gain
+        | dict(each=' '.join(f'{x.mean():.3f}' for x in now))
+    )
 
 def way_table(answers: pd.DataFrame) -> pd.DataFrame:
     "Each measure of each way and learning rate, and its difference from the student before, with 95 % intervals"

@@ -195,7 +195,8 @@ def training_free(qs: list, cast: Cast) -> pd.DataFrame:
     same number of tokens"""
     replies = answer_ways(qs, cast)
     right = {}
-    for key, rs in replies.items(): right[key] = [matches(most_frequent(a), q) for (a, _), q in zip(rs, qs)]
+    for key, rs in replies.items():
+        right[key] = [matches(most_frequent(a), q) for (a, _), q in zip(rs, qs)]
     label = dict(loop='loop', chains='chain of thought', direct='direct answer')
     rows = []
     for (name, n), hits in right.items():

@@ -177,7 +177,11 @@ def look(job: dict, progress: Progress, every: int, losses: dict) -> dict:
     return job | dict(step=progress.step, losses=losses, weights=pd.DataFrame(recent).mean().to_dict(), read=read)
 
 # %% ../../nbs/studies/rules.ipynb #22a10004
-def training(job: dict, plan: TrainingPlan, clean: Path) -> list:   # A row for each look; the last has the final losses
+def training(
+    job: dict,
+    plan: TrainingPlan,
+    clean: Path,
+) -> list:   # A row for each look; the last has the final losses
     "Train a random model on a corpus under a rule"
     from accelerate import Accelerator
     material = prepared(job, plan, clean)
@@ -215,7 +219,14 @@ def file_of(job: dict) -> str:
     if job['rule'] == 'mixture': parts[2:2] = [f'{x:.4f}' for x in job['shares'].values()]
     return f"trainings/{'-'.join(parts)}.jsonl"
 
-def train_part(out: str, clean: str, jobs: list, plan: dict, part: int, parts: int):   # plan: fields of `TrainingPlan`
+def train_part(
+    out: str,
+    clean: str,
+    jobs: list,
+    plan: dict,   # fields of `TrainingPlan`
+    part: int,
+    parts: int,
+):
     "Train every `parts`-th job, from the `part`-th, that is not there"
     import torch
     torch.set_num_threads(1)   # the models are too small for two

@@ -205,7 +205,8 @@ def exchange_words(words: list, other: list, fresh: float, rng: random.Random) -
     "A fifth of the words exchanged for words of another document, and a share for words that never occurred"
     mixed = list(words)
     n = len(words)
-    for i, word in zip(rng.sample(range(n), n // 5), rng.choices(other, k=n // 5)): mixed[i] = word
+    for i, word in zip(rng.sample(range(n), n // 5), rng.choices(other, k=n // 5)):
+        mixed[i] = word
     for i in rng.sample(range(n), round(fresh * n)): mixed[i] = ''.join(rng.choices('abcdefghijklmnoprstu', k=7))
     return mixed
 

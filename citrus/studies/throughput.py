@@ -182,7 +182,9 @@ def plot_throughput(table: pd.DataFrame):   # As `throughput_table` gives it
     for name, (share, color) in parts.items():
         ax.barh(table.way, share, left=left, color=color, label=name)
         left = left + share.to_numpy()
-    ax.set_yticks(range(len(table)), [f'{r.way}\n{r.tokens_a_second:.0f} tokens a second' for r in table.itertuples()])
+    ax.set_yticks(
+        range(len(table)), [f'{r.way}\n{r.tokens_a_second:.0f} tokens a second' for r in table.itertuples()]
+    )
     ax.set(xlim=(0, 1), xlabel=f"share of the machine's measured peak (n = {table.steps.max()} steps)")
     best = table.loc[table.times.idxmax()]
     words = f'{best.times:.1f} times the padded rate, {best.low:.1f} to {best.high:.1f} by step'

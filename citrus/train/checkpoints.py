@@ -102,7 +102,11 @@ def set_random_state(state: dict):
 def save_tensors(part: Path, model, optimizer):
     "Write weights, moments and random state"
     from safetensors.torch import save_file, save_model
-    moments = {f'{i}.{k}': v for i, state in optimizer.state_dict()['state'].items() for k, v in state.items()}
+    moments = {
+        f'{i}.{k}': v
+        for i, state in optimizer.state_dict()['state'].items()
+        for k, v in state.items()
+    }
     save_model(model, part / 'model.safetensors')
     save_file(moments, part / 'optimizer.safetensors')
     save_file(random_state(), part / 'random.safetensors')

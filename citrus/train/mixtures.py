@@ -24,7 +24,10 @@ def lattice(arms: list, grid: list) -> list:   # Mixtures: arm -> share
     for noise in grid:
         for learned in grid:
             total = dict(noise=noise, learned=learned, useful=1 - noise - learned)
-            if noise + learned < 1: mixtures.append(normed({a: total[k] / role.count(k) for a, k in zip(arms, role)}))
+            if noise + learned < 1:
+                mixtures.append(
+                    normed({a: total[k] / role.count(k) for a, k in zip(arms, role)})
+                )
     return mixtures
 
 # %% ../../nbs/lib/train/mixtures.ipynb #3e8b85c8

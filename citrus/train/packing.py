@@ -34,7 +34,8 @@ def twin(config):   # config: of a `transformers` model; gives a causal language
         torch.manual_seed(0)
         lm = AutoModelForCausalLM.from_config(small, dtype=torch.float32, attn_implementation='sdpa').eval()
         for w in lm.parameters():
-            if w.ndim > 1 and w.std() > 0: w.div_(w.std() * w.shape[-1] ** 0.5)
+            if w.ndim > 1 and w.std() > 0:
+                w.div_(w.std() * w.shape[-1] ** 0.5)
     return lm
 
 # %% ../../nbs/lib/train/packing.ipynb #eb2ac827

@@ -18,8 +18,15 @@ from .rule_pairs import against_one
 
 # %% ../../nbs/lib/train/rule_figures.ipynb #b6050c31
 RULE_WORDS = dict(
-    stratified='stratified', uniform='uniform draws', proportional='in proportion to tokens', odm='ODM, as printed',
-    odm_released='ODM, as released', exp3='EXP3', ucb='UCB1', progress='learning progress', oracle='best fixed mixture',
+    stratified='stratified',
+    uniform='uniform draws',
+    proportional='in proportion to tokens',
+    odm='ODM, as printed',
+    odm_released='ODM, as released',
+    exp3='EXP3',
+    ucb='UCB1',
+    progress='learning progress',
+    oracle='best fixed mixture',
 )
 CORPUS_WORDS = dict(
     trap='trap: one of three arms is noise', crowded='crowded: six of seven arms are useless',
@@ -71,7 +78,9 @@ def plot_speeds(table: pd.DataFrame, against: str):
     return fig
 
 # %% ../../nbs/lib/train/rule_figures.ipynb #7c1e40af
-def read_shares(rows: pd.DataFrame) -> pd.DataFrame:   # rows: of one corpus; columns rule, arm, share, low, high, seeds
+def read_shares(
+    rows: pd.DataFrame,   # of one corpus; columns rule, arm, share, low, high, seeds
+) -> pd.DataFrame:
     "Which part of its sequences each rule has drawn from each arm in the end, with 95 % intervals over seeds"
     last = rows.dropna(subset='final')
     share = last['read'] / last.groupby(['rule', 'seed'])['read'].transform('sum')

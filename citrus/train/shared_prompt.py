@@ -62,7 +62,9 @@ def pack_prompts(
         picks += [(r, column, token, number + k) for column, token, k in rows[r].picks]
         number += len(texts)
     places = padded([[past + i for i in row.place] for row in rows], 0)
-    return PromptRows(padded([row.ids for row in rows], pad), padded([row.segment for row in rows], -1), places, picks)
+    return PromptRows(
+        padded([row.ids for row in rows], pad), padded([row.segment for row in rows], -1), places, picks
+    )
 
 # %% ../../nbs/lib/train/shared_prompt.ipynb #671f3a9f
 def visible(segment):   # (B, columns) -> (B, 1, columns, columns) of bool

@@ -35,6 +35,9 @@ def exchanged(rows: list, family: dict, seed: int) -> list:   # family: row id -
             'traces: one disease has over half of the traces, so no exchange between diseases is possible;'
             ' raise synth.questions'
         )
-    reply = {r['id']: order[(i + half) % len(order)]['messages'][-1] for i, r in enumerate(order)}
+    reply = {
+        r['id']: order[(i + half) % len(order)]['messages'][-1]
+        for i, r in enumerate(order)
+    }
     new = lambda r: dict(id=f'{r["id"]}-exchanged', messages=[*r['messages'][:-1], reply[r['id']]])
     return [r | new(r) for r in rows]

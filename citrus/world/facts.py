@@ -69,7 +69,11 @@ def related(world, family: str) -> set:
     return {lower(world.terms[t].name) for t in world.terms if t in up or own & world.ancestors(t)}
 
 # %% ../../nbs/lib/world/facts.ipynb #381f9d4d
-def wrong_options(facts: dict, taboo: dict, family: str) -> list:   # taboo: family -> findings that are no wrong option
+def wrong_options(
+    facts: dict,
+    taboo: dict,   # family -> findings that are no wrong option
+    family: str,
+) -> list:
     "Findings told of other diseases. Raises `UserError` if there are not three"
     others = {x for g in facts if g != family for x in facts[g]} - set(taboo[family]) - set(facts[family])
     if len(others) < 3:
