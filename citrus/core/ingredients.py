@@ -141,7 +141,9 @@ def drawings_of(stage: str) -> dict:   # figure -> (module, `Drawing`, hash of t
     for module, d in [*marked, *((m, d) for (m, _), d in reached.items())]:
         for drawing in d.drawings:
             drawn_by = reached_from(modules, [(module, mention(*drawing.mentioned))], BOOKKEEPING)
-            figures[drawing.name] = module, drawing, digest([drawing.figure, hashes(drawn_by)])
+            name = drawing.figure.partition('(')[0]
+            home = next((m for (m, _), d in drawn_by.items() if name in d.bound), module)
+            figures[drawing.name] = home, drawing, digest([drawing.figure, hashes(drawn_by)])
     return figures
 
 # %% ../../nbs/lib/core/ingredients.ipynb #77156c0c
