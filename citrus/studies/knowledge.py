@@ -176,7 +176,7 @@ def fact_curricula(
 LOOP = dict(rule='uniform', micro_batch=1, weight_decay=1e-4, epochs=0.0, lost_steps=10, checkpoint_seconds=300.0)
 
 def learn(s, kind: str, arms: dict, seed: int) -> Path:   # Model folder
-    "Train a student from the base model with the loop of 20_mix"
+    "Train a student from the base model with the loop of 50_mix"
     out = s.dir / f'.{STUDENT_KINDS.index(kind)}-{seed}'
     files = {a: str(s.dir / f'{out.name}.{a}.jsonl') for a in arms}
     for a, docs in arms.items(): s.write(Path(files[a]).name, docs, 'document')

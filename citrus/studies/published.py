@@ -276,7 +276,7 @@ def published_tables(ranks: dict) -> tuple:   # (figures of every ranker, differ
 def plot_published(table: pd.DataFrame):   # As `published_tables` gives it
     "Share of published patients whose disease is ranked first or among the first ten, with 95 % intervals"
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 3, figsize=(11, 2.8), sharey=True, sharex=True)
+    fig, axes = plt.subplots(1, 3, figsize=(11, 3), sharey=True, sharex=True)
     for ax, kind in zip(axes, ('all_rows', 'own_publication_left_out', 'one_publication_less_each')):
         g = table[table.annotations == kind].reset_index()
         for k, dy in ((1, -.12), (10, .12)):
@@ -293,7 +293,7 @@ def plot_published(table: pd.DataFrame):   # As `published_tables` gives it
             yticks=g.index,
             yticklabels=g.ranker,
             xlabel='share of patients, 95 % interval',
-            title=f'{kind.replace("_", " ")} (n = {g.n[0]}, lost {g.lost[0]})',
+            title=f'{kind.replace("_", " ")}\nn = {g.n[0]}, lost {g.lost[0]}',
         )
     axes[0].invert_yaxis()
     axes[1].legend()

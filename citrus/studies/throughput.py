@@ -66,7 +66,7 @@ def spent(since: np.ndarray) -> dict:
     return dict(zip(('wall', 'cpu'), (clock() - since).tolist()))
 
 def packed_stepper(folder, length: int):   # Takes the documents of a step, gives its row
-    "The loop of 20_mix on a model of its own"
+    "The loop of 50_mix on a model of its own"
     import torch
     accelerator, model = devices(), load_student(folder)
     model, optimizer = accelerator.prepare(model.train(), torch.optim.AdamW(model.parameters(), lr=1e-5))
