@@ -227,13 +227,13 @@ def plot_top(ax, g: pd.DataFrame, kind: str):   # g: the rows of one kind of ann
         reach = [(share - g[f'top{k}_low']).clip(0), (g[f'top{k}_high'] - share).clip(0)]
         label = f'among the first {k}' if k > 1 else 'first'
         ax.errorbar(share, g.index + dy, xerr=reach, fmt='o', capsize=3, label=label)
-    title = f'{kind.replace("_", " ")} (n = {g.n[0]}, lost {g.lost[0]})'
+    title = f'{kind.replace("_", " ")}\nn = {g.n[0]}, lost {g.lost[0]}'
     ax.set(yticks=g.index, yticklabels=g.ranker, xlabel='share of patients, 95 % interval', title=title)
 
 def plot_published(table: pd.DataFrame):   # As `published_tables` gives it
     "Share of published patients whose disease is ranked first or among the first ten, with 95 % intervals"
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 3, figsize=(11, 2.8), sharey=True, sharex=True)
+    fig, axes = plt.subplots(1, 3, figsize=(11, 3), sharey=True, sharex=True)
     for ax, kind in zip(axes, ('all_rows', 'own_publication_left_out', 'one_publication_less_each')):
         plot_top(ax, table[table.annotations == kind].reset_index(), kind)
     axes[0].invert_yaxis()
