@@ -218,41 +218,41 @@ def simple_rows(s, name: str, embedded, n: int) -> list:   # embedded: gives `sf
 def taught_rows(s) -> dict:   # stage name -> `sft` records
     "What each stage teaches, before anything is taken out"
     seed = s.params['seed']
-    stage1 = s.read('cases', 'facts.jsonl', 'sft')
-    stage1 += seeded_sample(s.read('textbook', 'textbook.jsonl', 'sft'), s.params['textbook_rows'], seed)
-    stage1 += simple_rows(s, 'stage1', instructions, s.params['instruction_rows'])
-    stage2 = simple_rows(s, 'stage2', dialogues, s.params['dialogue_rows'])
-    stage3 = s.read('synth', 'sft3.jsonl', 'sft')
-    if s.params['stage3_hub']:
-        stage3 += hub_dialogues(s.params['stage3_hub'])
-        stage3 = seeded_sample(stage3, len(stage3), seed)
-    return dict(stage1=seeded_sample(stage1, len(stage1), seed), stage2=stage2, stage3=stage3)
+    sft1 = s.read('cases', 'facts.jsonl', 'sft')
+    sft1 += seeded_sample(s.read('textbook', 'textbook.jsonl', 'sft'), s.params['textbook_rows'], seed)
+    sft1 += simple_rows(s, 'sft1', instructions, s.params['instruction_rows'])
+    sft2 = simple_rows(s, 'sft2', dialogues, s.params['dialogue_rows'])
+    sft3 = s.read('synth', 'sft3.jsonl', 'sft')
+    if s.params['sft3_hub']:
+        sft3 += hub_dialogues(s.params['sft3_hub'])
+        sft3 = seeded_sample(sft3, len(sft3), seed)
+    return dict(sft1=seeded_sample(sft1, len(sft1), seed), sft2=sft2, sft3=sft3)
 
 # %% ../nbs/70_sft.ipynb #fdfd51c0
-def control_rows(s, stage3: list) -> list:   # stage3: its `sft` records; `sft` records
+def control_rows(s, sft3: list) -> list:   # sft3: its `sft` records; `sft` records
     "The rows of the control of a run"
-    pretrained = s.folders['mix'] / 'model'
-    general = [r for r in stage3 if r['source'] not in REASONED]
+    pretrained = s.folders['pretrain'] / 'pretrained'
+    general = [r for r in sft3 if r['source'] not in REASONED]
     questions = s.read('cases', 'train.jsonl', 'question')
-    return answer_only_rows(questions, general, count_tokens(stage3, pretrained), pretrained, s.params['seed'])
+    return answer_only_rows(questions, general, count_tokens(sft3, pretrained), pretrained, s.params['seed'])
 
 def stage_rows(s, index: Index) -> tuple:   # ({stage name: `sft` records}, rows removed as contaminated)
     "The training rows of every stage and of the control"
     clean = {name: decontaminate(rows, index) for name, rows in taught_rows(s).items()}
     rows = {name: left for name, (left, _) in clean.items()}
-    if s.params['control']: rows['answer_only'] = control_rows(s, rows['stage3'])
+    if s.params['control']: rows['answer_only'] = control_rows(s, rows['sft3'])
     return rows, sum(removed for _, removed in clean.values())
 
 # %% ../nbs/70_sft.ipynb #ed538e3e
 def train_stages(s, rows: dict):
     "Train the stages in order, each from the one before, and the control from stage 2"
     start = dict(
-        stage1=s.folders['mix'] / 'model',
-        stage2=s.dir / 'stage1',
-        stage3=s.dir / 'stage2',
-        answer_only=s.dir / 'stage2',
+        sft1=s.folders['pretrain'] / 'pretrained',
+        sft2=s.dir / 'sft1',
+        sft3=s.dir / 'sft2',
+        answer_only=s.dir / 'sft2',
     )
-    passes = dict(zip(('stage1', 'stage2', 'stage3', 'answer_only'), [*s.params['epochs'], s.params['epochs'][2]]))
+    passes = dict(zip(('sft1', 'sft2', 'sft3', 'answer_only'), [*s.params['epochs'], s.params['epochs'][2]]))
     keys = 'learning_rate global_batch length weight_decay beta2 clip lora_rank checkpoint_seconds seed'.split()
     for name in rows:
         launch(
@@ -269,7 +269,7 @@ def write_rows(s, rows: dict) -> pd.DataFrame:   # rows: training -> `sft` recor
     "Write the rows of every training; gives what each will read"
     for name, some in rows.items(): s.write(f'{name}.jsonl', some, 'sft')
     sources = lambda some: ', '.join(sorted({r['source'] for r in some}))
-    tokens = lambda some: count_tokens(some, s.folders['mix'] / 'model')
+    tokens = lambda some: count_tokens(some, s.folders['pretrain'] / 'pretrained')
     table = [dict(training=n, rows=len(some), tokens=tokens(some), sources=sources(some)) for n, some in rows.items()]
     return pd.DataFrame(table)
 

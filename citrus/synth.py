@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ask_part', 'propose_step', 'advice_on', 'reflect', 'ask_to_stop', 'think', 'retell', 'verify', 'trace_record',
-           'synthesise', 'trace_row', 'stage3_rows', 'general_rows', 'design_rows', 'plot_lengths', 'reply_tokens']
+           'synthesise', 'trace_row', 'sft3_rows', 'general_rows', 'design_rows', 'plot_lengths', 'reply_tokens']
 
 # %% ../nbs/60_synth.ipynb #fd85514d
 import random
@@ -160,7 +160,7 @@ def trace_row(t: dict, q: dict) -> dict:   # t: `trace` record, q: `question` re
     messages = [*ask(q, 'open'), reply]
     return dict(id=f'sft-{t["id"]}', stage=3, source='dual_expert', question_id=q['id'], messages=messages)
 
-def stage3_rows(
+def sft3_rows(
     traces: list,
     questions: dict,
     general: list,
@@ -169,7 +169,7 @@ def stage3_rows(
 ) -> list:   # `sft` records, shuffled
     "Kept traces as training rows, with a share of non-medical reasoning"
     rows = [trace_row(t, questions[t['question_id']]) for t in traces]
-    rng = random.Random(digest(['stage3', seed]))
+    rng = random.Random(digest(['sft3', seed]))
     drawn = rng.sample(general, min(len(general), round(len(rows) * share / (1 - share))))
     system = dict(role='system', content=SYSTEM)
     rows += [r | dict(messages=[system, *r['messages']]) for r in drawn]
@@ -197,7 +197,7 @@ def design_rows(
                 f'{t["id"]}: not in the language of the knowledge expert; run synth with design={design!r} instead'
             )
         retold.append(t | dict(id=f'{t["id"]}-{design}', think=monologue(steps, design)))
-    return stage3_rows(retold, questions, [], 0.0, 0)
+    return sft3_rows(retold, questions, [], 0.0, 0)
 
 # %% ../nbs/60_synth.ipynb #c6d0ac8b
 def plot_lengths(lengths: list, kind: str):

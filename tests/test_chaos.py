@@ -30,7 +30,7 @@ def trainings(folder, student):
     write_jsonl(folder / 'pairs.jsonl', pairs, 'pair')
     for arm in 'ab': write_jsonl(folder / f'{arm}.jsonl', [dict(id=f'{arm}{i}', source=arm, text=f'{arm} text {i} ' * 9, domain='medical', lang='en', meta={}) for i in range(20)], 'document')
     same = dict(base=str(student), learning_rate=1e-3, global_batch=2, checkpoint_seconds=0.0, seed=0)
-    return [('mix.pretrain', same | dict(out=str(folder / 'mix'), arms={a: str(folder / f'{a}.jsonl') for a in 'ab'}, rule='odm', smoothing=0.9, steps=16, length=32, weight_decay=1e-4,
+    return [('pretrain.pretrain', same | dict(out=str(folder / 'pretrain'), arms={a: str(folder / f'{a}.jsonl') for a in 'ab'}, rule='odm', smoothing=0.9, steps=16, length=32, weight_decay=1e-4,
                                 micro_batch=1, epochs=0.0, lost_steps=10)),
             ('sft.fine_tune', same | dict(out=str(folder / 'sft'), rows=str(folder / 'sft.jsonl'), epochs=2, length=64, weight_decay=1e-4, beta2=0.95, clip=1.0,
                                 lora_rank=0)),
@@ -60,14 +60,14 @@ def made(folder):
 
 
 def test_every_training_resumes_bit_for_bit(micro, store, tmp_path):
-    student = store / 'runs' / 'micro' / 'assets' / 'student'
+    student = store / 'runs' / 'micro' / 'assets' / 'base'
     n = train(tmp_path / 'a', student)
     for share in (0.12, 0.5, 0.9): train(tmp_path / 'b', student, int(share * n))
     train(tmp_path / 'b', student)
     whole, broken = made(tmp_path / 'a'), made(tmp_path / 'b')
     differ = [n for n in whole.keys() | broken.keys() if whole.get(n) != broken.get(n)]
     assert differ == ['config.json'] and not list(tmp_path.rglob('*checkpoint*'))   # the two have different paths
-    for name, steps in dict(mix=16, sft=None, prefer=12).items():
+    for name, steps in dict(pretrain=16, sft=None, prefer=12).items():
         done, history = [json.loads(row)['step'] for row in (tmp_path / 'b' / f'.{name}.log').read_text().splitlines()], read_jsonl(tmp_path / 'b' / f'{name}.history.jsonl')
         assert len(done) - len(history) in (0, 1) and steps in (None, len(history)), 'a kill costs at most one step'
 

@@ -35,13 +35,13 @@ def command(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('args, message', [
     (['--yes'], '--yes goes with --gc only'), (['--dry', '--yes'], '--yes goes with --gc only'),
-    (['--only', 'mix', '--from', 'sft'], '--only and --from do not go together'),
+    (['--only', 'pretrain', '--from', 'sft'], '--only and --from do not go together'),
     (['--list', '--name', 'a'], '--list and --name do not go together'), (['--gc', '--dry'], '--gc and --dry do not go together'),
     (['--why', 'a.csv', '--list'], 'do not go together'), (['--only', ''], '--only has no value'),
     (['--recipe', 'gpu', '--recipe', '8b'], '--recipe is given twice'), (['--nam', 'a'], 'unrecognized arguments: --nam'),
-    (['--set', 'mix.steps=[1'], "--set mix.steps=[1: expected ',' or ']'"), (['--set', 'mix.steps=1', 'mix.steps=2'], 'mix.steps: is given twice'),
+    (['--set', 'pretrain.steps=[1'], "--set pretrain.steps=[1: expected ',' or ']'"), (['--set', 'pretrain.steps=1', 'pretrain.steps=2'], 'pretrain.steps: is given twice'),
     (['--name', '..'], "run '..': a name begins with"), (['--name', '.'], "run '.': a name begins with"), (['--name', 'a\n'], 'a name begins with'),
-    (['--dry', '--set', 'mix.rule=foo'], "mix.rule = 'foo': needs one of"), (['--set', 'evaluate.samples=3'], 'without a temperature'),
+    (['--dry', '--set', 'pretrain.rule=foo'], "pretrain.rule = 'foo': needs one of"), (['--set', 'evaluate.samples=3'], 'without a temperature'),
     (['--recipe', 'missing.yml'], '--recipe missing.yml: there is no such file'), (['--recipe', 'nbs/recipes'], 'there is no such file'),
     (['--recipe', 'controll'], "did you mean 'control'"), (['--why', '.'], 'is a folder, and not that of a stage')])
 def test_a_mistake_is_one_line(command, capsys, tmp_path, args, message):
@@ -51,10 +51,10 @@ def test_a_mistake_is_one_line(command, capsys, tmp_path, args, message):
 
 
 @pytest.mark.parametrize('text, message', [
-    ('- mix', 'must map stages to their parameters, is a list'), ('mix', 'is a str'), ('mix: 3', "block 'mix' must map"),
-    ('mix:\n  steps: 1\n  steps: 2', "'steps' is given twice (line 3)"), ('mix: {steps: 1}\nmix: {seed: 1}', "'mix' is given twice (line 2)"),
-    ('mix: [', 'line 1'), ('1: {a: 2}', 'unknown stage 1'), ('mix: {2: 3}', 'unknown parameter of mix 2'), (b'mix: {rule: \xff}', 'not UTF-8 at byte 12'),
-    ('mix: {steps: !!python/name:os.system }', 'could not determine a constructor')])
+    ('- pretrain', 'must map stages to their parameters, is a list'), ('pretrain', 'is a str'), ('pretrain: 3', "block 'pretrain' must map"),
+    ('pretrain:\n  steps: 1\n  steps: 2', "'steps' is given twice (line 3)"), ('pretrain: {steps: 1}\nmix: {seed: 1}', "'pretrain' is given twice (line 2)"),
+    ('pretrain: [', 'line 1'), ('1: {a: 2}', 'unknown stage 1'), ('pretrain: {2: 3}', 'unknown parameter of pretrain 2'), (b'pretrain: {rule: \xff}', 'not UTF-8 at byte 12'),
+    ('pretrain: {steps: !!python/name:os.system }', 'could not determine a constructor')])
 def test_a_bad_recipe_is_one_line(command, capsys, tmp_path, text, message):
     path = tmp_path / 'r.yml'
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -77,7 +77,7 @@ def test_publish_names_what_is_wrong(command, capsys):
     assert "run 'nobody' has no finished stage" in command(capsys, publish_main, 'citrus_publish', 'nobody')
 
 
-@pytest.mark.parametrize('text, message', [(None, 'No such file'), ('{', 'not JSON'), ('[]', 'needs the fields'), ('{"function": "mix.pretrain"}', 'needs the fields')])
+@pytest.mark.parametrize('text, message', [(None, 'No such file'), ('{', 'not JSON'), ('[]', 'needs the fields'), ('{"function": "pretrain.pretrain"}', 'needs the fields')])
 def test_train_needs_a_job(command, capsys, tmp_path, text, message):
     if text is not None: (tmp_path / 'job.json').write_text(text)
     assert message in command(capsys, train_main, 'citrus_train', str(tmp_path / 'job.json'))
@@ -95,7 +95,7 @@ def test_train_tells_its_error_in_one_line(tmp_path):
 
 def test_a_folder_of_a_stage_can_be_asked_for(tmp_path):
     "`--why` takes the folder of a stage, where its manifest lies"
-    folder = tmp_path / 'mix-0123456789ab'
+    folder = tmp_path / 'pretrain-0123456789ab'
     folder.mkdir(parents=True)
     (folder / 'manifest.json').write_text('{}')
     assert maker(folder) == maker(folder / 'manifest.json') == folder.name
@@ -115,8 +115,8 @@ def test_a_run_cannot_leave_its_folder(name):
 
 
 def test_the_last_of_common_block_and_set_wins():
-    v = settings({'common': dict(seed=1), 'mix': dict(seed=2)}, ['sft.seed=3'])
-    assert (v['clean']['seed'], v['mix']['seed'], v['sft']['seed']) == (1, 2, 3)
+    v = settings({'common': dict(seed=1), 'pretrain': dict(seed=2)}, ['sft.seed=3'])
+    assert (v['clean']['seed'], v['pretrain']['seed'], v['sft']['seed']) == (1, 2, 3)
     assert load_recipe('') == {}
 
 

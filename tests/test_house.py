@@ -64,9 +64,9 @@ def test_the_library_imports_no_stage_and_nothing_a_study(module): assert not fo
 
 
 def test_an_import_of_a_stage_or_a_study_is_seen():
-    lazy = ast.parse('def f():\n    from ..mix import pretrain\n    import citrus.studies.rules')
-    assert set(imported('citrus.train.steps', lazy)) == {'citrus.mix', 'citrus.studies.rules'} == forbidden('citrus.train.steps', {'citrus.mix', 'citrus.studies.rules', 'citrus.core.keys'})
-    assert forbidden('citrus.sft', {'citrus.mix', 'citrus.studies.rules'}) == {'citrus.studies.rules'}
+    lazy = ast.parse('def f():\n    from ..pretrain import pretrain\n    import citrus.studies.rules')
+    assert set(imported('citrus.train.steps', lazy)) == {'citrus.pretrain', 'citrus.studies.rules'} == forbidden('citrus.train.steps', {'citrus.pretrain', 'citrus.studies.rules', 'citrus.core.keys'})
+    assert forbidden('citrus.sft', {'citrus.pretrain', 'citrus.studies.rules'}) == {'citrus.studies.rules'}
 
 
 # --- one name for one thing ----------------------------------------------------------------------------------------------

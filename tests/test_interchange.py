@@ -10,7 +10,7 @@ from citrus.eval.interchange import write_inspect, write_lm_eval
 QUESTIONS = [question_record(f'q{i}', 'own', 'test', f'Who climbs {i}?', ['Goat', 'Cow', 'Hen', 'Owl'], i % 4) for i in range(9)]
 BENCH = [SimpleNamespace(name='animals', form='options', questions=QUESTIONS)]
 ROWS = [dict(id=f'{m}/{q["id"]}', model=m, benchmark='animals', question_id=q['id'], raw=f'<answer>{"A" if i else ""}</answer>', extracted='A' if i else None, by='block: letter' if i else 'abstained: no answer',
-             correct=bool(i) and q['answer'] == 'A', tokens=5, finish='stop' if i else 'length', subject='') for m in ('base', 'prefer') for i, q in enumerate(QUESTIONS)]
+             correct=bool(i) and q['answer'] == 'A', tokens=5, finish='stop' if i else 'length', subject='') for m in ('base', 'preferred') for i, q in enumerate(QUESTIONS)]
 
 
 def test_lm_eval_reads_it(tmp_path):

@@ -73,19 +73,19 @@ FOREIGN = tuple(f'citrus.{m}.' for m in ('synth', 'llm.opening', 'llm.threads', 
 
 
 def test_what_is_foreign_is_left_out():
-    mix, ablate = code_of('mix'), code_of('ablate')
-    assert not [name for name in mix | ablate if name.startswith(FOREIGN)]
-    assert 'citrus.mix.pretrain' in mix and 'citrus.train.bandit.Bandit.update' in mix and 'citrus.train.memory.forecast' in mix
-    assert len(mix) < 250 and len(ablate) < 150, 'by names alone they had 697 and 1,017'
+    pretrain, report = code_of('pretrain'), code_of('report')
+    assert not [name for name in pretrain | report if name.startswith(FOREIGN)]
+    assert 'citrus.pretrain.pretrain' in pretrain and 'citrus.train.bandit.Bandit.update' in pretrain and 'citrus.train.memory.forecast' in pretrain
+    assert len(pretrain) < 250 and len(report) < 150, 'by names alone they had 697 and 1,017'
 
 
 def test_a_class_has_the_methods_that_are_patched_into_it():
-    assert {'citrus.core.store.Stage', 'citrus.core.store.Stage.read', 'citrus.core.store.Stage.write'} <= code_of('ablate')
+    assert {'citrus.core.store.Stage', 'citrus.core.store.Stage.read', 'citrus.core.store.Stage.write'} <= code_of('report')
 
 
 @pytest.mark.parametrize('stage, names', [
     ('sft', ['citrus.sft.fine_tune']), ('prefer', ['citrus.prefer.train_preferred']), ('preferences', ['citrus.prefer.train_preferred', 'citrus.sft.fine_tune']),
-    ('curriculum', ['citrus.sft.fine_tune']), ('traces', ['citrus.sft.fine_tune']), ('knowledge', ['citrus.mix.pretrain']), ('cost', ['citrus.studies.cost.measure_step'])])
+    ('curriculum', ['citrus.sft.fine_tune']), ('traces', ['citrus.sft.fine_tune']), ('knowledge', ['citrus.pretrain.pretrain']), ('cost', ['citrus.studies.cost.measure_step'])])
 def test_what_is_launched_by_name_is_followed(stage, names):
     assert set(names) <= code_of(stage)
 
@@ -101,15 +101,15 @@ def test_a_table_brings_what_other_modules_put_into_it():
 
 def test_files_that_a_stage_reads_are_ingredients():
     of = lambda stage: ingredients(stage, VALUES[stage], {})['files']
-    assert 'nbs/paper.csv' in of('ablate') and 'tests/data/entities.csv' in of('entities')
-    reads = definition(ast.parse("usual = parameters(notebook_path('mix'))").body[0], 'citrus')
-    assert list(hashed_files([reads], {})) == ['parameters of mix']
+    assert 'nbs/paper.csv' in of('report') and 'tests/data/entities.csv' in of('entities')
+    reads = definition(ast.parse("usual = parameters(notebook_path('pretrain'))").body[0], 'citrus')
+    assert list(hashed_files([reads], {})) == ['parameters of pretrain']
     folder = ingredients('published', VALUES['published'] | dict(phenopackets='tests/data'), {})['files']
     assert 'tests/data/negation.jsonl' in folder
 
 
 def test_a_lesson_a_plot_prose_and_the_books_rerun_nothing(before, copy):
-    edit(copy, '50_mix', ("figsize=(", "figsize=(1 + "))
+    edit(copy, '50_pretrain', ("figsize=(", "figsize=(1 + "))
     edit(copy, 'lib/train/rule_figures', ("figsize=(", "figsize=(1 + "))
     edit(copy, 'lib/core/store', ('Write the manifest of this stage', 'Write its manifest'), ("recipe = os.environ.get('CITRUS_RECIPE', '')", "recipe = os.environ.get('CITRUS_RECIPE', 'none')"))
     add_cell(copy, '20_cases', 'len([1, 2, 3])', position=12)
@@ -130,8 +130,8 @@ def test_a_training_is_an_ingredient_of_all_that_train_so(before, copy):
 
 def test_a_lesson_that_takes_a_name_of_the_stage_is_an_ingredient(before, copy):
     "The kernel would use what the lesson binds"
-    add_cell(copy, '50_mix', 'compare_losses = print', position=12)
-    assert changed(before, copy) == {'mix'}
+    add_cell(copy, '50_pretrain', 'compare_losses = print', position=12)
+    assert changed(before, copy) == {'pretrain'}
 
 
 def test_what_runs_is_an_ingredient(micro, store):

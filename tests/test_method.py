@@ -61,7 +61,7 @@ def test_questions_do_not_depend_on_their_number(world):
 
 # --- no leak ---------------------------------------------------------------------------------------------------------
 
-TRAINING = [('synth', 'sft3.jsonl', 'sft'), ('sft', 'stage1.jsonl', 'sft'), ('sft', 'stage2.jsonl', 'sft'), ('sft', 'stage3.jsonl', 'sft'),
+TRAINING = [('synth', 'sft3.jsonl', 'sft'), ('sft', 'sft1.jsonl', 'sft'), ('sft', 'sft2.jsonl', 'sft'), ('sft', 'sft3.jsonl', 'sft'),
             ('sft', 'answer_only.jsonl', 'sft'), ('prefer', 'pairs.jsonl', 'pair')]
 
 
@@ -96,7 +96,7 @@ def test_training_prompt_is_sampling_prompt(micro, store):
     from transformers import AutoTokenizer
     from citrus.llm.prompt import ask, target
     from citrus.train.encoding import encode_dialogue
-    tokenizer = AutoTokenizer.from_pretrained(store / 'runs' / 'micro' / 'assets' / 'student')
+    tokenizer = AutoTokenizer.from_pretrained(store / 'runs' / 'micro' / 'assets' / 'base')
     for q in rows(store, 'micro', 'cases', 'patients.jsonl', 'question')[:4]:
         for form in ('open', 'options'):
             row = encode_dialogue([*ask(q, form), dict(role='assistant', content=target('a', 'b'))], tokenizer)

@@ -69,7 +69,7 @@ def launched():
 
 def test_trainings_have_no_defaults_of_their_own():
     "A setting that a caller forgets is an error, not a value that no recipe can change"
-    assert {f for _, f in launched()} == {'mix.pretrain', 'sft.fine_tune', 'prefer.train_preferred'}
+    assert {f for _, f in launched()} == {'pretrain.pretrain', 'sft.fine_tune', 'prefer.train_preferred'}
     for stage, name in launched():
         module, _, function = name.rpartition('.')
         signature = inspect.signature(getattr(importlib.import_module(f'citrus.{module}'), function))
@@ -111,7 +111,7 @@ def test_prefer_trains_with_its_parameters():
 def test_the_record_of_a_training_holds_the_parameters_of_its_stage(micro, store):
     folder = store / 'runs' / 'micro' / 'sft'
     params = json.loads((folder / 'manifest.json').read_text())['params']
-    for model in ('stage1', 'stage2', 'stage3', 'answer_only'):
+    for model in ('sft1', 'sft2', 'sft3', 'answer_only'):
         held = json.loads((folder / model / 'training.json').read_text())
         shared = params.keys() & held.keys() - {'epochs'}
         assert shared >= set('length lora_rank learning_rate global_batch weight_decay beta2 clip seed'.split())
@@ -138,32 +138,32 @@ def test_the_names_that_are_declared_are_those_of_the_code():
     from citrus.train.bandit import REWARDS, MIX_RULES
     from citrus.llm.models import BACKENDS
     from citrus.data.corpus import EXECUTORS
-    from citrus.evaluate import FOLDERS
+    from citrus.evaluate import MADE_BY
     from citrus.eval.exams import EXAMS
     from citrus.world.telling import DESIGNS
     from citrus.llm.opening import EASY_RULES as DIFFICULTY
-    assert named('mix', 'rule') == named('rules', 'rules') == list(MIX_RULES) and named('mix', 'reward') == ['', *REWARDS]
-    assert named('evaluate', 'models') == named('evaluate', 'likely_models') == list(FOLDERS)
+    assert named('pretrain', 'rule') == named('rules', 'rules') == list(MIX_RULES) and named('pretrain', 'reward') == ['', *REWARDS]
+    assert named('evaluate', 'models') == named('evaluate', 'likely_models') == list(MADE_BY)
     assert named('evaluate', 'exams') == [*EXAMS, '*.jsonl'] and named('clean', 'executor') == ['', *EXECUTORS]
     assert named('synth', 'design') == list(DESIGNS) and set(named('synth', 'difficulty')) == set(DIFFICULTY)
-    for kind, lists in dict(question=[('synth', 'closed_hub')], sft=[('synth', 'general_hub'), ('prefer', 'general_hub'), ('sft', 'stage1_hub')]).items():
+    for kind, lists in dict(question=[('synth', 'closed_hub')], sft=[('synth', 'general_hub'), ('prefer', 'general_hub'), ('sft', 'sft1_hub')]).items():
         for stage, name in lists: assert [n.rstrip('*') for n in named(stage, name)] == ['', *(i for i, a in HUB.items() if a.record == kind)]
-    assert named('sft', 'stage1_hub') == named('sft', 'stage2_hub') == named('sft', 'stage3_hub')
+    assert named('sft', 'sft1_hub') == named('sft', 'sft2_hub') == named('sft', 'sft3_hub')
     roles = {n.partition(':')[0] for n in named('synth', 'reasoner')}
     assert roles == {'expert', 'transformers', 'openai', 'vllm'} <= set(BACKENDS) and OWN_ARMS == list(ARMS)
 
 
 @pytest.mark.parametrize('text, message', [
-    ('mix.rule=foo', "mix.rule = 'foo': needs one of"), ('mix.rule=omd', "did you mean 'odm'"), ('mix.steps=-5', 'mix.steps = -5: needs to be at least 1'),
-    ('mix.steps=0', 'at least 1'), ('mix.learning_rate=0', 'above 0'), ('mix.learning_rate=.nan', 'finite'), ('mix.learning_rate=.inf', 'finite'),
+    ('pretrain.rule=foo', "pretrain.rule = 'foo': needs one of"), ('pretrain.rule=omd', "did you mean 'odm'"), ('pretrain.steps=-5', 'pretrain.steps = -5: needs to be at least 1'),
+    ('pretrain.steps=0', 'at least 1'), ('pretrain.learning_rate=0', 'above 0'), ('pretrain.learning_rate=.nan', 'finite'), ('pretrain.learning_rate=.inf', 'finite'),
     ('sft.epochs=[1]', 'sft.epochs = [1]: needs 3 values'), ('sft.epochs=[1, -1, 1]', '-1 needs to be at least 1'), ('sft.epochs=[1, a, 1]', 'is str, needs int'),
     ('evaluate.models=[bas]', "did you mean 'base'"), ('evaluate.models=[]', 'needs 1 or more values'), ('evaluate.models=[base, base]', 'stands there twice'),
     ('evaluate.exams=[medqq]', "did you mean 'medqa'"), ('cases.namespace=ORFA', "did you mean 'ORPHA'"), ('cases.findings=[8, 5]', 'needs to rise'),
     ('cases.findings=[5]', 'needs 2 values'), ('cases.lay=1.5', 'at least 0 and at most 1'), ('clean.validation=1', 'at least 0 and below 1'),
     ('clean.executor=slrum', "did you mean 'slurm'"), ('clean.limits={noise: [1, 0]}', "clean.limits['noise'] = [1, 0]: needs to rise"),
-    ('synth.graders=[exprt@4]', 'needs one of'), ('synth.reasoner=gpt', 'needs one of'), ('prefer.start=stage2', "did you mean 'stage3'"),
+    ('synth.graders=[exprt@4]', 'needs one of'), ('synth.reasoner=gpt', 'needs one of'), ('prefer.start=sft2', "did you mean 'sft3'"),
     ('sft.instruction_rows=all', 'is str, needs int'), ('clean.limits={noise: 1}', "needs a list"), ('cost.toy={a: [1]}', 'needs one value'),
-    ('sft.stage1_hub=BAAI/Infinity', "did you mean"), ('synth.closed_hub=medqa', 'needs one of'), ('clean.exempt={zh: prose}', 'needs a list'),
+    ('sft.sft1_hub=BAAI/Infinity', "did you mean"), ('synth.closed_hub=medqa', 'needs one of'), ('clean.exempt={zh: prose}', 'needs a list'),
     ('traces.seeds=[0, 0]', 'stands there twice'), ('cost.lengths={toy: [1, 2, 3], student: [1, 2, 3, 4]}', 'needs 4 values'), ('common.seed=-1', 'at least 0'),
     ('preferences.rates=[]', 'needs 1 or more'), ('preferences.rate_seeds=[]', 'needs 1 or more')])
 def test_a_value_that_no_stage_could_use_is_refused(text, message):
@@ -171,14 +171,14 @@ def test_a_value_that_no_stage_could_use_is_refused(text, message):
     assert message in str(e.value) and '\n' not in str(e.value)
 
 
-@pytest.mark.parametrize('text', ['evaluate.exams=[medqa, own.jsonl]', 'synth.graders=[expert, "openai:http://a/v1#b@0.7"]', 'mix.epochs=4', 'clean.documents=all', 'prefer.probe=[]', 'prefer.probe=[1]', 'sft.stage1_hub=BAAI/Infinity-Instruct:7M'])
+@pytest.mark.parametrize('text', ['evaluate.exams=[medqa, own.jsonl]', 'synth.graders=[expert, "openai:http://a/v1#b@0.7"]', 'pretrain.epochs=4', 'clean.documents=all', 'prefer.probe=[]', 'prefer.probe=[1]', 'sft.sft1_hub=BAAI/Infinity-Instruct:7M'])
 def test_a_value_that_a_stage_can_use_is_not(text): settings({}, [text])
 
 
 @pytest.mark.parametrize('sets, message', [
     (['sft.control=false'], 'evaluate: models names answer_only, which sft.control = False leaves out'),
     (['prefer.start=answer_only', 'sft.control=false'], 'prefer: start names answer_only'),
-    (['mix.processes=2', 'mix.global_batch=3'], 'mix: global_batch = 3 does not divide among 2 devices'),
+    (['pretrain.processes=2', 'pretrain.global_batch=3'], 'pretrain: global_batch = 3 does not divide among 2 devices'),
     (['prefer.micro_batch=3'], 'prefer: global_batch = 4 does not divide among 1 devices with 3 at a time'),
     (['synth.questions=2401'], 'synth: questions = 2401 of the 2400 questions of cases.train are too many'), (['evaluate.samples=3'], 'evaluate: samples = 3 without a temperature'),
     (['textbook.arm=hpo'], "textbook: 'hpo' is no arm of this run"), (['clean.exempt={fr: [prose]}'], "clean: 'fr' is no arm of this run"),

@@ -77,7 +77,7 @@ def test_the_command_says_what_it_takes():
 
 # --- figures are drawn from their CSV --------------------------------------------------------------------------------
 
-ONLY_BY_THE_STAGE = {'mix_losses', 'textbook_funnel', 'trace_lengths'}   # draw from more than their table; the list is to shrink
+ONLY_BY_THE_STAGE = {'pretrain_losses', 'textbook_funnel', 'trace_lengths'}   # draw from more than their table; the list is to shrink
 
 
 def test_a_figure_is_drawn_from_its_csv():
@@ -95,13 +95,13 @@ def test_a_figure_is_drawn_from_its_csv():
 def test_a_published_figure_is_drawn_anew(tmp_path):
     redraw(FIGURES / 'stages.csv', tmp_path)
     redraw(FIGURES / 'table5.csv', tmp_path)   # by a function of another module
-    assert all(b'ablate-' in (tmp_path / f'{name}.png').read_bytes() for name in ('stages', 'table5'))
-    with pytest.raises(UserError, match="stands in no file, so only its stage can draw it"): redraw(FIGURES / 'mix_losses.csv', tmp_path)
-    assert not (tmp_path / 'mix_losses.png').exists()
+    assert all(b'report-' in (tmp_path / f'{name}.png').read_bytes() for name in ('stages', 'table5'))
+    with pytest.raises(UserError, match="stands in no file, so only its stage can draw it"): redraw(FIGURES / 'pretrain_losses.csv', tmp_path)
+    assert not (tmp_path / 'pretrain_losses.png').exists()
 
 
 def test_a_changed_plot_makes_its_figure_stale_and_nothing_else(monkeypatch):
-    before = {name: drawings_of(name) for name in ('mix', 'ablate')}
+    before = {name: drawings_of(name) for name in ('pretrain', 'report')}
     own = ingredients.notebook_module
     def changed(path):
         module = own(path)
@@ -110,13 +110,13 @@ def test_a_changed_plot_makes_its_figure_stale_and_nothing_else(monkeypatch):
         return module
     monkeypatch.setattr(ingredients, 'notebook_module', changed)
     after = {name: drawings_of(name) for name in before}
-    assert {f for n in before for f in before[n] if before[n][f][2] != after[n][f][2]} == {'mix_validation'}
+    assert {f for n in before for f in before[n] if before[n][f][2] != after[n][f][2]} == {'pretrain_validation'}
 
 
 def test_a_table_has_its_own_stamp_and_an_empty_one_that_of_its_picture(tmp_path):
     table, picture = tmp_path / 'scores.csv', tmp_path / 'scores.png'
-    picture.write_bytes(b'run default, ablate-aaaaaaaaaaaa, commit 1')
-    table.write_text('a,made_by\n1,ablate-bbbbbbbbbbbb\n')
-    assert maker(table) == 'ablate-bbbbbbbbbbbb' and maker(picture) == 'ablate-aaaaaaaaaaaa'
+    picture.write_bytes(b'run default, report-aaaaaaaaaaaa, commit 1')
+    table.write_text('a,made_by\n1,report-bbbbbbbbbbbb\n')
+    assert maker(table) == 'report-bbbbbbbbbbbb' and maker(picture) == 'report-aaaaaaaaaaaa'
     table.write_text('a,made_by\n')
-    assert maker(table) == 'ablate-aaaaaaaaaaaa'
+    assert maker(table) == 'report-aaaaaaaaaaaa'

@@ -58,7 +58,7 @@ def jobs(student, tmp_path_factory):
     common = dict(base=str(student), checkpoint_seconds=0.0, seed=0)
     sft = common | dict(rows=str(folder / 'rows.jsonl'), epochs=1, learning_rate=1e-3, global_batch=2, length=64, weight_decay=1e-4, beta2=0.95, clip=1.0, lora_rank=0)
     return dict(
-        mix=('mix.pretrain', common | dict(arms=arms, rule='odm', smoothing=0.5, steps=5, global_batch=4, length=32, learning_rate=1e-3, weight_decay=1e-4,
+        pretrain=('pretrain.pretrain', common | dict(arms=arms, rule='odm', smoothing=0.5, steps=5, global_batch=4, length=32, learning_rate=1e-3, weight_decay=1e-4,
                                         micro_batch=1, epochs=0.0, lost_steps=10)), sft=('sft.fine_tune', sft),
         lora=('sft.fine_tune', sft | dict(lora_rank=4, learning_rate=3e-3)),
         prefer=('prefer.train_preferred', common | dict(pairs=str(folder / 'pairs.jsonl'), beta=10.0, gamma=5.4, alpha=0.05, learning_rate=1e-3, global_batch=2, epochs=2,
@@ -73,25 +73,25 @@ def alone(jobs, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def gloo(jobs, tmp_path_factory): return launched(GLOO, {name: jobs[name] for name in ('mix', 'sft', 'prefer')}, tmp_path_factory.mktemp('gloo'))
+def gloo(jobs, tmp_path_factory): return launched(GLOO, {name: jobs[name] for name in ('pretrain', 'sft', 'prefer')}, tmp_path_factory.mktemp('gloo'))
 
 
 @pytest.fixture(scope='module')
 def zero3(jobs, tmp_path_factory): return launched(ZERO3, {again: jobs[name] for name in jobs for again in ([name] if name == 'lora' else [name, f'{name}_again'])}, tmp_path_factory.mktemp('zero3'))
 
 
-NEAR = dict(mix=5e-3, sft=1e-3, lora=1e-3, prefer=2e-2)   # of the losses, in a run that multiplies in bfloat16
+NEAR = dict(pretrain=5e-3, sft=1e-3, lora=1e-3, prefer=2e-2)   # of the losses, in a run that multiplies in bfloat16
 
 
-@pytest.mark.parametrize('kind, name', [*(('gloo', n) for n in ('mix', 'sft', 'prefer')), *(pytest.param('zero3', n, marks=needs_deepspeed) for n in NEAR)])
+@pytest.mark.parametrize('kind, name', [*(('gloo', n) for n in ('pretrain', 'sft', 'prefer')), *(pytest.param('zero3', n, marks=needs_deepspeed) for n in NEAR)])
 def test_two_processes_train_as_one(kind, name, alone, student, request):
     "The same history, and weights on disk that are whole and have moved the same way"
     two = request.getfixturevalue(kind)
     one, again = (read_jsonl(f'{folder / name}.history.jsonl') for folder in (alone, two))
     assert len(one) == len(again) > 4
     for a, b in zip(one, again):
-        if name == 'mix': assert a['epochs'] == b['epochs'], 'other sequences were drawn'
-        for key in ('weights', 'losses') if name == 'mix' else a: assert a[key] == pytest.approx(b[key], rel=NEAR[name], abs=NEAR[name]), key
+        if name == 'pretrain': assert a['epochs'] == b['epochs'], 'other sequences were drawn'
+        for key in ('weights', 'losses') if name == 'pretrain' else a: assert a[key] == pytest.approx(b[key], rel=NEAR[name], abs=NEAR[name]), key
     a, b, base = (load_file(folder / 'model.safetensors') for folder in (alone / name, two / name, student))
     assert a.keys() == b.keys() == base.keys() and all(a[k].shape == b[k].shape for k in a)
     moved = lambda w: torch.cat([(w[k].float() - base[k].float()).flatten() for k in base])
@@ -99,7 +99,7 @@ def test_two_processes_train_as_one(kind, name, alone, student, request):
 
 
 @needs_deepspeed
-@pytest.mark.parametrize('name', ['mix', 'sft', 'prefer'])
+@pytest.mark.parametrize('name', ['pretrain', 'sft', 'prefer'])
 def test_sharded_training_goes_on_exactly(name, zero3):
     "From what a kill after the third step leaves, our loop and the Trainer end with the same history and the same weights, to the last bit"
     steps = [json.loads(line)['step'] for line in companion(zero3 / f'{name}_again', 'log').read_text().splitlines()]
@@ -131,7 +131,7 @@ def reach(tmp_path):
 
 def start(out, jobs, env):
     "Launch the training of `jobs` as a notebook would"
-    function, arguments = jobs['mix']
+    function, arguments = jobs['pretrain']
     code = f'from citrus.core.launch import launch; launch({function!r}, 2, **{arguments | dict(out=str(out))!r})'
     return subprocess.Popen([sys.executable, '-c', code], env=os.environ | ENV | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -158,7 +158,7 @@ def test_two_nodes_train_as_one_and_go_on_after_a_kill(reach, jobs, zero3, tmp_p
     assert not ranks(out) and not out.exists()
     said, last = start(out, jobs, env).communicate()[0], [json.loads(line)['step'] for line in companion(out, 'log').read_text().splitlines()]
     assert last[-1] == 5 and last.count(1) == 1, said[-4000:]
-    for file in ('.history.jsonl', '/model.safetensors'): assert Path(f'{out}{file}').read_bytes() == Path(f'{zero3}/mix{file}').read_bytes(), file
+    for file in ('.history.jsonl', '/model.safetensors'): assert Path(f'{out}{file}').read_bytes() == Path(f'{zero3}/pretrain{file}').read_bytes(), file
 
 
 def test_nodes_that_do_not_add_up_are_refused(tmp_path, monkeypatch):
@@ -169,11 +169,11 @@ def test_nodes_that_do_not_add_up_are_refused(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=f'{wrong}.* needs the form'): nodes()
     (tmp_path / 'hosts').write_text('a slots=8  # beside the printer\n\nb slots=4\n')
     assert nodes() == dict(a=8, b=4) and divided(8, nodes()) == ['a']
-    with pytest.raises(UserError, match='mix.pretrain asks for 12 GPUs, the hostfile has 8 on a, 4 on b'): launch('mix.pretrain', 12, out=str(tmp_path / 'm'))
+    with pytest.raises(UserError, match='pretrain.pretrain asks for 12 GPUs, the hostfile has 8 on a, 4 on b'): launch('pretrain.pretrain', 12, out=str(tmp_path / 'm'))
     monkeypatch.setenv('DS_ACCELERATOR', 'cpu')
     (tmp_path / 'hosts').write_text('localhost slots=999\nb slots=999\n')
     monkeypatch.setenv('CITRUS_SSH', 'false')
-    with pytest.raises(UserError, match='exit status 1'): launch('mix.pretrain', 1998, out=str(tmp_path / 'm'))
+    with pytest.raises(UserError, match='exit status 1'): launch('pretrain.pretrain', 1998, out=str(tmp_path / 'm'))
 
 
 UNAWAITED = '''

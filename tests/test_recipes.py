@@ -20,7 +20,7 @@ def test_all_recipes_are_here():
 def test_recipe_is_valid(name):
     values = settings(load_recipe(name))
     consistent(values, chosen('curriculum' if name == 'curriculum' else None))
-    for stage in ('mix', 'sft', 'prefer'):
+    for stage in ('pretrain', 'sft', 'prefer'):
         assert values[stage]['global_batch'] % values[stage]['processes'] == 0
 
 
@@ -81,8 +81,8 @@ def recipes(tmp_path):
 
 
 def test_the_nearest_recipe_wins_parameter_by_parameter(recipes):
-    blocks = recipes('extends: b.yml\nmix: {steps: 3}\nsft: {epochs: [3, 3, 3]}', 'extends: c.yml\nmix: {steps: 2, seed: 2}', 'mix: {steps: 1, seed: 1, length: 64}\nsft: {epochs: [1, 1, 1], seed: 1}')
-    assert blocks == dict(mix=dict(steps=3, seed=2, length=64), sft=dict(epochs=[3, 3, 3], seed=1))
+    blocks = recipes('extends: b.yml\nmix: {steps: 3}\nsft: {epochs: [3, 3, 3]}', 'extends: c.yml\nmix: {steps: 2, seed: 2}', 'pretrain: {steps: 1, seed: 1, length: 64}\nsft: {epochs: [1, 1, 1], seed: 1}')
+    assert blocks == dict(pretrain=dict(steps=3, seed=2, length=64), sft=dict(epochs=[3, 3, 3], seed=1))
 
 
 def test_a_mapping_replaces_a_mapping(recipes):
@@ -91,14 +91,14 @@ def test_a_mapping_replaces_a_mapping(recipes):
 
 
 def test_a_recipe_of_ones_own_extends_one_of_these(recipes):
-    assert recipes('extends: 72b\nmix: {steps: 3}')['prefer']['learning_rate'] == 1e-6
+    assert recipes('extends: 72b\npretrain: {steps: 3}')['prefer']['learning_rate'] == 1e-6
 
 
 @pytest.mark.parametrize('texts, message', [
     (['extends: a.yml'], 'extends itself, by a > a'), (['extends: b.yml', 'extends: c.yml', 'extends: b.yml'], 'extends itself, by a > b > c > b'),
     (['extends: 72c'], "unknown recipe '72c': did you mean '72b'"), (['extends: nowhere.yml'], 'extends nowhere.yml: there is no such file'),
     (['extends: [70b]'], "block 'extends' must name a recipe"), (['extends: 3'], "block 'extends' must name a recipe"),
-    (['extends: b.yml', 'mix: 3'], "b.yml: block 'mix' must map parameters")])
+    (['extends: b.yml', 'pretrain: 3'], "b.yml: block 'pretrain' must map parameters")])
 def test_what_cannot_be_extended_is_one_line(recipes, texts, message):
     with pytest.raises(UserError) as e: recipes(*texts)
     assert message in str(e.value) and '.yml: ' in str(e.value) and '\n' not in str(e.value)

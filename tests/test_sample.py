@@ -139,8 +139,8 @@ def test_problems_that_stage_3_has_not_seen_come_first(store):
     from citrus.synth import general_rows
     solutions = {r['id']: r['messages'][-1]['content'] for r in general_rows('', 600)}
     seen = sorted(solutions)[:-3]
-    files = {'train.jsonl': QUESTIONS, 'stage3.jsonl': [dict(id=i) for i in seen] + [dict(id=f'sft-{i}', question_id=f'q{i}') for i in (0, 1, 4, 7)]}
-    s = SimpleNamespace(params=dict(start='stage3', questions=8, general=5, general_hub='', general_longest=600, seed=0),
+    files = {'train.jsonl': QUESTIONS, 'sft3.jsonl': [dict(id=i) for i in seen] + [dict(id=f'sft-{i}', question_id=f'q{i}') for i in (0, 1, 4, 7)]}
+    s = SimpleNamespace(params=dict(start='sft3', questions=8, general=5, general_hub='', general_longest=600, seed=0),
                         read=lambda stage, file, record: files[file])
     medical, other = to_ask(s)
     assert {q['id'] for q in medical} == {f'q{i}' for i in range(12)} - {'q0', 'q1', 'q4', 'q7'} and len(other) == 5
@@ -154,7 +154,7 @@ def test_problems_that_stage_3_has_not_seen_come_first(store):
 def test_preference_asks_nothing_that_its_student_was_trained_on(micro, store):
     "By id, with more training questions than the recipe's and in whatever order they were read"
     folder = store / 'runs' / 'micro'
-    read = {r['question_id'] for r in read_jsonl(folder / 'sft' / 'stage3.jsonl') if 'question_id' in r}
+    read = {r['question_id'] for r in read_jsonl(folder / 'sft' / 'sft3.jsonl') if 'question_id' in r}
     asked = {r['question_id'] for r in read_jsonl(folder / 'prefer' / 'samples.jsonl')}
     assert read and len(asked) == 3 and not asked & read
 

@@ -24,7 +24,7 @@ say = lambda who, text: dict(role=who, content=text)
 
 @pytest.fixture(scope='module')
 def student(micro, store):
-    return store / 'runs' / 'micro' / 'assets' / 'student'
+    return store / 'runs' / 'micro' / 'assets' / 'base'
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ def model(s):
 @pytest.mark.parametrize('name', ['gpu', '8b', '70b', '72b'])
 def test_every_recipe_fits_on_what_it_claims(name):
     table = fit_table(settings(load_recipe(name)))
-    assert list(table.stage) == ['mix', 'sft', 'prefer'] and table.verdict.str.startswith('fits').all(), table.to_string()
+    assert list(table.stage) == ['pretrain', 'sft', 'prefer'] and table.verdict.str.startswith('fits').all(), table.to_string()
 
 
 @pytest.mark.parametrize('name', ['70b', '72b'])
-@pytest.mark.parametrize('stage, change', [('mix', dict(devices=16)), ('mix', dict(tokens=16384, scored=16384)), ('sft', dict(devices=16)), ('prefer', dict(offload=False)), ('prefer', dict(devices=4))])
+@pytest.mark.parametrize('stage, change', [('pretrain', dict(devices=16)), ('pretrain', dict(tokens=16384, scored=16384)), ('sft', dict(devices=16)), ('prefer', dict(offload=False)), ('prefer', dict(devices=4))])
 def test_a_smaller_cluster_or_a_longer_sequence_does_not_fit(name, stage, change):
     step = steps_of(settings(load_recipe(name)))[stage]
     assert spare(settled(step, H100), H100) >= 0 > spare(settled(replace(step, **change), H100), H100)

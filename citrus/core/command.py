@@ -67,7 +67,7 @@ def report(run: str, table: pd.DataFrame):
         print('\n' + table.to_string(index=False))
     figures = sorted(p for s in STAGES for p in (run_folder(run) / s / 'figures').glob('*.png'))
     print('\nfigures:', *[f'  {p}' for p in figures], sep='\n')
-    scores = run_folder(run) / 'ablate' / 'summary.txt'
+    scores = run_folder(run) / 'report' / 'summary.txt'
     if scores.exists(): print('\n' + scores.read_text())
 
 # %% ../../nbs/lib/core/command.ipynb #8b872fed

@@ -45,7 +45,7 @@ def library_of(folder: Path) -> dict:   # module name -> `Module`
     return modules
 
 # %% ../../nbs/lib/core/ingredients.ipynb #3d3da091
-def own_module(path: Path) -> str:   # `core.keys` of `nbs/lib/core/keys.ipynb`, `mix` of `nbs/50_mix.ipynb`
+def own_module(path: Path) -> str:   # `core.keys` of `nbs/lib/core/keys.ipynb`, `pretrain` of `nbs/50_pretrain.ipynb`
     "The module that a notebook exports to by its place and name"
     place = path.relative_to(root() / 'nbs').with_suffix('')
     parts = place.parts[1:] if place.parts[0] == 'lib' else place.parts

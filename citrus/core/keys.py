@@ -217,7 +217,7 @@ def find_places(
     return hits
 
 def follow(modules: dict, target: str, names: list) -> set:
-    "As `find_places`, where the first names may be those of modules: `citrus.mix.pretrain` from `citrus`"
+    "As `find_places`, where the first names may be those of modules: `citrus.pretrain.pretrain` from `citrus`"
     while names and f'{target}.{names[0]}' in modules:
         target = f'{target}.{names[0]}'
         names = names[1:]

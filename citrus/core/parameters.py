@@ -24,20 +24,20 @@ STAGES = dict(
     clean=('30_clean', ['assets', 'cases']),
     scale=('studies/scale', ['assets']),
     textbook=('40_textbook', ['assets', 'cases', 'clean']),
-    mix=('50_mix', ['assets', 'clean']),
+    pretrain=('50_pretrain', ['assets', 'clean']),
     rules=('studies/rules', ['clean']),
     knowledge=('studies/knowledge', ['assets', 'cases', 'clean']),
     throughput=('studies/throughput', ['assets', 'clean']),
     synth=('60_synth', ['assets', 'cases', 'clean']),
     reflection=('studies/reflection', ['assets', 'cases', 'clean', 'synth']),
-    sft=('70_sft', ['assets', 'cases', 'clean', 'textbook', 'mix', 'synth']),
+    sft=('70_sft', ['assets', 'cases', 'clean', 'textbook', 'pretrain', 'synth']),
     traces=('studies/traces', ['cases', 'synth', 'sft']),
     prefer=('80_prefer', ['cases', 'sft']),
     preferences=('studies/preferences', ['assets', 'cases']),
     cost=('studies/cost', ['assets']),
-    curriculum=('studies/curriculum', ['cases', 'mix', 'sft']),
-    evaluate=('90_evaluate', ['assets', 'cases', 'mix', 'sft', 'prefer']),
-    ablate=('95_ablate', ['cases', 'mix', 'synth', 'sft', 'prefer', 'evaluate']))
+    curriculum=('studies/curriculum', ['cases', 'pretrain', 'sft']),
+    evaluate=('90_evaluate', ['assets', 'cases', 'pretrain', 'sft', 'prefer']),
+    report=('95_report', ['cases', 'pretrain', 'synth', 'sft', 'prefer', 'evaluate']))
 
 STUDIES = {   # Run when they are named, not as part of the chain
     'cost',

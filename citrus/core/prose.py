@@ -117,5 +117,5 @@ def publish_readme():
 
 def publish_results(folder: Path):
     "Put what a run shows (`results.md` of its last stage) into the notebook of that stage, and make the README"
-    rewrite(notebook_path('ablate'), tagged('results', (folder / 'results.md').read_text(encoding='utf-8')))
+    rewrite(notebook_path('report'), tagged('results', (folder / 'results.md').read_text(encoding='utf-8')))
     publish_readme()

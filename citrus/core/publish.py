@@ -94,7 +94,7 @@ def publish(run: str) -> dict:   # notebook -> cells with output
     counts = publish_outputs(run)
     publish_manifests(run)
     for name in STAGES: publish_takes(name)
-    publish_results(linked(run, 'ablate'))
+    publish_results(linked(run, 'report'))
     publish_stale()
     nbdev_clean(str(root() / 'nbs'))
     return counts

@@ -226,7 +226,7 @@ def student_fault(stage: str, values: dict) -> str:
 
 # %% ../../nbs/lib/core/recipes.ipynb #f398b2b3
 FAULTS = {
-    batch_fault: ('mix', 'knowledge', 'sft', 'prefer'),
+    batch_fault: ('pretrain', 'knowledge', 'sft', 'prefer'),
     control_fault: ('prefer', 'evaluate'),
     votes_fault: ('evaluate',),
     pool_fault: ('synth', 'traces', 'prefer', 'preferences', 'curriculum'),

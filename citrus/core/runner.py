@@ -34,7 +34,7 @@ def module_path(path: Path) -> Path:
     "The file that a notebook is exported to"
     return root() / 'citrus' / (own_module(path).replace('.', '/') + '.py')
 
-def place_of(path: Path) -> str:   # `50_mix.ipynb`, `lib/core/keys.ipynb`: a name alone can be that of two notebooks
+def place_of(path: Path) -> str:   # `50_pretrain.ipynb`, `lib/core/keys.ipynb`: a name alone can be that of two notebooks
     "Where a notebook stands in `nbs/`"
     return path.relative_to(root() / 'nbs').as_posix()
 

@@ -23,11 +23,11 @@ from .benchmarks import grouped
 # %% ../../nbs/lib/eval/contamination.ipynb #2e411d29
 def clean_folder(s: Stage) -> Path:
     "Where the corpus of this run was cleaned"
-    return store() / f'clean-{manifest(s.folders["mix"])["inputs"]["clean"]}'
+    return store() / f'clean-{manifest(s.folders["pretrain"])["inputs"]["clean"]}'
 
 def training_files(s: Stage) -> dict:   # name -> path
     "Every file of text that a stage of this run trained on"
-    files = {f'mix: {p.stem}': p for p in sorted((clean_folder(s) / 'arms').glob('*.jsonl'))}
+    files = {f'pretrain: {p.stem}': p for p in sorted((clean_folder(s) / 'arms').glob('*.jsonl'))}
     files |= {f'sft: {p.stem}': p for p in sorted(s.folders['sft'].glob('*.jsonl')) if '.history' not in p.name}
     return files | {f'prefer: {p.stem}': p for p in sorted(s.folders['prefer'].glob('pairs.jsonl'))}
 

@@ -93,5 +93,5 @@ def table_answers(
 
 def trained_on(s: Stage) -> list:   # `question` records
     "The training patients whose reasonings stage 3 read"
-    read = {r.get('question_id') for r in s.read('sft', 'stage3.jsonl', 'sft')}
+    read = {r.get('question_id') for r in s.read('sft', 'sft3.jsonl', 'sft')}
     return [q for q in s.read('cases', 'train.jsonl', 'question') if q['id'] in read]

@@ -13,11 +13,11 @@ from .controls import CONTROLS
 # %% ../../nbs/lib/eval/labels.ipynb #8f5beceb
 STAGE_LABELS = dict(
     base='base model',
-    cpt='+ continued pre-training',
+    pretrained='+ continued pre-training',
     sft1='+ SFT stage 1',
     sft2='+ SFT stage 2',
     sft3='+ SFT stage 3 (reasoning)',
-    prefer='+ preference (CPO-SimPO)',
+    preferred='+ preference (CPO-SimPO)',
     answer_only='control: answers only',
     random='control: random answers',
     vote='control: a vote of findings',

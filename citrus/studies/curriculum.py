@@ -49,9 +49,9 @@ def wrong_answers(rows: list, seed: int) -> list:
 def material(s, probe: list) -> dict:   # stage name -> `sft` records
     "The rows of stages 1 and 2, and bare answers about the training pool without the probe"
     asked = {q['id'] for q in probe}
-    rows = {name: s.read('sft', f'{name}.jsonl', 'sft') for name in ('stage1', 'stage2')}
+    rows = {name: s.read('sft', f'{name}.jsonl', 'sft') for name in ('sft1', 'sft2')}
     pool = [q for q in s.read('cases', 'train.jsonl', 'question') if q['id'] not in asked]
-    return rows | dict(stage3=bare_rows(pool))
+    return rows | dict(sft3=bare_rows(pool))
 
 # %% ../../nbs/studies/curriculum.ipynb #bf6338f9
 IN_ORDER, LAST, AT_ONCE, CONTROL = (
@@ -63,11 +63,11 @@ def order_curricula(rows: dict, tokens: int, folder, seed: int) -> dict:   # kin
     if tokens < 300: raise UserError(f'curriculum.tokens = {tokens}: three trainings need at least 100 tokens each')
     drawn = {name: seeded_sample(r, len(r), seed) for name, r in rows.items()}
     in_order = [fill_tokens(r, tokens // 3, folder) for r in drawn.values()]
-    wrong = fill_tokens(wrong_answers(drawn['stage3'], seed), tokens // 3, folder)
+    wrong = fill_tokens(wrong_answers(drawn['sft3'], seed), tokens // 3, folder)
     every = sum(in_order, [])
     return {
         IN_ORDER: in_order,
-        LAST: thirds(fill_tokens(drawn['stage3'], tokens, folder), folder),
+        LAST: thirds(fill_tokens(drawn['sft3'], tokens, folder), folder),
         AT_ONCE: thirds(seeded_sample(every, len(every), seed), folder),
         CONTROL: [*in_order[:2], wrong],
     }
@@ -91,7 +91,7 @@ def student_folder(s, parts: list, seed: int) -> Path:   # parts: what it has re
 
 def train_in_order(s, parts: list, seed: int) -> Path:   # Folder of the model
     "Train a student on three parts, one after the other"
-    base = s.folders['mix'] / 'model'
+    base = s.folders['pretrain'] / 'pretrained'
     settings = {k: v for k, v in manifest(s.folders['sft'])['params'].items() if k in TRAINING} | dict(seed=seed)
     for i in range(3):
         out = student_folder(s, parts[:i + 1], seed)
@@ -139,7 +139,7 @@ def teach_order(s, kind: str, parts: list, seed: int, probe: list):
 def study(s, rows: dict, probe: list) -> pd.DataFrame:   # A row for each student, patient and measure
     "Train and examine every student"
     for seed in s.params['seeds']:
-        read = order_curricula(rows, s.params['tokens'], s.folders['mix'] / 'model', seed)
+        read = order_curricula(rows, s.params['tokens'], s.folders['pretrain'] / 'pretrained', seed)
         for kind, parts in read.items(): teach_order(s, kind, parts, seed, probe)
         throw_away(list(s.dir.glob('.student-*')))
     return pd.DataFrame([row for p in sorted((s.dir / 'students').glob('*.jsonl')) for row in read_jsonl(p)])

@@ -100,13 +100,13 @@ def check_apart(read: dict, unseen: list, held_out: list) -> pd.DataFrame:
 LOOP = dict(rule='uniform', micro_batch=1, weight_decay=1e-4, epochs=0.0, lost_steps=10, checkpoint_seconds=300.0)
 
 def learn(s, kind: str, arms: dict, seed: int) -> Path:   # Model folder
-    "Train a student from the base model with the loop of 50_mix"
+    "Train a student from the base model with the loop of 50_pretrain"
     out = s.dir / f'.{STUDENT_KINDS.index(kind)}-{seed}'
     files = {a: str(s.dir / f'{out.name}.{a}.jsonl') for a in arms}
     for a, docs in arms.items(): s.write(Path(files[a]).name, docs, 'document')
     own = {k: s.params[k] for k in ('steps', 'global_batch', 'length', 'learning_rate')}
-    base = str(s.folders['assets'] / 'student')
-    launch('mix.pretrain', s.params['processes'], out=str(out), base=base, arms=files, seed=seed, **own, **LOOP)
+    base = str(s.folders['assets'] / 'base')
+    launch('pretrain.pretrain', s.params['processes'], out=str(out), base=base, arms=files, seed=seed, **own, **LOOP)
     return out
 
 # %% ../../nbs/studies/knowledge.ipynb #af4a85da
@@ -157,7 +157,7 @@ def measure_student(s, kind: str, seed: int, arms: dict, asked: list, docs: list
     slug = name_of(kind, seed) if arms else 'before'
     names = [f'{slug}.{what}.jsonl' for what in ('choices', 'losses')]
     if not all((s.dir / 'students' / name).exists() for name in names):
-        folder = learn(s, kind, arms, seed) if arms else s.folders['assets'] / 'student'
+        folder = learn(s, kind, arms, seed) if arms else s.folders['assets'] / 'base'
         losses = held_out_losses(folder, kind, seed, docs, s.params['length'], s.params['sequences'])
         for name, rows in zip(names, (answers(folder, kind, seed, asked), losses)): s.write(f'students/{name}', rows)
     throw_away(list(s.dir.glob(f'.{slug}*')))

@@ -66,7 +66,7 @@ STUDENT_TRAINING = dict(
 def raise_student(s, learn: list) -> Path:   # Folder of the model
     "Train the study's student on bare answers"
     p = s.params
-    base = s.dir / '.base' if p['base'] == 'micro' else s.folders['assets'] / 'student'
+    base = s.dir / '.base' if p['base'] == 'micro' else s.folders['assets'] / 'base'
     if p['base'] == 'micro' and not base.exists(): micro(base, p['seed'])
     rows = s.dir / '.student.rows.jsonl'
     s.write(rows.name, fill_tokens(bare_rows(learn), p['tokens'], base), 'sft')

@@ -72,7 +72,7 @@ def whole_sequences(docs: list, length: int) -> np.ndarray:   # (sequences, leng
     return stream[:len(stream) // length * length].reshape(-1, length)
 
 def packed_stepper(folder, length: int):   # Takes the documents of a step, gives its row
-    "The loop of 50_mix on a model of its own"
+    "The loop of 50_pretrain on a model of its own"
     import torch
     accelerator = devices()
     model = load_student(folder).train()

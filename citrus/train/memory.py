@@ -216,10 +216,10 @@ def preference_step(s: Shape, prefer: dict) -> Step:   # prefer: parameters of t
 def steps_of(values: dict) -> dict:   # stage -> `Step`; values: as `citrus.core.recipes.settings` gives them
     "The training steps of a recipe. Raises `UserError` for a student whose shape is not known"
     s = student_shape(values['assets']['student'])
-    mix, sft = values['mix'], values['sft']
-    tokens = mix['length'] * mix['micro_batch']
+    pretrain, sft = values['pretrain'], values['sft']
+    tokens = pretrain['length'] * pretrain['micro_batch']
     return dict(
-        mix=Step(s, tokens, tokens, mix['processes']),
+        pretrain=Step(s, tokens, tokens, pretrain['processes']),
         sft=Step(s, sft['length'], sft['length'], sft['processes'], chunked=True, lora=sft['lora_rank']),
         prefer=preference_step(s, values['prefer']),
     )

@@ -43,7 +43,7 @@ def passes_of(stage: str, global_batch: int, micro_batch: int, devices: int) -> 
 def divide(accelerator, global_batch: int, micro_batch: int) -> int:   # Forward passes of a step on each device
     """Divide a step of pre-training among devices and forward passes; before `accelerator.prepare`.
     Raises `UserError` if there is a remainder"""
-    passes = passes_of('mix', global_batch, micro_batch, accelerator.num_processes)
+    passes = passes_of('pretrain', global_batch, micro_batch, accelerator.num_processes)
     accelerator.gradient_accumulation_steps = passes
     if accelerator.distributed_type == 'DEEPSPEED':
         accelerator.state.deepspeed_plugin.deepspeed_config.update(

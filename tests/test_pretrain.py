@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from citrus.train.bandit import Bandit
 from citrus.train.sampler import Stream
 from citrus.train.checkpoints import Progress, last_checkpoint
-from citrus.mix import advance, fit, pretrain
+from citrus.pretrain import advance, fit, pretrain
 from citrus.train.steps import devices, divide, sequence_losses
 from citrus.core.files import UserError
 from citrus.core.records import read_jsonl, write_jsonl
@@ -144,7 +144,7 @@ def test_the_study_runs_when_it_is_named(micro, store):
 
 def test_validation_reads_from_all_of_the_held_out_text(tmp_path):
     "A model that has learned one document by heart is not judged by that one alone"
-    from citrus.mix import evenly, plot_validation
+    from citrus.pretrain import evenly, plot_validation
     x = np.repeat(np.arange(50), 4)   # four sequences of each of 50 documents
     assert len(np.unique(evenly(x, 4))) == 4 and len(np.unique(evenly(x, 50))) == 50
     assert evenly(x, 1000).tolist() == x.tolist()
