@@ -209,19 +209,19 @@ def answer_only_rows(
 # Sources of medical reasoning, which the control has bare answers in place of
 REASONED = {'dual_expert', 'citrus_s3', 'medical_o1'}
 
-def simple_rows(s, name: str, embedded, n: int) -> list:   # embedded: gives `sft` records; n: of these
-    "The general rows of stage 1 or 2: all of a hub data set, or a sample of the short embedded ones"
-    if hub_id := s.params[f'{name}_hub']: return hub_dialogues(hub_id)
-    short = [r for r in embedded() if sum(len(m['content']) for m in r['messages']) <= s.params['longest']]
-    return seeded_sample(short, n, s.params['seed'])
+def simple_rows(hub_id: str, embedded, n: int, longest: int, seed: int) -> list:   # `sft` records
+    "The general rows of stage 1 or 2: all of a hub data set, or n of the embedded ones of at most `longest` characters"
+    if hub_id: return hub_dialogues(hub_id)
+    short = [r for r in embedded() if sum(len(m['content']) for m in r['messages']) <= longest]
+    return seeded_sample(short, n, seed)
 
 def taught_rows(s) -> dict:   # stage name -> `sft` records
     "What each stage teaches, before anything is taken out"
-    seed = s.params['seed']
+    longest, seed = s.params['longest'], s.params['seed']
     sft1 = s.read('cases', 'facts.jsonl', 'sft')
     sft1 += seeded_sample(s.read('textbook', 'textbook.jsonl', 'sft'), s.params['textbook_rows'], seed)
-    sft1 += simple_rows(s, 'sft1', instructions, s.params['instruction_rows'])
-    sft2 = simple_rows(s, 'sft2', dialogues, s.params['dialogue_rows'])
+    sft1 += simple_rows(s.params['sft1_hub'], instructions, s.params['instruction_rows'], longest, seed)
+    sft2 = simple_rows(s.params['sft2_hub'], dialogues, s.params['dialogue_rows'], longest, seed)
     sft3 = s.read('synth', 'sft3.jsonl', 'sft')
     if s.params['sft3_hub']:
         sft3 += hub_dialogues(s.params['sft3_hub'])
@@ -246,12 +246,8 @@ def stage_rows(s, index: Index) -> tuple:   # ({stage name: `sft` records}, rows
 # %% ../nbs/70_sft.ipynb #ed538e3e
 def train_stages(s, rows: dict):
     "Train the stages in order, each from the one before, and the control from stage 2"
-    start = dict(
-        sft1=s.folders['pretrain'] / 'pretrained',
-        sft2=s.dir / 'sft1',
-        sft3=s.dir / 'sft2',
-        answer_only=s.dir / 'sft2',
-    )
+    start = dict(sft2='sft1', sft3='sft2', answer_only='sft2')
+    base = lambda name: s.dir / start[name] if name in start else s.folders['pretrain'] / 'pretrained'
     passes = dict(zip(('sft1', 'sft2', 'sft3', 'answer_only'), [*s.params['epochs'], s.params['epochs'][2]]))
     keys = 'learning_rate global_batch length weight_decay beta2 clip lora_rank checkpoint_seconds seed'.split()
     for name in rows:
@@ -259,7 +255,7 @@ def train_stages(s, rows: dict):
             'sft.fine_tune',
             s.params['processes'],
             out=str(s.dir / name),
-            base=str(start[name]),
+            base=str(base(name)),
             rows=str(s.dir / f'{name}.jsonl'),
             epochs=passes[name],
             **{k: s.params[k] for k in keys},

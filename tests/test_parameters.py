@@ -30,13 +30,24 @@ def fields_of(trees):
     return {n.name: {s.target.id for s in n.body if isinstance(s, ast.AnnAssign)} for tree in trees for n in ast.walk(tree) if isinstance(n, ast.ClassDef)}
 
 
-def looked_up(tree, classes):
+def is_params(node, names=PARAMS): return ast.unparse(node).split('.')[-1] in names
+
+
+def looked_up(tree, classes, names=PARAMS):
     "The parameters that functions take by name: `p['x']`, or `p[k]` for names in the same function or for the `fields` of a class"
     for function in [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]:
         for n in ast.walk(function):
-            if isinstance(n, ast.Subscript) and ast.unparse(n.value).split('.')[-1] in PARAMS:
+            if isinstance(n, ast.Subscript) and is_params(n.value, names):
                 yield from words(n.slice if isinstance(n.slice, ast.Constant) else function)
                 if not isinstance(n.slice, ast.Constant): yield from all_fields(function, classes)
+
+
+def unpacked(trees):
+    "Functions that are called with `**params`, and the arguments of theirs that they name"
+    called = {ast.unparse(n.func) for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call) and any(k.arg is None and is_params(k.value) for k in n.keywords)}
+    for function in [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name in called]:
+        yield from (a.arg for a in function.args.args + function.args.kwonlyargs)
+        if function.args.kwarg: yield from looked_up(ast.Module([function], []), {}, {function.args.kwarg.arg})
 
 
 def read_by(stage):
@@ -46,12 +57,14 @@ def read_by(stage):
     used = {n.id for tree in run for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     trees = [ast.parse(d.code) for d in reached.values()]
     classes = fields_of(trees)
-    return used.union(*(looked_up(tree, classes) for tree in trees))
+    return used.union(unpacked(run + trees), *(looked_up(tree, classes) for tree in trees))
 
 
 def test_parameters_are_read_by_name_and_by_the_fields_of_a_class():
     tree = ast.parse("class Plan:\n    steps: int\nclass Other:\n    seed: int\ndef f(p): return Plan(**{x.name: p[x.name] for x in fields(Plan)}), p['rate']")
     assert set(looked_up(tree, fields_of([tree]))) == {'steps', 'rate'}
+    tree = ast.parse("def f(a, **how): return a, how['b'], [how[k] for k in 'c d'.split()]\ndef g(e, **how): return how['h']\nf(**s.params)\ng(e=1)")
+    assert set(unpacked([tree])) == set('abcd')
 
 
 @pytest.mark.parametrize('stage', STAGES)

@@ -145,7 +145,8 @@ DENIED_IN_ENGLISH = rf"""
     |\b(?:if|unless)\s(?!(?:i|we|you|one|forced|asked|pressed)\b)[^.;\n]{{0,120}}?\b
         (?:answer|choice|option|diagnosis)\s(?:would|could|might|may)\b{REST}
     |\b(?:least|less|worst|poorest|weakest|wrong|incorrect|false|inappropriate|improbable|unlikel\w*|contraindicated|second|next|runner-up)\b
-        (?:[ -](?!(?:because|since|as|and|the|that|so)\b)\w+){{0,4}}?\s(?:answer|choice|option|preference|diagnosis|correct|best|most\slikely|one)\b[^.,;:\n]{{0,30}}?
+        (?:[ -](?!(?:because|since|as|and|the|that|so)\b)\w+){{0,4}}?
+        \s(?:answer|choice|option|preference|diagnosis|correct|best|most\slikely|one)\b[^.,;:\n]{{0,30}}?
         (?:\bis\b|\bwould\sbe\b|:|=){CLAUSE}"""
 
 # %% ../../nbs/lib/eval/plain.ipynb #a23459fe

@@ -103,11 +103,15 @@ STATED = re.compile(
     r' likely|best)\b[^.:=\n~]{0,30}?(?:\bis|\bwould be|\bshould be|\bmust be|:|=|\s[-–]\s)'
     r"|(?<!not )(?<!n't )(?<!n't we )\b(?:choose|select|pick|go with|opt for|(?:i'd|i would|i'll)"
     r" (?:say|give|take|go for)|vote for|going (?:with|for))\b(?:\s(?:factor|answer))?"
-    r'|"(?:final_)?answer"\s?:\s?\{\s?"(?:label|letter)"\s?:|\bfinal\s?:|答案(?:是|为|:)?|应?故?选(?:择|项)?(?:是|为|:)?)[\s:"]*(?:(?:therefore|actually|clearly|exactly|most'
-    r' likely|likely|probably|indeed|that|option|choice|letter)\s)*',
+    r'|"(?:final_)?answer"\s?:\s?\{\s?"(?:label|letter)"\s?:|\bfinal\s?:'
+    r'|答案(?:是|为|:)?|应?故?选(?:择|项)?(?:是|为|:)?)'
+    r'[\s:"]*(?:(?:therefore|actually|clearly|exactly|most likely|likely|probably|indeed|that|option|choice|letter)\s)*',
     re.I,
 )
-STATEMENT_END = r'''(?:(?<=[)\]])|(?=\s?(?:$|[,;:!()\n。，；"}\u4e00-\u9fff]|\.(?!\s?[a-z])|\.\s(?:because|since|as)\b|[-–—]\s|(?:because|since|as|for|which|due|given|based|rather|over|instead|and|or|~)(?!\w))))'''
+STATEMENT_END = (
+    r'''(?:(?<=[)\]])|(?=\s?(?:$|[,;:!()\n。，；"}\u4e00-\u9fff]|\.(?!\s?[a-z])|\.\s(?:because|since|as)\b|[-–—]\s'''
+    r'''|(?:because|since|as|for|which|due|given|based|rather|over|instead|and|or|~)(?!\w))))'''
+)
 OPTION_LINE = re.compile(r'(?m)^\(?([A-Z])[).:、](?!.*\. )')
 SORRY = re.compile(   # `A... no, C`
     r"\W{0,6}(?i:no|nope|sorry|i mean|or rather|make that)\b\W{0,3}(?i:it's |option )?\(?[A-Z](?![\w'])"

@@ -23,17 +23,26 @@ def with_temperature(spec: str, usual: float) -> tuple:   # (specification of a 
     return (named[1], float(named[2])) if named else (spec, usual)
 
 # %% ../../nbs/lib/llm/casting.ipynb #8b1b2511
-def cast_of(p: dict, clean, knowledge) -> Cast:   # Parameters of the stage `synth`, folder of clean, file of cases
+def cast_of(
+    clean,           # Folder of the stage `clean`
+    knowledge,       # The file that `cases` wrote
+    reasoner: str,   # Specification of a model
+    reflector: str,
+    design: str,     # Key of `DESIGNS`
+    length: list,    # Fewest and most words of a monologue
+    **how,           # The other parameters of the stage `synth`
+) -> Cast:
     "Who plays which part in this run. Raises `UserError` for an unknown design"
-    if p['design'] not in DESIGNS: raise UserError(f'synth.design = {p["design"]!r}: one of {", ".join(DESIGNS)}')
-    rules = 'temperature others gold candidates rounds look_ups design retries seed'.split()
+    if design not in DESIGNS: raise UserError(f'synth.design = {design!r}: one of {", ".join(DESIGNS)}')
+    rules = 'temperature others gold candidates rounds look_ups retries seed'.split()
     return Cast(
-        reasoner=role_model(p['reasoner'], knowledge),
-        reflector=role_model(p['reflector'], knowledge),
-        writer=role_model(p['reflector'], knowledge),
+        reasoner=role_model(reasoner, knowledge),
+        reflector=role_model(reflector, knowledge),
+        writer=role_model(reflector, knowledge),
         library=library(knowledge, lambda: corpus_texts(clean)),
-        length=tuple(p['length']),
-        **{name: p[name] for name in rules},
+        design=design,
+        length=tuple(length),
+        **{name: how[name] for name in rules},
     )
 
 def panel_of(graders: list, difficulty: str, usual: float, knowledge) -> list:   # (model, temperature) of each

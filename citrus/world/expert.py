@@ -193,7 +193,8 @@ def answer_question(k: Knowledge, messages: list, temperature: float, rng: rando
     present, absent = k.reader(OPTION.sub('', text))
     ranked = [f for f in propose(k.belief(present, absent), temperature, rng) if not options or f in printed]
     if not ranked: return target('None of the listed diseases is one that I know.', printed.get(NONE, NONE))
-    best, second, *_ = *ranked, None
+    best = ranked[0]
+    second = ranked[1] if len(ranked) > 1 else None
     return target(explain(k, best, second, present, absent), printed.get(best, best))
 
 SKILLS = {}   # first line of a system message -> function like `answer_question`
