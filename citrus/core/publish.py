@@ -46,7 +46,7 @@ def duration(seconds: float) -> str:
 def published(stage: str) -> dict | None:   # None if there is none
     "The newest published manifest of a stage, of a run without a recipe if there is one"
     files = (root() / 'figures' / 'manifests').glob(f'{stage}-*.json')
-    manifests = [json.loads(p.read_text(encoding='utf-8')) for p in files]
+    manifests = [json.loads(p.read_bytes()) for p in files]
     return max(manifests, key=lambda m: (not m['recipe'], m['started']), default=None)
 
 def takes(m: dict) -> str:

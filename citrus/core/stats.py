@@ -203,12 +203,11 @@ def crossed(
 # %% ../../nbs/lib/core/stats.ipynb #17cddf92
 def holm(p: list) -> list:   # In the order given
     "p-values corrected for their number (Holm 1979)"
-    out = [0.0] * len(p)
-    floor = 0.0
-    for rank, i in enumerate(np.argsort(p)):
-        floor = max(floor, min(1.0, p[i] * (len(p) - rank)))
-        out[i] = float(floor)
-    return out
+    order = np.argsort(p)
+    larger = np.sort(p) * np.arange(len(p), 0, -1)
+    out = np.zeros(len(p))
+    out[order] = np.maximum.accumulate(larger).clip(max=1)
+    return out.tolist()
 
 # %% ../../nbs/lib/core/stats.ipynb #b1714189
 def standard_error(x: np.ndarray) -> float:   # nan of a single value
