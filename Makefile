@@ -23,7 +23,7 @@ test: .venv/done .deepspeed/done   ## lint, notebooks clean and in step, all les
 	$(BIN)/python tests/tools/lint.py
 	$(BIN)/pytest -q tests/test_sync.py tests/test_recipes.py
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
-	$(BIN)/pytest -q --durations=8 tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=8 tests
 
 test-vllm: .venv-vllm/done ## the chat door against real vLLM on the CPU
 	.venv-vllm/bin/pytest -q --durations=8 tests/test_vllm.py

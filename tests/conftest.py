@@ -1,4 +1,6 @@
 "Tests run the real stages on a micro model, in a store of their own; the wheels of the assets are shared."
+import contextlib
+import fcntl
 import os
 import subprocess
 import sys
@@ -12,7 +14,6 @@ BIN = Path(sys.executable).parent
 MICRO = root() / 'tests' / 'micro.yml'
 SLOW = set('bandit cases chain chaos chat clean evaluate exact families interchange likelihood pretrain pages patients prefer ranks rules sessions sft signals size sources synth vllm'.split())   # Files whose tests train, serve, kill or read much; `make check` leaves them out
 
-
 SLOW_FIXTURES = {'micro', 'before', 'old'}   # The whole chain; the keys of all stages by the code of several copies; what is stale
 
 
@@ -20,18 +21,41 @@ def pytest_configure(config): config.addinivalue_line('markers', 'slow: needs mo
 
 
 def pytest_collection_modifyitems(items):
-    "What uses a slow fixture is slow, and so is every file of `SLOW`"
+    "What uses a slow fixture is slow, and so is every file of `SLOW`. One worker begins with the chain, the others with what does not need it"
     for item in items:
         if SLOW_FIXTURES & set(item.fixturenames) or item.path.stem.removeprefix('test_') in SLOW: item.add_marker(pytest.mark.slow)
+    waiting = {item.path.stem for item in items if 'micro' in item.fixturenames}
+    order = lambda file: (file != 'test_chain', file in waiting, file != 'test_chaos')   # the longest first
+    items.sort(key=lambda item: order(item.path.stem))
 
 
 @pytest.fixture(scope='session')
-def store(tmp_path_factory):
+def shared(tmp_path_factory, worker_id):
+    "A folder that all workers of this session have"
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == 'master' else own.parent) / 'shared'
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def alone(path):
+    "One process at a time"
+    with open(path, 'a') as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope='session')
+def store(shared):
     "A `CITRUS_HOME` of its own with the real wheels"
     from citrus.data.wheels import fetch, pins
-    fetch(list(pins().values()))
-    here = tmp_path_factory.mktemp('home')
-    (here / 'assets').symlink_to(home() / 'assets')
+    here = shared / 'home'
+    with alone(shared / 'fetch.lock'):
+        fetch(list(pins().values()))
+        if not here.exists():
+            here.mkdir()
+            (here / 'assets').symlink_to(home() / 'assets')
     return here
 
 
@@ -43,7 +67,10 @@ def citrus_run(store, *args, ok=True, **env):
 
 
 @pytest.fixture(scope='session')
-def micro(store):
-    "The whole chain, run once on the micro model; `store/trace.txt` notes which functions run"
+def micro(store, shared):
+    "The whole chain, run once on the micro model by the first worker that asks; `trace.txt` notes which functions run. Gives what the command said"
     path = os.pathsep.join([str(MICRO.with_name('tracing')), *filter(None, [os.environ.get('PYTHONPATH')])])
-    return citrus_run(store, '--recipe', str(MICRO), PYTHONPATH=path, CITRUS_TRACE=str(store / 'trace.txt'))
+    said = shared / 'micro.txt'
+    with alone(shared / 'micro.lock'):
+        if not said.exists(): said.write_text(citrus_run(store, '--recipe', str(MICRO), PYTHONPATH=path, CITRUS_TRACE=str(store / 'trace.txt')))
+    return said.read_text()

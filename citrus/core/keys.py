@@ -154,7 +154,9 @@ def definition(
 ) -> Definition:
     "A statement, read"
     figures = Undrawn()
-    code = bare(figures.visit(node))
+    nodes = list(ast.walk(node))
+    if any(isinstance(n, ast.Name) and n.id == 'save_fig' for n in nodes): node = figures.visit(node)
+    code = bare(node)
     table = symbols_of(code)
     classes = patched(node)
     bound = set() if classes else assigned(table)
