@@ -81,7 +81,7 @@ def test_templates_that_change_the_text_are_refused(template, message, tokenizer
 def test_full_size_data_is_known(name):
     from citrus.data.hub import HUB
     from citrus.core.recipes import load_recipe
-    ids = [load_recipe(name)['sft'][f'stage{i}_hub'].partition(':')[0] for i in (1, 2, 3)]
+    ids = [load_recipe(name)['sft'][f'sft{i}_hub'].partition(':')[0] for i in (1, 2, 3)]
     assert ids == ['BAAI/Infinity-Instruct'] * 2 + ['jdh-algo/Citrus_S3'] and all(HUB[i].record == 'sft' for i in ids)
 
 

@@ -367,7 +367,7 @@ def test_a_language_model_can_take_every_part(micro, store):
     "The micro model talks nonsense: its steps are refused, nothing breaks, and the cap ends it"
     from citrus.llm.door import converse
     from citrus.world.expert import role_model
-    model = role_model(f'transformers:{(store / "runs" / "micro" / "assets" / "student").resolve()}', None)
+    model = role_model(f'transformers:{(store / "runs" / "micro" / "assets" / "base").resolve()}', None)
     asked = rows(store, 'cases', 'train.jsonl', 'question')[:1]
     traces = [trace for _, trace in converse(lambda door, q: synthesise(door, q, Cast(model, model, model, rounds=1)), asked)]
     assert [t['outcome'] for t in traces] == ['no end within the rounds'] and [s['rating'] for s in traces[0]['steps']] == [0]
