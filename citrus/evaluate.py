@@ -18,7 +18,7 @@ from .core.files import UserError
 from .core.parameters import nearest
 from .core.stats import wilson
 from .core.store import Stage
-from .core.style import draw_interval, dotted_chance, name_rows, panel_title
+from .core.style import draw_interval, dotted_chance, name_rows, panel_title, panels
 from .eval.benchmarks import Benchmark, grouped, sample_questions, validate_benchmark
 from .eval.controls import chance
 from .eval.exams import load_exam
@@ -180,13 +180,11 @@ def benchmark_metrics(t: pd.DataFrame, benchmark: str = 'cases_patients') -> dic
 # %% ../nbs/90_evaluate.ipynb #5c4e54c0
 def plot_scores(t: pd.DataFrame):   # `model, benchmark, n, accuracy, low, high, chance`
     "Accuracy with its 95 % interval of every model on every benchmark; controls in grey, dotted: chance"
-    import matplotlib.pyplot as plt
     names = list(dict.fromkeys(t.benchmark))
     others = [m for m in dict.fromkeys(t.model) if m not in STAGE_LABELS]
     models = in_order(t.model) + others
-    size = (2.1 * len(names) + 2.4, 0.3 * len(models) + 1.4)
-    fig, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout='constrained')
-    for ax, name in zip(axes[0], names):
+    fig, axes = panels(2.1 * len(names) + 2.4, 0.3 * len(models) + 1.4, columns=len(names), sharey=True)
+    for ax, name in zip(axes, names):
         part = t[t.benchmark == name]
         for r in part.itertuples():
             draw_interval(ax, models.index(r.model), r.accuracy, r.low, r.high, model_color(r.model))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CURVES', 'unread', 'to_ask', 'counted_pairs', 'pair_means', 'trainer_class', 'preference_settings', 'trainable',
            'preference_trainer', 'may_share', 'preference_results', 'preference_card', 'unchanged', 'train_preferred',
-           'draw_curves', 'plot_curves', 'margins']
+           'margins']
 
 # %% ../nbs/80_prefer.ipynb #bad94f3f
 import shutil
@@ -23,7 +23,6 @@ from .sft import seeded_sample
 from .synth import general_rows
 from .train.cards import model_card
 from .train.checkpoints import forget, resumable
-from .train.curves import draw_course
 from .train.preference import answer_logp, collate, collate_alone, cpo_simpo, encode_pairs, fit_to_train
 from .train.samples import general_questions
 from .train.shared_prompt import shares_prompt
@@ -193,28 +192,6 @@ def train_preferred(
     save_trained('prefer', trainer, tokenizer, out, history, card, record)
 
 # %% ../nbs/80_prefer.ipynb #3feed0a1
-def draw_curves(left, right, table: pd.DataFrame):   # left, right: axes
-    "Draw both rewards, and their margin, by step"
-    by_step = table.set_index(table.index + 1)
-    for i, k in enumerate(('reward_chosen', 'reward_rejected')):
-        draw_course(left, by_step[k], 3, f'C{i}', k.replace('_', ' '))
-    left.set(xlabel='step', ylabel='reward (beta x mean log-probability)', title=f'{len(table)} steps, one seed')
-    left.legend()
-    draw_course(right, by_step.margin, 3)
-    right.set(xlabel='step', ylabel='reward margin', title='chosen minus rejected')
-
-def plot_curves(table: pd.DataFrame):
-    "Rewards and their margin by step (paper, Figure 7 d)"
-    import matplotlib.pyplot as plt
-    if table.empty:
-        fig = plt.figure(figsize=(5, 1))
-        fig.text(0.5, 0.5, 'no step: sampling gave no pair to learn from', ha='center')
-        return fig
-    fig, axes = plt.subplots(1, 2, figsize=(8, 3))
-    draw_curves(*axes, table)
-    fig.tight_layout()
-    return fig
-
 def margins(table: pd.DataFrame) -> dict:
     "Mean margin of the first and of the last three steps; nothing where these would be the same steps"
     if len(table) < 6: return {}

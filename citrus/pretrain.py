@@ -17,7 +17,10 @@ from tqdm import tqdm
 
 # %% ../nbs/50_pretrain.ipynb #2aacdae5
 from .core.files import UserError
-from .core.stats import half_width, standard_error
+from .core.dots import draw_groups
+from .core.stats import half_width, mean_interval, standard_error
+from .core.style import CONTROL_COLOR, dotted_chance, in_words, legend_below, MODEL_COLOR, OTHER_COLOR
+from .core.style import panel_lines, panels, PART_COLORS
 from .llm.local import compute_dtype
 from .llm.saving import whole_model
 from .train.bandit import Bandit
@@ -25,6 +28,7 @@ from .train.cards import save_training
 from .train.checkpoints import due, forget, last_checkpoint, load_checkpoint, note, Progress
 from .train.checkpoints import save_checkpoint
 from .train.memory import must_recompute
+from .train.rule_figures import rule_in_words
 from .train.sampler import draw_arms, pack_documents, streams
 from .train.steps import devices, divide, load_student, one_step, schedule
 
@@ -219,36 +223,43 @@ def trajectory(history: list, what: str) -> pd.DataFrame:
     return pd.DataFrame([dict(step=h['step'], arm=a, value=v) for h in history for a, v in h[what].items()])
 
 # %% ../nbs/50_pretrain.ipynb #685a7538
-def draw_weights(ax, weights: pd.DataFrame, arms: list):
-    "Probability of each arm by step, beside equal shares"
-    import seaborn as sns
-    sns.lineplot(weights, x='step', y='value', hue='arm', hue_order=arms, ax=ax, legend=False)
-    ax.axhline(1 / len(arms), color='0.5', ls=':', lw=1)
-    ax.set(ylabel='probability of the arm', title=f'bandit weights (one seed, {weights.step.max()} steps)')
+def draw_weights(ax, weights: pd.DataFrame):   # step, arm, value
+    "Probability of each arm by step; dotted: equal shares"
+    arms = weights.groupby('arm')
+    for (arm, g), color in zip(arms, PART_COLORS):
+        ax.plot(g.step, g.value, color=color, label=in_words(arm))
+    dotted_chance(ax, 1 / len(arms), across=True)
+    ax.set(xlabel='step', ylabel='probability of a source')
+    panel_lines(ax, f'n = {weights.step.max():,} steps, one seed; dotted: equal shares')
+    ax.legend(fontsize=8, frameon=False, ncol=2, loc='upper center', bbox_to_anchor=(0.5, -0.18))
 
-def plot_pretrain(weights: pd.DataFrame, losses: pd.DataFrame):
-    "Arm weights and training losses by step; `losses` has a column `rule`"
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
-    arms = sorted(weights.arm.unique())
-    draw_weights(left, weights, arms)
-    sns.scatterplot(losses, x='step', y='value', hue='arm', hue_order=arms, style='rule', ax=right, s=18)
-    right.set(ylabel='training loss (nats a token)', title='loss of each drawn sequence')
-    right.legend(fontsize=7, loc='center left', bbox_to_anchor=(1, .5), frameon=False)
+def plot_pretrain(course: pd.DataFrame):   # step, arm, value, rule, what: `weight` or `loss`
+    "The bandit's weights by step, and the mean training loss of each arm under both rules, with 95 % intervals"
+    fig, (left, right) = panels(10, 4, columns=2)
+    draw_weights(left, course[course.what == 'weight'])
+    losses = course[course.what == 'loss'].groupby(['rule', 'arm']).value.apply(np.array).unstack('rule')
+    table = lambda rule: pd.DataFrame(map(mean_interval, losses[rule]), columns=['value', 'low', 'high'])
+    rules = list(dict.fromkeys(course.rule))
+    sizes = [' and '.join(str(len(drawn)) for drawn in row) for row in losses[rules].to_numpy()]
+    labels = [f'{in_words(arm)} (n = {size})' for arm, size in zip(losses.index, sizes)]
+    groups = {rule_in_words(rule): table(rule) for rule in rules}
+    draw_groups(right, groups, (MODEL_COLOR, CONTROL_COLOR)[:len(groups)], labels)
+    right.set_xlabel('training loss of what was drawn (nats a token), 95 % interval')
+    right.legend(fontsize=8, frameon=False, ncol=2, loc='upper center', bbox_to_anchor=(0.5, -0.18))
     return fig
 
 # %% ../nbs/50_pretrain.ipynb #68fa7a3c
 def plot_validation(table: pd.DataFrame):
     "Validation loss by arm and model, with 95 % intervals over sequences (Student)"
-    import matplotlib.pyplot as plt
-    fig, ax = plt.subplots(figsize=(7, 3))
     arms = sorted(table.arm.unique())
-    for i, (name, g) in enumerate(table.groupby('model', sort=False)):
-        g = g.set_index('arm').loc[arms]
-        half = [half_width(error, n) for error, n in zip(g.se, g.n)]
-        ax.errorbar(np.arange(len(arms)) + (i - 1) * .2, g.loss, yerr=half, fmt='o', ms=4, capsize=2, label=name)
-    ax.set_xticks(range(len(arms)), arms, rotation=25, ha='right', fontsize=8)
-    ax.set(ylabel='validation loss (nats a token)', title=f'held-out text, {table.n.max()} sequences an arm')
-    ax.legend()
+    half = [half_width(error, n) for error, n in zip(table.se, table.n)]
+    table = table.assign(value=table.loss, low=table.loss - half, high=table.loss + half)
+    models = table.set_index('arm').groupby('model', sort=False)
+    groups = {rule_in_words(name): g.loc[arms] for name, g in models}
+    fig, [ax] = panels(7, 0.45 * len(arms) + 1.3)
+    colors = OTHER_COLOR, MODEL_COLOR, CONTROL_COLOR
+    draw_groups(ax, groups, colors[:len(groups)], list(map(in_words, arms)))
+    ax.set_xlabel('validation loss (nats a token), 95 % interval')
+    panel_lines(ax, f'held-out text, n = {table.n.max():,} sequences of each source')
+    legend_below(fig, ax, len(groups))
     return fig

@@ -14,6 +14,7 @@ import pandas as pd
 from .core.files import UserError
 from .core.store import Stage
 from .core.style import draw_interval, dotted_chance, name_rows, no_difference, number_beside, panel_title
+from .core.style import panels
 from .eval.comparison import compare_models
 from .eval.labels import benchmark_label, in_order, model_color, model_label, trained
 
@@ -50,9 +51,8 @@ def against_base(
 # %% ../nbs/95_report.ipynb #e5af26ff
 def plot_stages(t: pd.DataFrame):   # Rows of one benchmark: `model, n, accuracy, low, high, chance`
     "Accuracy by stage of training with 95 % intervals; controls in grey, dotted: chance"
-    import matplotlib.pyplot as plt
     t = t.set_index('model').loc[in_order(t.model)]
-    fig, ax = plt.subplots(figsize=(7, 0.4 * len(t) + 1.2))
+    fig, [ax] = panels(7, 0.4 * len(t) + 1.2)
     for row, (model, r) in enumerate(t.iterrows()):
         color = model_color(model)
         draw_interval(ax, row, r.accuracy, r.low, r.high, color)
@@ -60,24 +60,23 @@ def plot_stages(t: pd.DataFrame):   # Rows of one benchmark: `model, n, accuracy
     dotted_chance(ax, t.chance.iloc[0])
     name_rows(ax, [model_label(m) for m in t.index])
     ax.set(xlim=(-0.03, 1.1), xticks=[0, 0.2, 0.4, 0.6, 0.8, 1], xlabel='accuracy, 95 % interval (dotted: chance)')
-    ax.set_title(f'New patients of known diseases, n = {t.n.iloc[0]}', loc='left')
+    ax.set_title(f'New patients of known diseases, n = {t.n.iloc[0]:,}', loc='left', fontsize=10)
     return fig
 
 # %% ../nbs/95_report.ipynb #e099844f
 def plot_differences(t: pd.DataFrame):   # `first, benchmark, n, difference, low, high, p_holm`
     "Paired difference to the base model with 95 % intervals, a panel for each benchmark; filled: p < 0.05 after Holm"
-    import matplotlib.pyplot as plt
     names = list(dict.fromkeys(t.benchmark))
     models = in_order(t['first'])
-    size = (2.2 * len(names) + 2.8, 0.34 * len(models) + 1.4)
-    fig, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout='constrained')
-    for ax, name in zip(axes[0], names):
+    fig, axes = panels(2.2 * len(names) + 2.8, 0.34 * len(models) + 1.4, columns=len(names), sharey=True)
+    for ax, name in zip(axes, names):
         part = t[t.benchmark == name]
         for r in part.itertuples():
             ends = 100 * r.difference, 100 * r.low, 100 * r.high
             draw_interval(ax, models.index(r.first), *ends, model_color(r.first), solid=r.p_holm < 0.05)
         no_difference(ax)
         name_rows(ax, [model_label(m) for m in models])
+        ax.locator_params(axis='x', nbins=4)
         panel_title(ax, benchmark_label(name), part.n.iloc[0])
     fig.supxlabel('points above the base model, paired, 95 % interval (filled: p < 0.05 after Holm)', fontsize=9)
     return fig

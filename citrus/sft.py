@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['ROW_LICENCES', 'LOGGED', 'REASONED', 'tuning_settings', 'usable_rows', 'may_pack', 'tuning_trainer', 'tuning_card',
            'fine_tune', 'tuning_results', 'decontaminate', 'hub_dialogues', 'seeded_sample', 'bare_rows', 'fill_tokens',
-           'answer_only_rows', 'simple_rows', 'taught_rows', 'control_rows', 'stage_rows', 'train_stages', 'write_rows',
-           'plot_losses']
+           'answer_only_rows', 'simple_rows', 'taught_rows', 'control_rows', 'stage_rows', 'train_stages', 'write_rows']
 
 # %% ../nbs/70_sft.ipynb #f4ea4444
 import random
@@ -26,7 +25,6 @@ from .data.instructions import dialogues, EXERCISES, instructions
 from .llm.prompt import ask, target
 from .train.cards import model_card
 from .train.checkpoints import forget, resumable
-from .train.curves import draw_course
 from .train.encoding import count_tokens, encode_dialogue, encode_rows
 from .train.packing import packed_gap, ROUNDING
 from .train.steps import load_student
@@ -268,17 +266,3 @@ def write_rows(s, rows: dict) -> pd.DataFrame:   # rows: training -> `sft` recor
     tokens = lambda some: count_tokens(some, s.folders['pretrain'] / 'pretrained')
     table = [dict(training=n, rows=len(some), tokens=tokens(some), sources=sources(some)) for n, some in rows.items()]
     return pd.DataFrame(table)
-
-# %% ../nbs/70_sft.ipynb #3ce3c921
-def plot_losses(table: pd.DataFrame):
-    "Training loss by step, a panel for each training (paper, Figure 7 a-c)"
-    import matplotlib.pyplot as plt
-    names = list(dict.fromkeys(table.training))
-    fig, axes = plt.subplots(1, len(names), figsize=(3 * len(names), 2.6), squeeze=False)
-    for ax, name in zip(axes[0], names):
-        loss = table[table.training == name].set_index('step').loss
-        draw_course(ax, loss, 7)
-        ax.set(title=f'{name} ({len(loss)} steps, one seed)', xlabel='step')
-    axes[0][0].set_ylabel('training loss (nats a token)')
-    fig.tight_layout()
-    return fig

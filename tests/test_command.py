@@ -37,7 +37,7 @@ def command(tmp_path, monkeypatch):
     (['--yes'], '--yes goes with --gc only'), (['--dry', '--yes'], '--yes goes with --gc only'),
     (['--only', 'pretrain', '--from', 'sft'], '--only and --from do not go together'),
     (['--list', '--name', 'a'], '--list and --name do not go together'), (['--gc', '--dry'], '--gc and --dry do not go together'),
-    (['--why', 'a.csv', '--list'], 'do not go together'), (['--only', ''], '--only has no value'),
+    (['--why', 'a.csv', '--list'], 'do not go together'), (['--figures', '--dry'], '--figures and --dry do not go together'), (['--list', '--figures'], '--list and --figures do not go together'), (['--only', ''], '--only has no value'),
     (['--recipe', 'gpu', '--recipe', '8b'], '--recipe is given twice'), (['--nam', 'a'], 'unrecognized arguments: --nam'),
     (['--set', 'pretrain.steps=[1'], "--set pretrain.steps=[1: expected ',' or ']'"), (['--set', 'pretrain.steps=1', 'pretrain.steps=2'], 'pretrain.steps: is given twice'),
     (['--name', '..'], "run '..': a name begins with"), (['--name', '.'], "run '.': a name begins with"), (['--name', 'a\n'], 'a name begins with'),

@@ -150,4 +150,4 @@ def test_validation_reads_from_all_of_the_held_out_text(tmp_path):
     assert evenly(x, 1000).tolist() == x.tolist()
     table = pd.DataFrame([dict(arm='a', model='m', loss=2.0, se=0.1, n=4)])
     line = plot_validation(table).axes[0].containers[0][2][0].get_segments()[0]
-    assert line[1, 1] - 2.0 == pytest.approx(0.1 * 3.182, abs=1e-3)   # Student with 3 degrees of freedom, and not 1.96
+    assert line[1, 0] - 2.0 == pytest.approx(0.1 * 3.182, abs=1e-3)   # Student with 3 degrees of freedom, and not 1.96

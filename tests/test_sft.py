@@ -147,9 +147,8 @@ def test_a_course_is_drawn_only_where_windows_lie_side_by_side():
     import matplotlib.pyplot as plt
     import pandas as pd
 
-    from citrus.prefer import margins, plot_curves
-    from citrus.sft import plot_losses
-    from citrus.train.curves import smoothed
+    from citrus.prefer import margins
+    from citrus.train.curves import plot_curves, plot_losses, smoothed
     line = pd.Series([1.0, 2, 3, 4, 5, 6], index=range(1, 7))
     assert smoothed(line[:5], 3).empty and smoothed(line, 3).to_dict() == {2: 2.0, 3: 3.0, 4: 4.0, 5: 5.0}
     for steps in (0, 2, 5, 6, 40):

@@ -21,6 +21,8 @@ def write_fig(fig, folder: Path, name: str, stamp: str, formats: tuple = ('png',
     "Write a figure, stamped with what made it, and close it: a notebook would show it twice"
     import matplotlib.pyplot as plt
     fig.draw_without_rendering()   # a layout moves the labels only now
+    fig.set_layout_engine('none')
+    for legend in fig.legends: legend.set_bbox_to_anchor((0, 0, 1, 1), fig.transFigure)   # else the cut moves it
     below = (fig.get_tightbbox().y0 - STAMP_GAP) / fig.get_figheight()
     fig.text(1, below, stamp, ha='right', va='top', fontsize=6, color='0.5')
     tags = dict(png={'Source': stamp}, pdf={'Subject': stamp, 'CreationDate': None})

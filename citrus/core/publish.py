@@ -16,7 +16,7 @@ from .lineage import lineage, maker
 from .parameters import notebook_path, STAGES, STUDIES
 from .prose import keep_outputs, publish_results, rewrite
 from .runner import advice, library_notebooks, papermill_run, place_of
-from .stale import publish_stale, redraw_published
+from .stale import publish_stale
 from .store import linked, manifest, run_folder
 
 # %% ../../nbs/lib/core/publish.ipynb #aca7095e
@@ -104,22 +104,17 @@ def publish_args(argv: list) -> argparse.Namespace:
     "The command line of `citrus_publish`"
     p = Parser('citrus_publish', 'Copy figures, cell outputs and results of a finished run into the repository.')
     old = 'copy nothing: write which published figures are of older code, and say why'
-    drawn = 'copy nothing: draw the published figures from their CSV files'
     p.add_argument('run', nargs='?', help="name of the run (default: 'default')")
     p.add_argument('--stale', action='store_true', help=old)
-    p.add_argument('--redraw', action='store_true', help=drawn)
     return p.parse_args(argv)
 
 def publish_command(args: argparse.Namespace):
     "Do what a parsed command line says. Raises `UserError` for a run beside an option that takes none"
     need_clone()
-    if (args.stale or args.redraw) and args.run:
-        raise UserError('--stale and --redraw take no run: they are about what is published already')
-    if args.redraw: print(*redraw_published(), sep='\n')
+    if args.stale and args.run: raise UserError('--stale takes no run: it is about what is published already')
     if args.stale:
         lines = [f'{r.output} ({r.made_by}): {r.why}' for r in publish_stale().itertuples()]
-        print('\n'.join(lines) or 'nothing is stale')
-    if args.stale or args.redraw: return
+        return print('\n'.join(lines) or 'nothing is stale')
     for name, n in publish(args.run or 'default').items(): print(f'{name}: {n} cells with output')
 
 def publish_main():

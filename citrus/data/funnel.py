@@ -11,10 +11,11 @@ import random
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 # %% ../../nbs/lib/data/funnel.ipynb #f434f7e7
+from ..core.dots import draw_parts
+from ..core.style import in_words, legend_below, number_beside, panels, with_n
 from .selection import records, REMOVAL_STEPS
 
 # %% ../../nbs/lib/data/funnel.ipynb #2597bb78
@@ -63,25 +64,16 @@ def removed_shares(funnel: pd.DataFrame) -> pd.DataFrame:   # A row for each kin
 # %% ../../nbs/lib/data/funnel.ipynb #b56e7fe5
 def plot_documents(funnel: pd.DataFrame):   # A figure
     "Share of the documents of each arm that were removed, by kind of reason"
-    import matplotlib.pyplot as plt
-    shares = removed_shares(funnel)
-    read = funnel[funnel.step == 'read'].left.tolist()
-    left = funnel[funnel.step == REMOVAL_STEPS[-1]].left.tolist()
-    fig, ax = plt.subplots(figsize=(8, 0.45 * len(read) + 1.6))
-    ends = np.zeros(len(read))
-    for (kind, row), colour in zip(shares.iterrows(), plt.get_cmap('tab10').colors):
-        ax.barh(range(len(read)), row, left=ends, color=colour, label=kind)
-        ends += row.to_numpy()
-    for i, n in enumerate(left): ax.text(ends[i], i, f'  {n:,} left', va='center', fontsize=8)
-    ax.set_yticks(
-        range(len(read)),
-        [f'{arm.replace("_", " ")} (n = {n:,})' for arm, n in zip(shares.columns, read)],
-    )
-    ax.set(xlim=(0, 1.2 * max(ends.max(), 1)), xlabel='removed, % of the documents read')
-    ax.invert_yaxis()
-    ax.spines[['top', 'right']].set_visible(False)
-    fig.legend(fontsize=8, frameon=False, ncols=3, loc='lower center', bbox_to_anchor=(0.5, 1))
-    fig.tight_layout()
+    shares = removed_shares(funnel).T
+    ends = shares.sum(axis=1)
+    read = funnel[funnel.step == 'read'].left
+    left = funnel[funnel.step == REMOVAL_STEPS[-1]].left
+    shares.index = map(with_n, map(in_words, shares.index), read)
+    fig, [ax] = panels(8, 0.32 * len(shares) + 1.5)
+    draw_parts(ax, shares.loc[:, shares.sum() > 0])
+    for row, (end, n) in enumerate(zip(ends, left)): number_beside(ax, row, end, f'{n:,} left')
+    ax.set(xlim=(0, 1.15 * max(ends.max(), 1)), xlabel='removed, % of the documents read')
+    legend_below(fig, ax, 4)
     return fig
 
 # %% ../../nbs/lib/data/funnel.ipynb #fd3cab87

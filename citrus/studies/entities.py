@@ -19,8 +19,10 @@ import pandas as pd
 
 # %% ../../nbs/studies/entities.ipynb #d91b15c6
 from ..world.families import derange
+from ..core.dots import draw_rows
 from ..core.files import root
 from ..core.stats import wilson
+from ..core.style import panel_lines, panels, with_n
 from ..data.abstracts import hpo_files
 from ..data.entities import mentions_between, MENTION_KINDS
 from ..data.medical_names import frequencies, headings, medline_1970s
@@ -284,19 +286,14 @@ CLAIM_WORDS = dict(
     drug='drug',
     has='disease has finding',
     treats='drug treats disease',
-    denied='denied',
+    denied='denied finding',
 ) | {'has, no cue': 'control: disease and finding, no cue', 'treats, no cue': 'control: drug and disease, no cue'}
 
 def plot_precision(table: pd.DataFrame):   # As `precision` gives it
     "Share of judged claims that are right, with 95 % intervals; the controls in grey"
-    import matplotlib.pyplot as plt
-    fig, ax = plt.subplots(figsize=(6.5, 0.3 * len(table) + 1))
-    for y, r in enumerate(table.itertuples()):
-        colour = '0.6' if 'no cue' in r.kind else 'C0'
-        ax.errorbar(r.share, y, xerr=[[r.share - r.low], [r.high - r.share]], fmt='o', capsize=3, color=colour)
-    labels = [f'{CLAIM_WORDS[k]} (n = {n})' for k, n in zip(table.kind, table.n)]
-    ax.set(yticks=range(len(table)), yticklabels=labels, xlim=(-0.03, 1.03))
-    ax.set(xlabel='right when read, 95 % interval', title='Entities and relations in abstracts, read by hand')
-    ax.spines[['top', 'right']].set_visible(False)
-    ax.invert_yaxis()
+    labels = list(map(with_n, table.kind.map(CLAIM_WORDS), table.n))
+    fig, [ax] = panels(7, 0.3 * len(table) + 1)
+    draw_rows(ax, table.assign(label=labels, value=table.share))
+    ax.set(xlim=(-0.03, 1.03), xlabel='right when read, 95 % interval')
+    panel_lines(ax, 'Entities and relations in abstracts, read by hand')
     return fig

@@ -21,7 +21,7 @@ from ..core.launch import launch
 from ..core.records import read_jsonl
 from ..core.stats import crossed
 from ..core.store import manifest
-from ..core.style import no_difference
+from ..core.style import no_difference, panel_lines, panels
 from ..eval.likelihood import choice, likelihood
 from ..llm.local import compute_dtype
 from ..llm.models import local_model
@@ -211,8 +211,7 @@ def knowledge_table(choices: pd.DataFrame, losses: pd.DataFrame) -> pd.DataFrame
 # %% ../../nbs/studies/knowledge.ipynb #560af739
 def plot_results(table: pd.DataFrame):
     "Changes from the base model, with 95 % intervals"
-    import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 2, figsize=(12, 3.2), layout='constrained')
+    fig, axes = panels(12, 3.4, columns=2)
     titles = dict(accuracy='gain in accuracy (more is better)', loss='change of loss, nats a token (less is better)')
     for ax, (what, title) in zip(axes, titles.items()):
         rows = table[(table.against == 'before') & table.measure.str.startswith(what)]
@@ -220,6 +219,8 @@ def plot_results(table: pd.DataFrame):
         labels = [f'{r.kind} · {r.measure.partition(", ")[2]}' for r in rows.itertuples()]
         draw_rows(ax, rows.assign(label=labels, value=rows.change))
         no_difference(ax)
-        unit = f'{rows.n.max()} questions' if what == 'accuracy' else f'{rows.n.max()} sequences'
-        ax.set_title(f'{title}\n{unit}, {rows.students.min()} to {rows.students.max()} students a row', fontsize=9)
+        unit = f'n = {rows.n.max()} questions' if what == 'accuracy' else f'n = {rows.n.max()} sequences'
+        students = f'{rows.students.min()} to {rows.students.max()} students a row'
+        panel_lines(ax, title, f'{unit}, {students}')
+    fig.supxlabel('95 % intervals over diseases or sequences, and students', fontsize=9)
     return fig

@@ -21,6 +21,7 @@ from tqdm import tqdm
 # %% ../../nbs/studies/scale.ipynb #78f79cc6
 from ..core.stats import wilson
 from ..core.store import process_memory
+from ..core.style import LINE_COLOR, MODEL_COLOR, name_rows, no_difference, panels
 from ..data.arms import ARMS
 from ..data.near_copies import spoil
 from ..data.quality import ngrams
@@ -251,30 +252,26 @@ def cost(texts: list, sizes: list, fresh: float, seed: int) -> pd.DataFrame:   #
 # %% ../../nbs/studies/scale.ipynb #589b8c35
 def plot_scale(table: pd.DataFrame):   # A figure
     "CPU seconds and memory against documents"
-    import matplotlib.pyplot as plt
-    fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3))
-    left.loglog(table.documents, table.cpu_seconds, 'o-')
+    fig, (left, right) = panels(8, 3, columns=2)
     linear = table.documents * table.cpu_seconds.iloc[-1] / table.documents.iloc[-1]
-    left.loglog(table.documents, linear, 'k:', lw=0.8, label='linear')
-    left.set(xlabel='documents', ylabel='CPU seconds')
+    left.loglog(table.documents, linear, color=LINE_COLOR, lw=1, label='in proportion')
+    left.loglog(table.documents, table.cpu_seconds, 'o-', color=MODEL_COLOR)
+    left.set(xlabel='documents', ylabel='CPU-seconds')
     left.legend(frameon=False, fontsize=8)
-    right.semilogx(table.documents, table.largest_mb, 'o-')
-    right.set(xlabel='documents', ylabel='largest memory of the process, MB', ylim=(0, None))
-    for ax in (left, right): ax.spines[['top', 'right']].set_visible(False)
-    fig.tight_layout()
+    right.semilogx(table.documents, table.largest_mb, 'o-', color=MODEL_COLOR)
+    right.set(xlabel='documents', ylabel='largest memory, MB', ylim=(0, 1.1 * table.largest_mb.max()))
+    fig.suptitle(f'n = {len(table)} sizes, each measured once', fontsize=9)
     return fig
 
 # %% ../../nbs/studies/scale.ipynb #98743dd7
 def plot_speed(table: pd.DataFrame):   # A figure
     "How many times the CPU seconds of the one pass each step of the peer takes"
-    import matplotlib.pyplot as plt
-    theirs = table[table.who != 'ours'].iloc[::-1]
-    fig, ax = plt.subplots(figsize=(6, 0.3 * len(theirs) + 0.8))
-    ax.barh(theirs.step, theirs.times_ours)
-    ax.axvline(1, color='0.5', lw=0.8)
-    ax.set(xlabel='CPU seconds, times those of the one pass with all filters and the signature')
-    ax.spines[['top', 'right']].set_visible(False)
-    fig.tight_layout()
+    theirs = table[table.who != 'ours']
+    fig, [ax] = panels(7, 0.3 * len(theirs) + 0.8)
+    ax.barh(range(len(theirs)), theirs.times_ours, color=MODEL_COLOR)
+    name_rows(ax, list(theirs.step))
+    no_difference(ax, 1)
+    ax.set(xlabel='CPU-seconds, times those of the one pass with all filters and the signature')
     return fig
 
 # %% ../../nbs/studies/scale.ipynb #28f8fcf0

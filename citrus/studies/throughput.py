@@ -15,7 +15,9 @@ import pandas as pd
 from tqdm import tqdm
 
 # %% ../../nbs/studies/throughput.ipynb #6343ec3d
+from ..core.dots import draw_parts
 from ..core.records import read_jsonl
+from ..core.style import legend_below, MODEL_COLOR, panel_lines, panels, SUBJECT_COLOR
 from ..llm.local import compute_dtype
 from ..train.sampler import pack_documents
 from ..train.memory import shape_of, token_flops
@@ -173,21 +175,17 @@ def throughput_table(steps: pd.DataFrame, flops: float) -> pd.DataFrame:   # flo
 # %% ../../nbs/studies/throughput.ipynb #d5a650af
 def plot_throughput(table: pd.DataFrame):   # As `throughput_table` gives it
     "What the machine's peak is spent on: text, padding, and what is below the peak"
-    import matplotlib.pyplot as plt
-    fig, ax = plt.subplots(figsize=(8, 2.4), layout='constrained')
     text = table.share_of_peak
     padding = text / table.filled - text
-    parts = {'text': (text, 'C0'), 'padding': (padding, 'C3'), 'not reached': (1 - text - padding, '0.9')}
-    left = np.zeros(len(table))
-    for name, (share, color) in parts.items():
-        ax.barh(table.way, share, left=left, color=color, label=name)
-        left = left + share.to_numpy()
-    ax.set_yticks(
-        range(len(table)), [f'{r.way}\n{r.tokens_a_second:.0f} tokens a second' for r in table.itertuples()]
-    )
-    ax.set(xlim=(0, 1), xlabel=f"share of the machine's measured peak (n = {table.steps.max()} steps)")
+    labels = [f'{r.way}\n{r.tokens_a_second:.0f} tokens a second' for r in table.itertuples()]
+    parts = pd.DataFrame({'text': text, 'padding': padding})
+    parts['not reached'] = 1 - text - padding
+    fig, [ax] = panels(8, 2.4)
+    draw_parts(ax, parts.set_axis(labels), (MODEL_COLOR, SUBJECT_COLOR, '0.9'))
+    ax.set(xlim=(0, 1), xlabel="share of the machine's measured peak")
     best = table.loc[table.times.idxmax()]
-    words = f'{best.times:.1f} times the padded rate, {best.low:.1f} to {best.high:.1f} by step'
-    ax.set_title(f'{best.way}: {words}', fontsize=9)
-    fig.legend(loc='outside lower center', ncol=3, frameon=False)
+    spread = f'{best.low:.1f} to {best.high:.1f} by step'
+    words = f'{best.way}: {best.times:.1f} times the padded rate, {spread}'
+    panel_lines(ax, f'{words} (n = {best.steps} steps)')
+    legend_below(fig, ax, 3)
     return fig

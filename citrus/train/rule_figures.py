@@ -7,19 +7,19 @@ __all__ = ['RULE_WORDS', 'CORPUS_WORDS', 'rule_in_words', 'draw_corpora', 'plot_
            'plot_weights', 'by_arm', 'write_gaps', 'plot_arms']
 
 # %% ../../nbs/lib/train/rule_figures.ipynb #f74edfca
-import numpy as np
 import pandas as pd
 
 # %% ../../nbs/lib/train/rule_figures.ipynb #4da3a17d
-from ..core.dots import draw_rows
+from ..core.dots import draw_parts, draw_rows
 from ..core.stats import mean_interval
-from ..core.style import no_difference
+from ..core.style import BOUND_COLOR, in_words, legend_below, no_difference, OTHER_COLOR, panel_lines, panels
+from ..core.style import SUBJECT_COLOR
 from .rule_pairs import against_one
 
 # %% ../../nbs/lib/train/rule_figures.ipynb #b6050c31
 RULE_WORDS = dict(
-    stratified='stratified',
-    uniform='uniform draws',
+    stratified='equal shares, stratified',
+    uniform='equal shares, by chance',
     proportional='in proportion to tokens',
     odm='ODM, as printed',
     odm_released='ODM, as released',
@@ -42,39 +42,40 @@ def rule_in_words(rule: str) -> str:
 # %% ../../nbs/lib/train/rule_figures.ipynb #22a10011
 def draw_corpora(table: pd.DataFrame, sizes: dict):   # table: corpus, rule, value, low, high; sizes: corpus -> words
     "A panel for each corpus, a row for each rule; panels have the same rows"
-    import matplotlib.pyplot as plt
     order = list(dict.fromkeys(table.rule))
     corpora = list(table.groupby('corpus', sort=False))
-    panels = dict(squeeze=False, sharey=True, figsize=(12, 1 + 0.3 * len(order)), layout='constrained')
-    fig, axes = plt.subplots(1, len(corpora), **panels)
-    for ax, (name, g) in zip(axes[0], corpora):
+    fig, axes = panels(12, 1.2 + 0.3 * len(order), columns=len(corpora), sharey=True)
+    for ax, (name, g) in zip(axes, corpora):
         rows = g.set_index('rule').reindex(order)
         words = [rule_in_words(rule) for rule in order]
-        draw_rows(ax, rows.assign(label=words), colors={RULE_WORDS['oracle']: 'C2'})
+        draw_rows(ax, rows.assign(label=words), colors={RULE_WORDS['oracle']: BOUND_COLOR})
         kind, _, arms = CORPUS_WORDS.get(name, name).partition(': ')
-        ax.set_title('\n'.join(filter(None, [kind, arms, sizes[name]])), fontsize=9)
-    return fig, axes[0]
+        panel_lines(ax, *filter(None, [kind, arms, sizes[name]]))
+    return fig, axes
 
 def plot_final(pairs: pd.DataFrame, against: str):
     "Final loss of each rule above that of one of them, with 95 % intervals over seeds"
     table = against_one(pairs, against).rename(columns=dict(difference='value'))
-    words = lambda g: f'{g.seeds.max()} seeds, {g.sequences.max()} sequences an arm'
+    words = lambda g: f'n = {g.seeds.max()} seeds, {g.sequences.max()} sequences an arm'
     sizes = {name: words(g) for name, g in table.groupby('corpus')}
     fig, axes = draw_corpora(table, sizes)
     for ax in axes:
         no_difference(ax)
-        ax.set_xlabel(f'nats a token above {against}', fontsize=9)
+        ax.locator_params(axis='x', nbins=4)
+    fig.supxlabel(f'nats a token above "{rule_in_words(against)}", 95 % interval over seeds', fontsize=9)
     return fig
 
 def plot_speeds(table: pd.DataFrame, against: str):
     "Speed of each rule on each corpus, with 95 % intervals over seeds"
-    sizes = {name: f'{g.seeds.max()} seeds, {g.diverged.sum()} diverged' for name, g in table.groupby('corpus')}
-    fig, axes = draw_corpora(table[table.rule != against].rename(columns=dict(mean='value')), sizes)
+    words = lambda g: f'n = {g.seeds.max()} seeds, {g.diverged.sum()} diverged'
+    sizes = {name: words(g) for name, g in table.groupby('corpus')}
+    others = table[table.rule != against]
+    fig, axes = draw_corpora(others.rename(columns=dict(mean='value')), sizes)
     for ax in axes:
         no_difference(ax, 1)
-        ax.set_xlabel(f'speed against {against}', fontsize=9)
         ax.set(xscale='log', xticks=[0.25, 0.5, 1, 2, 4], xticklabels=['¼', '½', '1', '2', '4'])
         ax.minorticks_off()
+    fig.supxlabel(f'speed against "{rule_in_words(against)}", 95 % interval over seeds', fontsize=9)
     return fig
 
 # %% ../../nbs/lib/train/rule_figures.ipynb #7c1e40af
@@ -92,21 +93,18 @@ def read_shares(
 
 def plot_weights(rows: pd.DataFrame):   # Of one corpus
     "What each rule read, a bar for each; lines are 95 % intervals of the first arm over seeds"
-    import matplotlib.pyplot as plt
     table = read_shares(rows)
-    wide = table.pivot(index='rule', columns='arm', values='share')
-    order = list(dict.fromkeys(table.rule))[::-1]
-    words = [rule_in_words(rule) for rule in order]
-    fig, ax = plt.subplots(figsize=(8, 0.8 + 0.3 * len(order)), layout='constrained')
-    left = np.zeros(len(order))
+    rules = list(dict.fromkeys(table.rule))
     arms = list(dict.fromkeys(table.arm))
-    for arm, color in zip(arms, ('C3', 'C1', 'C2')):
-        ax.barh(words, wide[arm][order], left=left, color=color, alpha=0.7, label=arm)
-        left = left + wide[arm][order].to_numpy()
-    first = table[table.arm == arms[0]].set_index('rule').loc[order]
-    ax.errorbar(first.share, words, xerr=[first.share - first.low, first.high - first.share], fmt='none', color='k')
-    ax.set(xlim=(0, 1), xlabel=f'share of the sequences read (n = {table.seeds.max()} seeds)')
-    fig.legend(loc='outside upper center', ncol=len(arms), frameon=False)
+    shares = table.pivot(index='rule', columns='arm', values='share').loc[rules, arms]
+    fig, [ax] = panels(8, 1.2 + 0.3 * len(rules))
+    draw_parts(ax, shares.set_axis(map(rule_in_words, rules)), (SUBJECT_COLOR, OTHER_COLOR, BOUND_COLOR))
+    first = table[table.arm == arms[0]].set_index('rule').loc[rules]
+    ends = [first.share - first.low, first.high - first.share]
+    ax.errorbar(first.share, range(len(rules)), xerr=ends, fmt='none', color='k')
+    words = f'lines: 95 % interval of {in_words(arms[0])} over n = {table.seeds.max()} seeds'
+    ax.set(xlim=(0, 1), xlabel=f'share of the sequences read ({words})')
+    legend_below(fig, ax, len(arms))
     return fig
 
 # %% ../../nbs/lib/train/rule_figures.ipynb #9ee18096
@@ -121,24 +119,28 @@ def by_arm(losses: pd.DataFrame, name: str, against: str) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 def write_gaps(ax, table: pd.DataFrame, wide: pd.DataFrame):   # wide: index rule, columns arms
-    "Each difference in its place, in black where its interval leaves out zero"
+    "Each difference in its place, in bold where its interval leaves out zero"
     for r in table.itertuples():
         place = wide.columns.get_loc(r.arm), wide.index.get_loc(r.rule)
-        words = f'{r.difference:+.2f} ± {(r.high - r.low) / 2:.2f}'
-        ax.text(*place, words, ha='center', va='center', fontsize=8, color='k' if r.low > 0 or r.high < 0 else '0.5')
+        half = (r.high - r.low) / 2
+        words = f'{r.difference:+.2f} ± {half:.2f}'.replace('-0.00', '+0.00')
+        look = dict(weight='bold', color='k') if r.low > 0 or r.high < 0 else dict(color='0.3')
+        ax.text(*place, words, ha='center', va='center', fontsize=8, **look)
 
 def plot_arms(table: pd.DataFrame, against: str):   # As `by_arm` gives it
     "Final loss of each source under each rule, above that under another one; red is worse"
-    import matplotlib.pyplot as plt
     wide = table.pivot(index='rule', columns='arm', values='difference')
-    wide = wide[sorted(wide.columns, key=lambda arm: (arm == 'mean', arm))]
-    fig, ax = plt.subplots(figsize=(2 + 1.1 * wide.shape[1], 1 + 0.4 * len(wide)), layout='constrained')
+    places = {rule: place for place, rule in enumerate(RULE_WORDS)}
+    rules = sorted(wide.index, key=lambda rule: (places[rule.partition(', ')[0]], rule))
+    wide = wide.loc[rules, sorted(wide.columns, key=lambda arm: (arm == 'mean', arm))]
+    rows, columns = wide.shape
+    fig, [ax] = panels(2 + 1.1 * columns, 1.2 + 0.4 * rows)
     limit = 2 * max(abs(table.difference))
     ax.imshow(wide, cmap='RdBu_r', vmin=-limit, vmax=limit, aspect='auto')
     write_gaps(ax, table, wide)
-    ax.set_yticks(range(len(wide)), [rule_in_words(rule) for rule in wide.index])
-    names = ['mean of all' if arm == 'mean' else arm.replace('_', ' ') for arm in wide.columns]
-    ax.set_xticks(range(len(names)), names, rotation=20, ha='right')
-    spread = f'± half of the 95 % interval over {table.seeds.max()} seeds'
-    ax.set_title(f'nats a byte above {against}, {spread}', fontsize=9)
+    ax.set_yticks(range(len(wide)), [rule_in_words(rule) for rule in rules])
+    names = ['mean of all' if arm == 'mean' else in_words(arm).replace(' ', '\n') for arm in wide.columns]
+    ax.set_xticks(range(len(names)), names)
+    spread = f'± half of the 95 % interval over n = {table.seeds.max()} seeds; bold: not 0'
+    panel_lines(ax, f'nats a byte above "{rule_in_words(against)}", {spread}')
     return fig

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 # %% ../../nbs/lib/train/samples.ipynb #58900a28
+from ..core.stats import wilson
+from ..core.style import LINE_COLOR, MODEL_COLOR, panel_lines, panels
 from ..eval.extract import mark
 from ..llm.models import SET_ASIDE
 from ..llm.door import converse
@@ -288,15 +290,19 @@ def counts_table(questions: list, rows: list) -> pd.DataFrame:
 
 # %% ../../nbs/lib/train/samples.ipynb #38a26358
 def plot_counts(table: pd.DataFrame):   # As `counts_table` gives it
-    "Questions by the number of their right answers"
-    import matplotlib.pyplot as plt
-    fig, ax = plt.subplots(figsize=(5, 2.6))
-    ax.bar(table.right, table.questions, color=['C3', *['C0'] * (len(table) - 2), 'C2'])
-    ax.set(
-        xlabel=f'right answers of {table.of.iloc[0]}',
-        ylabel='questions',
-        title=f'{table.questions.sum()} questions; only those between the ends give pairs',
-    )
+    "Questions by the number of their right answers, with 95 % intervals; hollow: questions that give no pair"
+    total = table.questions.sum()
+    share = 100 * table.questions / max(total, 1)
+    ends = [wilson(k, total) for k in table.questions]
+    low = [100 * first for first, _ in ends]
+    high = [100 * last for _, last in ends]
+    fig, [ax] = panels(5, 2.8)
+    fill = ['white', *[MODEL_COLOR] * (len(table) - 2), 'white']
+    ax.bar(table.right, share, color=fill, edgecolor=MODEL_COLOR)
+    reach = [share - low, high - share]
+    ax.errorbar(table.right, share, yerr=reach, fmt='none', color=LINE_COLOR, capsize=2)
+    ax.set(xlabel=f'right answers of {table.of.iloc[0]}', ylabel='% of the questions', ylim=(0, None))
+    panel_lines(ax, f'n = {total:,} questions; hollow: no pair from them')
     return fig
 
 # %% ../../nbs/lib/train/samples.ipynb #14e1514a
