@@ -141,6 +141,6 @@ def plot_arms(table: pd.DataFrame, against: str):   # As `by_arm` gives it
     ax.set_yticks(range(len(wide)), [rule_in_words(rule) for rule in rules])
     names = ['mean of all' if arm == 'mean' else in_words(arm).replace(' ', '\n') for arm in wide.columns]
     ax.set_xticks(range(len(names)), names)
-    spread = f'± half of the 95 % interval over n = {table.seeds.max()} seeds; bold: not 0'
+    spread = f'± half of the 95 % interval over n = {table.seeds.max()} seeds; bold: without 0'
     panel_lines(ax, f'nats a byte above "{rule_in_words(against)}", {spread}')
     return fig
