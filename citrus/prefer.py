@@ -27,7 +27,8 @@ from .train.preference import answer_logp, collate, collate_alone, cpo_simpo, en
 from .train.samples import general_questions
 from .train.shared_prompt import shares_prompt
 from .train.steps import load_student
-from .train.trainers import adapters, logged_steps, one_bar, save_trained, trainer_settings
+from .train.trainers import adapters, follow_schedule, logged_steps, one_bar, save_trained
+from .train.trainers import trainer_settings
 
 # %% ../nbs/80_prefer.ipynb #780fdd30
 def unread(
@@ -103,7 +104,7 @@ def preference_settings(out: str, base: str, length: int, micro_batch: int, **se
     Raises `UserError` if the global batch does not divide among the devices"""
     from transformers import TrainingArguments
     answers = 2 * micro_batch * length
-    fixed = dict(warm_up=0.1, weight_decay=1e-4, beta2=0.95, clip=1.0)
+    fixed = dict(weight_decay=1e-4, beta2=0.95, clip=1.0)
     shared = trainer_settings('prefer', out, base, answers, micro_batch=micro_batch, **fixed, **settings)
     reentrant = dict(use_reentrant=False)
     return TrainingArguments(**shared, gradient_checkpointing_kwargs=reentrant, remove_unused_columns=False)
@@ -183,6 +184,7 @@ def train_preferred(
     limits = dict(length=length, lora_rank=lora_rank)
     args = preference_settings(out, base, micro_batch=micro_batch, seed=seed, **course, **limits)
     trainer = preference_trainer(base, data, args, shared, lora_rank, **terms)
+    follow_schedule(trainer, 0.1)
     one_bar(trainer, 'preference training')
     trainer.train(resume_from_checkpoint=resumable(trainer, out, checkpoint_seconds))
     history = logged_steps(trainer, {name: name for name in CURVES})

@@ -28,7 +28,7 @@ from .train.checkpoints import forget, resumable
 from .train.encoding import count_tokens, encode_dialogue, encode_rows
 from .train.packing import packed_gap, ROUNDING
 from .train.steps import load_student
-from .train.trainers import adapters, count_on, logged_steps, one_bar, save_trained, trainer_settings
+from .train.trainers import adapters, count_on, follow_schedule, logged_steps, one_bar, save_trained, trainer_settings
 
 # %% ../nbs/70_sft.ipynb #020f7b65
 def tuning_settings(
@@ -41,7 +41,7 @@ def tuning_settings(
 ):
     "TRL settings of a stage. Raises `UserError` if the global batch does not divide among the devices"
     from trl import SFTConfig
-    shared = trainer_settings('sft', out, base, length, micro_batch=1, lora_rank=lora_rank, warm_up=0.05, **settings)
+    shared = trainer_settings('sft', out, base, length, micro_batch=1, lora_rank=lora_rank, **settings)
     return SFTConfig(**shared, max_length=length, packing=packed, packing_strategy='bfd')
 
 # %% ../nbs/70_sft.ipynb #9a4dd402
@@ -136,6 +136,7 @@ def fine_tune(
     packed = may_pack(base)
     args = tuning_settings(out, base, lora_rank=lora_rank, packed=packed, **settings)
     trainer = tuning_trainer(base, encoded, args, tokenizer, lora_rank)
+    follow_schedule(trainer, 0.05)
     one_bar(trainer, f'fine-tuning {Path(out).name}')
     last = resumable(trainer, out, checkpoint_seconds)
     if last: count_on(trainer, Path(last))

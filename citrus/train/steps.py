@@ -15,14 +15,11 @@ from ..core.files import UserError
 from ..llm.local import compute_dtype
 
 # %% ../../nbs/lib/train/steps.ipynb #44a80918
-def schedule(step: int, steps: int) -> float:   # Factor of the peak learning rate
-    "Linear warm-up over 5 % of the steps, then cosine to zero"
-    warm = max(1, round(0.05 * steps))
-    return (
-        (step + 1) / warm
-        if step < warm
-        else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-    )
+def schedule(step: int, steps: int, warm_up: float = 0.05) -> float:   # Factor of the peak learning rate
+    "Linear warm-up over a share of the steps, then cosine to zero"
+    warm = max(1, round(warm_up * steps))
+    if step < warm: return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 def devices():   # An `accelerate.Accelerator`
     "The devices of this run, computing in bfloat16 where they multiply it"
