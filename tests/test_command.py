@@ -52,8 +52,8 @@ def test_a_mistake_is_one_line(command, capsys, tmp_path, args, message):
 
 @pytest.mark.parametrize('text, message', [
     ('- pretrain', 'must map stages to their parameters, is a list'), ('pretrain', 'is a str'), ('pretrain: 3', "block 'pretrain' must map"),
-    ('pretrain:\n  steps: 1\n  steps: 2', "'steps' is given twice (line 3)"), ('pretrain: {steps: 1}\nmix: {seed: 1}', "'pretrain' is given twice (line 2)"),
-    ('pretrain: [', 'line 1'), ('1: {a: 2}', 'unknown stage 1'), ('pretrain: {2: 3}', 'unknown parameter of pretrain 2'), (b'pretrain: {rule: \xff}', 'not UTF-8 at byte 12'),
+    ('pretrain:\n  steps: 1\n  steps: 2', "'steps' is given twice (line 3)"), ('pretrain: {steps: 1}\npretrain: {seed: 1}', "'pretrain' is given twice (line 2)"),
+    ('pretrain: [', 'line 1'), ('1: {a: 2}', 'unknown stage 1'), ('pretrain: {2: 3}', 'unknown parameter of pretrain 2'), (b'pretrain: {rule: \xff}', 'not UTF-8 at byte 17'),
     ('pretrain: {steps: !!python/name:os.system }', 'could not determine a constructor')])
 def test_a_bad_recipe_is_one_line(command, capsys, tmp_path, text, message):
     path = tmp_path / 'r.yml'

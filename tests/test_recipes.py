@@ -81,7 +81,7 @@ def recipes(tmp_path):
 
 
 def test_the_nearest_recipe_wins_parameter_by_parameter(recipes):
-    blocks = recipes('extends: b.yml\nmix: {steps: 3}\nsft: {epochs: [3, 3, 3]}', 'extends: c.yml\nmix: {steps: 2, seed: 2}', 'pretrain: {steps: 1, seed: 1, length: 64}\nsft: {epochs: [1, 1, 1], seed: 1}')
+    blocks = recipes('extends: b.yml\npretrain: {steps: 3}\nsft: {epochs: [3, 3, 3]}', 'extends: c.yml\npretrain: {steps: 2, seed: 2}', 'pretrain: {steps: 1, seed: 1, length: 64}\nsft: {epochs: [1, 1, 1], seed: 1}')
     assert blocks == dict(pretrain=dict(steps=3, seed=2, length=64), sft=dict(epochs=[3, 3, 3], seed=1))
 
 

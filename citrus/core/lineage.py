@@ -53,7 +53,7 @@ def manifest_of(made_by: str) -> dict:
         raise UserError(f'{made_by}: its manifest is {where}: set CITRUS_HOME to where the run was made')
     return json.loads(copies[0].read_text(encoding='utf-8'))
 
-def lineage(made_by: str) -> dict:   # `<stage>-<key>` -> manifest, in the order of the stages
+def lineage(made_by: str) -> dict:   # `<stage>-<key>` -> manifest, in the order in which they were begun
     """The manifests of a stage folder and of all that it was made from.
     Raises `UserError` for one that is nowhere to be found"""
     todo = [made_by]
@@ -62,7 +62,7 @@ def lineage(made_by: str) -> dict:   # `<stage>-<key>` -> manifest, in the order
         name = todo.pop()
         manifests[name] = manifest_of(name)
         todo += [f'{s}-{k}' for s, k in manifests[name]['inputs'].items()]
-    return dict(sorted(manifests.items(), key=lambda x: list(STAGES).index(x[1]['stage'])))
+    return dict(sorted(manifests.items(), key=lambda x: x[1]['started']))
 
 # %% ../../nbs/lib/core/lineage.ipynb #a8796fcd
 def pins_of(m: dict) -> str:
