@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['draw_step', 'own_share', 'check_finite', 'step_row', 'advance', 'mean_loss', 'fit', 'reading_record', 'reading_card',
-           'bandit_for', 'student_for', 'pretrain', 'evenly', 'arm_losses', 'validation_loss', 'compare_losses',
-           'trajectory', 'draw_weights', 'plot_pretrain', 'plot_validation']
+           'bandit_for', 'student_for', 'pretrain', 'compare_losses', 'trajectory', 'draw_weights', 'plot_pretrain',
+           'plot_validation']
 
 # %% ../nbs/50_pretrain.ipynb #d7dade1f
 import math, time
@@ -18,10 +18,9 @@ from tqdm import tqdm
 # %% ../nbs/50_pretrain.ipynb #2aacdae5
 from .core.files import UserError
 from .core.dots import draw_groups
-from .core.stats import half_width, mean_interval, standard_error
+from .core.stats import half_width, mean_interval
 from .core.style import CONTROL_COLOR, dotted_chance, in_words, legend_below, MODEL_COLOR, OTHER_COLOR
 from .core.style import panel_lines, panels, PART_COLORS
-from .llm.local import compute_dtype
 from .llm.saving import whole_model
 from .train.bandit import Bandit
 from .train.cards import model_card, save_training
@@ -29,8 +28,9 @@ from .train.checkpoints import due, forget, last_checkpoint, load_checkpoint, no
 from .train.checkpoints import save_checkpoint
 from .train.memory import must_recompute
 from .train.rule_figures import rule_in_words
-from .train.sampler import draw_arms, pack_documents, streams
+from .train.sampler import draw_arms, streams
 from .train.steps import devices, divide, load_student, one_step, schedule
+from .train.validation import validation_loss
 
 # %% ../nbs/50_pretrain.ipynb #46e6b18c
 def draw_step(
@@ -195,37 +195,6 @@ def pretrain(
     whole = whole_model(model, accelerator)   # every process takes part: ZeRO-3 has split the weights
     if not accelerator.is_main_process: return
     save_training(out, whole, tokenizer, history, reading_card(Path(out).name, record), record)
-
-# %% ../nbs/50_pretrain.ipynb #cad17d95
-def evenly(x: np.ndarray, n: int) -> np.ndarray:   # x: (rows, ...)
-    "At most n rows, evenly spread over all"
-    return x[np.unique(np.linspace(0, len(x) - 1, min(n, len(x))).round().astype(int))]
-
-def arm_losses(model, sequences: np.ndarray) -> np.ndarray:   # sequences: (n, length) tokens; (n,) nats a token
-    "Loss of each sequence"
-    import torch
-    rows = torch.as_tensor(sequences, dtype=torch.long, device=model.device)
-    with torch.inference_mode(): return np.array([model(input_ids=x[None], labels=x[None]).loss.item() for x in rows])
-
-def validation_loss(
-    folder,           # Model folder
-    documents: list,  # `document` records of all arms
-    length: int,      # Tokens in a sequence
-    n: int,           # Sequences of each arm
-) -> list:            # rows of arm, loss (nats a token), its standard error, sequences
-    "Mean loss of a model on held-out text of each arm; a single sequence has no standard error"
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=compute_dtype()).eval()
-    model.to('cuda' if torch.cuda.is_available() else 'cpu')
-    rows = []
-    for arm in sorted({d['source'] for d in documents}):
-        texts = [d['text'] for d in documents if d['source'] == arm]
-        losses = arm_losses(model, evenly(pack_documents(texts, tokenizer, length), n))
-        error = standard_error(losses)
-        if len(losses): rows.append(dict(arm=arm, loss=losses.mean(), se=error, n=len(losses)))
-    return rows
 
 # %% ../nbs/50_pretrain.ipynb #b0168074
 def compare_losses(models: dict, documents: list, length: int, n: int) -> pd.DataFrame:

@@ -42,6 +42,21 @@ def test_one_row_equals_one_row_for_each_option(family, attention, micro_folder)
         assert max(abs(s - plainly(lm, tokenizer, p, c)) for i, (p, cs) in enumerate(asked) for s, c in zip(found[i], cs)) < 1e-3
 
 
+def test_over_several_devices(micro_folder, tmp_path):
+    "The second layer on another device, here the disk: masks, caches and the pick before the output layer follow"
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(micro_folder)
+    whole = AutoModelForCausalLM.from_pretrained(micro_folder, dtype=torch.float32).eval()
+    parts = ['model.embed_tokens', 'model.layers.0', 'model.layers.1', 'model.norm', 'model.rotary_emb', 'lm_head']
+    spread = AutoModelForCausalLM.from_pretrained(
+        micro_folder, dtype=torch.float32, device_map={p: 'disk' if p == 'model.layers.1' else 'cpu' for p in parts}, offload_folder=str(tmp_path)).eval()
+    assert spread.hf_device_map['model.layers.1'] == 'disk'
+    head = 'Question: Which animal swims in the sea?\nA. The trout\nB. The hen\nAnswer: A\n\n'
+    asked = [(f'{head}Which {"often " * i}climbs?\nAnswer:', [' A goat', ' A cow on a hill']) for i in range(4)]
+    plain, other = (dict(likelihoods(lm, tokenizer, asked, rows=2)) for lm in (whole, spread))
+    assert max(abs(a - b) for i in plain for a, b in zip(plain[i], other[i])) < 1e-4
+
+
 def test_attention_without_masks_is_refused(micro_folder):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     lm, tokenizer = AutoModelForCausalLM.from_pretrained(micro_folder), AutoTokenizer.from_pretrained(micro_folder)

@@ -144,7 +144,8 @@ def test_the_study_runs_when_it_is_named(micro, store):
 
 def test_validation_reads_from_all_of_the_held_out_text(tmp_path):
     "A model that has learned one document by heart is not judged by that one alone"
-    from citrus.pretrain import evenly, plot_validation
+    from citrus.train.validation import evenly
+    from citrus.pretrain import plot_validation
     x = np.repeat(np.arange(50), 4)   # four sequences of each of 50 documents
     assert len(np.unique(evenly(x, 4))) == 4 and len(np.unique(evenly(x, 50))) == 50
     assert evenly(x, 1000).tolist() == x.tolist()

@@ -10,6 +10,7 @@ __all__ = ['TRAVELS', 'devices_here', 'read_hostfile', 'nodes', 'divided', 'node
 import atexit, contextlib, importlib, json, os, re, shlex, socket, subprocess, sys, threading, time
 from pathlib import Path
 
+from .engines import need_free_devices
 from .files import atomic, Parser, root, UserError
 from .store import die_with_parent
 
@@ -145,7 +146,8 @@ def launch(
     **arguments,            # Passed to the function; `out` must be its result folder
 ):
     """Call a function of this package in place, or in several processes.
-    Raises `UserError` if there are too few devices or a process fails"""
+    Raises `UserError` if there are too few devices, if an engine holds them or if a process fails"""
+    need_free_devices(function)
     if processes == 1: return call(function, arguments)
     names = divided(processes, nodes(), function)
     config = Path(arguments['out']).with_suffix('.json')

@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
 
+from .engines import release
 from .files import atomic, home, need_writable, root, UserError
 from .ingredients import drawings_of, ingredients, versions
 from .keys import digest
@@ -261,7 +262,8 @@ def closing_manifest(s: Stage, metrics: dict) -> dict:
 
 @patch
 def finish(self: Stage, **metrics) -> pd.DataFrame:   # The manifest, for display
-    "Write the manifest of this stage; outside the runner, also give the folder its final name"
+    "Release engines, write the manifest of this stage; outside the runner, also give the folder its final name"
+    release()   # a kernel that is told to end has no time for it
     m = closing_manifest(self, metrics)
     with atomic(self.dir / 'manifest.json') as f: json.dump(m, f, indent=1)
     if 'CITRUS_KEY' not in os.environ: seal(self)

@@ -111,7 +111,10 @@ def mask_for(lm, seen):   # seen: bool
 @contextlib.contextmanager
 def only_columns(lm, rows, columns):
     "Make a model compute logits of shape (1, picks, vocabulary), for the given places of a batch"
-    hook = lm.get_output_embeddings().register_forward_pre_hook(lambda layer, args: (args[0][rows, columns][None],))
+    def pick(layer, args):   # a model over several devices ends on another one than it begins
+        hidden, = args
+        return hidden[rows.to(hidden.device), columns.to(hidden.device)][None],
+    hook = lm.get_output_embeddings().register_forward_pre_hook(pick)
     try: yield
     finally: hook.remove()
 
@@ -119,6 +122,7 @@ def only_columns(lm, rows, columns):
 def candidate_sums(logits, tokens, owner) -> list:   # logits: (picks, vocabulary); tokens, owner: (picks,)
     "The sum of the log-probabilities of the tokens of each candidate"
     import torch
+    tokens, owner = (a.to(logits.device) for a in (tokens, owner))
     each = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
     total = torch.zeros(int(owner[-1]) + 1, dtype=torch.float64, device=logits.device)
     return total.index_add_(0, owner, each.double()).tolist()

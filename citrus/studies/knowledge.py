@@ -23,7 +23,7 @@ from ..core.stats import crossed
 from ..core.store import manifest
 from ..core.style import no_difference, panel_lines, panels
 from ..eval.likelihood import choice, likelihood
-from ..llm.local import compute_dtype
+from ..llm.loading import compute_dtype
 from ..llm.models import local_model
 from ..train.sampler import pack_documents
 from ..train.students import student_jobs, throw_away

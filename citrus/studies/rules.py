@@ -21,7 +21,8 @@ from tqdm import tqdm
 from ..core.files import atomic, UserError
 from ..core.records import read_jsonl, write_jsonl
 from ..data.known_corpora import KNOWN_CORPORA, SYMBOLS
-from ..pretrain import advance, evenly
+from ..pretrain import advance
+from ..train.validation import evenly
 from ..train.bandit import Bandit
 from ..train.checkpoints import Progress
 from ..train.mixtures import joint_moves, lattice, moves

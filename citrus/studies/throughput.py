@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..core.dots import draw_parts
 from ..core.records import read_jsonl
 from ..core.style import legend_below, MODEL_COLOR, panel_lines, panels, SUBJECT_COLOR
-from ..llm.local import compute_dtype
+from ..llm.loading import compute_dtype
 from ..train.sampler import pack_documents
 from ..train.memory import shape_of, token_flops
 from ..train.steps import devices, load_student, one_step

@@ -12,7 +12,7 @@ import numpy as np
 
 # %% ../../nbs/lib/train/steps.ipynb #17a9091e
 from ..core.files import UserError
-from ..llm.local import compute_dtype
+from ..llm.loading import compute_dtype
 
 # %% ../../nbs/lib/train/steps.ipynb #44a80918
 def schedule(step: int, steps: int, warm_up: float = 0.05) -> float:   # Factor of the peak learning rate

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 # %% ../../nbs/lib/train/trainers.ipynb #0b233e28
 from ..core.files import UserError
-from ..llm.local import compute_dtype
+from ..llm.loading import compute_dtype
 from ..llm.saving import whole_model
 from .cards import save_training
 from .checkpoints import companion
