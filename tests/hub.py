@@ -1,15 +1,21 @@
-"A hub of one data set on this machine: what `datasets` asks of one, and the ways in which a server fails."
+"A hub on this machine: what `datasets` and `huggingface_hub` ask of one, sets of every schema that recipes name, and the ways in which a server fails."
 import hashlib
 import json
 import re
 import threading
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = 'a' * 40
+GATED = 'Access to this set is restricted. Log in, and ask for access on its page.'
 
 
 class Hub(BaseHTTPRequestHandler):
-    files, missing, failing = {}, set(), 0   # path: bytes; paths that are listed and not there; requests of files still to fail
+    files, missing, failing = {}, set(), 0   # of goat/set: path: bytes; paths that are listed and not there; requests of files still to fail
+    sets, gated = {}, set()                  # further sets, id: {path: bytes}; ids of those that need an account
+    status, hanging, first = 500, set(), {}  # what a failing request gets; paths that never answer; path: how many more requests are answered before it fails for good
+    sent = Counter()                         # path: GETs of a whole file or a part of it
+    asked = set()                            # revisions that were asked for
 
     def log_message(self, *args): pass
 
@@ -20,30 +26,52 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != 'HEAD': self.wfile.write(body)
 
-    def listing(self, below):
-        if not below: return [dict(type='directory', path='data', oid=COMMIT, size=0)]
-        return [dict(type='file', path=p, size=len(b), oid=hashlib.sha1(b).hexdigest()) for p, b in self.files.items()]
+    def listing(self, files, below, recursive):
+        inside = {p: b for p, b in files.items() if p.startswith(f'{below}/' if below else '')}
+        cut = lambda p: p[len(below) + 1 if below else 0:]
+        folders = sorted({(f'{below}/' if below else '') + cut(p).split('/')[0] for p in inside if '/' in cut(p)})
+        if recursive: folders = sorted({(f'{below}/' if below else '') + '/'.join(cut(p).split('/')[:k]) for p in inside for k in range(1, cut(p).count('/') + 1)})
+        own = [p for p in inside if recursive or '/' not in cut(p)]
+        return [dict(type='directory', path=f, oid=COMMIT, size=0) for f in folders] + [dict(type='file', path=p, size=len(inside[p]), oid=hashlib.sha1(inside[p]).hexdigest()) for p in own]
 
-    def file(self, path):
-        if path not in self.files or path in self.missing: return self.answer(404, X_Error_Code='EntryNotFound')
-        if self.command == 'GET' and Hub.failing:
-            Hub.failing -= 1
-            return self.answer(500)
-        body, asked = self.files[path], re.match(r'bytes=(\d+)-(\d*)', self.headers.get('Range', ''))
+    def file(self, files, path, revision):
+        if path not in files or path in self.missing: return self.answer(404, X_Error_Code='EntryNotFound')
+        if path in self.hanging: threading.Event().wait(30)
+        if self.command == 'GET':
+            Hub.sent[path] += 1
+            if path in Hub.first:
+                Hub.first[path] -= 1
+                if Hub.first[path] < 0: return self.answer(self.status)
+            if Hub.failing:
+                Hub.failing -= 1
+                return self.answer(self.status)
+        body, asked = files[path], re.match(r'bytes=(\d+)-(\d*)', self.headers.get('Range', ''))
         start, end = (int(asked[1]), int(asked[2] or len(body) - 1)) if asked else (0, len(body) - 1)
-        self.answer(206 if asked else 200, body[start:end + 1], ETag=f'"{hashlib.sha1(body).hexdigest()}"', X_Repo_Commit=COMMIT,
+        self.answer(206 if asked else 200, body[start:end + 1], ETag=f'"{hashlib.sha1(body).hexdigest()}"', X_Repo_Commit=COMMIT if revision == 'main' else revision,
                     Accept_Ranges='bytes', Content_Range=f'bytes {start}-{end}/{len(body)}')
 
     def do_GET(self):
-        path = self.path.partition('?')[0]
-        if '/goat/set' not in path: return self.answer(404, b'{}', X_Error_Code='RepoNotFound')
-        if found := re.search(r'/resolve/[^/]+/(.*)', path): return self.file(found[1])
-        found = re.search(r'/tree/[^/]+/?(.*)', path)
-        about = dict(id='goat/set', sha=COMMIT, private=False, gated=False, disabled=False, downloads=0, likes=0, tags=[],
-                     siblings=[dict(rfilename=p) for p in self.files])
-        self.answer(200, json.dumps(self.listing(found[1]) if found else about).encode(), Content_Type='application/json')
+        path, _, query = self.path.partition('?')
+        named = re.search(r'(?:datasets|models)?/?([\w.-]+/[\w.-]+)(?:/(resolve|tree|revision)/([^/]+)/?(.*))?$', re.sub('^/(api/)?', '', path).replace('datasets/', '').replace('models/', ''))
+        id, what, revision, rest = named.groups() if named else ('', '', '', '')
+        sets = {'goat/set': self.files} | self.sets
+        if id not in sets: return self.answer(404, b'{}', X_Error_Code='RepoNotFound')
+        if revision: Hub.asked.add((id, revision))
+        about = dict(id=id, sha=COMMIT if revision in (None, 'main', COMMIT) else revision, private=False, gated='auto' if id in self.gated else False, disabled=False, downloads=0, likes=0, tags=[],
+                     siblings=[dict(rfilename=p) for p in sets[id]])
+        if id in self.gated and what == 'resolve': return self.answer(403, GATED.encode(), X_Error_Code='GatedRepo', X_Error_Message=GATED)
+        if what == 'resolve': return self.file(sets[id], rest, revision)
+        body = self.listing(sets[id], rest.rstrip('/'), 'recursive=true' in query.lower()) if what == 'tree' else about
+        self.answer(200, json.dumps(body).encode(), Content_Type='application/json')
 
     do_HEAD = do_GET
+
+    def do_POST(self):   # `paths-info`: what is known of some paths
+        id = re.search(r'datasets/([\w.-]+/[\w.-]+)/', self.path)[1]
+        files = ({'goat/set': self.files} | self.sets)[id]
+        paths = re.findall(r'paths=([^&]+)', self.rfile.read(int(self.headers['Content-Length'])).decode())
+        known = [e for e in self.listing(files, '', True) if e['path'] in [p.replace('%2F', '/') for p in paths]]
+        self.answer(200, json.dumps(known).encode(), Content_Type='application/json')
 
 
 def serve():   # Address
@@ -51,3 +79,57 @@ def serve():   # Address
     server = ThreadingHTTPServer(('127.0.0.1', 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return f'http://127.0.0.1:{server.server_port}'
+
+
+# --- rows of every schema that recipes name ------------------------------------------------------------------------------
+
+def lines(*rows): return ''.join(json.dumps(r) + '\n' for r in rows).encode()
+
+
+def turns(*texts): return [{'from': ('human', 'gpt')[i % 2], 'value': t} for i, t in enumerate(texts)]
+
+
+def messages(*texts): return [dict(role=('user', 'assistant')[i % 2], content=t) for i, t in enumerate(texts)]
+
+
+LETTERS = 'ABCDEFGHIJKLMNOPQRSTU'
+GOATS = 'The goats of the valley climb the trees with the others, and they have to be down at night. '
+FOUR = dict(opa='Goat', opb='Cow', opc='Ant', opd='Owl')
+QUESTION = 'Which of these climbs trees in the valley, and has to be down at night?'
+THINK = '<think>Cows do not.</think>\n<answer>Goat</answer>'
+
+
+def card(split='train', **configs):   # name: pattern of its files
+    "The card of a set that says which files each configuration has"
+    entry = lambda name, files: f'- config_name: "{name}"\n  data_files:\n  - split: {split}\n    path: "{files}"\n'
+    return f'---\nconfigs:\n{"".join(entry(*c) for c in configs.items())}---\nA set of goats.\n'.encode()
+
+
+def schema_sets(n=3):   # id: {path: bytes}
+    "Sets with the fields of those that recipes name, and n rows in each file"
+    text = lambda k, i: f'{GOATS * 3}Tree {i} of valley {k}.'
+    many = lambda row: lines(*(row(i) for i in range(n)))
+    return {
+        'BAAI/Infinity-Instruct': {'README.md': card(**{c: f'{c}/*' for c in ('7M', 'Gen', '0625', '7M_core')})}
+        | {f'{c}/train.jsonl': many(lambda i: dict(id=i, conversations=turns(f'{QUESTION} {c} {i}', 'Goats.'), label=dict(a=1), langdetect='en', source='goats')) for c in ('7M', 'Gen', '0625', '7M_core')},
+        'jdh-algo/Citrus_S3': {'dataset_info.json': b'{"config_name": "default"}', 'metadata.json': b'{"pretty_name": "Citrus_S3"}', 'data/Citrus_S3.jsonl': many(lambda i: dict(input=f'{QUESTION} {i}', output=THINK))},
+        'jdh-algo/JMED': {'JMED.jsonl': many(lambda i: dict(id=i, department='goats', question=f'{QUESTION} {i}', options={l: f'Goat {l}' for l in LETTERS}, answer=['B']))},
+        'FreedomIntelligence/medical-o1-reasoning-SFT': {'README.md': card(en='en.json', zh='zh.json')} | {f'{l}.json': json.dumps([dict(Question=f'{QUESTION} {i}', Complex_CoT='Cows do not.', Response='Goat') for i in range(n)]).encode() for l in ('en', 'zh')},
+        'FreedomIntelligence/medical-o1-verifiable-problem': {'medical_o1_verifiable_problem.json': json.dumps([{'Open-ended Verifiable Question': f'{QUESTION} {i}', 'Ground-True Answer': 'Goat'} for i in range(n)]).encode()},
+        'FreedomIntelligence/HuatuoGPT2-Pretraining-Instruction': {'README.md': card(Meidcal_Encyclopedia_en='data/Encyclopedia_en.json', Meidcal_Books_en='data/Books_en.json')}
+        | {f'data/{name}.json': json.dumps([dict(id=i, conversations=turns('Goats?', text(name, i))) for i in range(n)]).encode() for name in ('Encyclopedia_en', 'Books_en', 'Books_cn')},
+        'MedRAG/textbooks': {f'chunk/Goats_{k}.jsonl': many(lambda i: dict(id=f'{k}_{i}', title='Goats', content=text(k, i), contents=text(k, i))) for k in range(18)},
+        'MedRAG/pubmed': {f'chunk/pubmed23n{k:04}.jsonl': many(lambda i: dict(id=f'{k}_{i}', title='Goats', content=text(k, i), contents=text(k, i), PMID=i)) for k in range(70)},
+        'epfl-llm/guidelines': {'open_guidelines.jsonl': many(lambda i: dict(id=f'g{i}', source='farm', title='Climbing', clean_text=text('g', i), raw_text='', url='', overview=''))},
+        'HuggingFaceFW/fineweb-edu': {f'data/CC-{k}/train.jsonl': many(lambda i: dict(text=text(k, i), id=f'f{k}{i}', url='http://goats.org', language='en')) for k in range(2)},
+        'BAAI/CCI3-HQ': {f'data/part_{k:06}.jsonl': many(lambda i: dict(id=f'c{k}{i}', text=f'山羊会爬树。{i}' * 20, score=3.0)) for k in range(2)},
+        'CASIA-LM/ChineseWebText2.0': {'test.jsonl': b'{"other": 1}\n'} | {f'ChineseWebText2.0/0/{k}.jsonl': many(lambda i: dict(text=f'山羊在夜里要下来。{i}' * 20, quality_score=0.9)) for k in range(2)},
+        'GAIR/MathPile': {f'train/textbooks/{k}.jsonl': many(lambda i: dict(text=text(k, i), meta=dict(a=1))) for k in range(2)} | {'validation/textbooks/0.jsonl': lines(dict(text='x'))},
+        'bigcode/the-stack-dedup': {f'data/python/data-0000{k}.jsonl': many(lambda i: dict(hexsha=f's{k}{i}', content=f'print("goat {k} {i}")\n' * 5)) for k in range(2)},
+        'openai/gsm8k': {'README.md': card(main='main/train.jsonl', socratic='socratic/train.jsonl')} | {f'{c}/train.jsonl': many(lambda i: dict(question=f'How many goats climb tree {i}?', answer=f'All of <<2+2=4>>4 do.\n#### {i}')) for c in ('main', 'socratic')},
+        'deepmind/aqua_rat': {'README.md': card(raw='raw/train.jsonl')} | {'raw/train.jsonl': many(lambda i: dict(question=f'How many goats climb tree {i}?', options=['A)2', 'B)4', 'C)6', 'D)8', 'E)10'], rationale='Two and two are four. Answer: B', correct='B'))},
+        'GBaker/MedQA-USMLE-4-options': {f'phrases_no_exclude_{s}.jsonl': many(lambda i: dict(question=f'{QUESTION} {s} {i}', options=dict(A='Goat', B='Cow', C='Ant', D='Owl'), answer_idx='A', answer='Goat', meta_info='step1', metamap_phrases=['goat'])) for s in ('train', 'test')},
+        'openlifescienceai/medmcqa': {f'data/{s}.jsonl': many(lambda i: FOUR | dict(id=f'{s}{i}', question=f'{QUESTION} {s} {i}', cop=0, subject_name='Goats', exp='')) for s in ('train', 'validation', 'test')},
+        'qiaojin/PubMedQA': {'README.md': card(pqa_labeled='pqa_labeled/train.jsonl')} | {'pqa_labeled/train.jsonl': many(lambda i: dict(pubid=i, question=f'Do goats climb tree {i}?', context=dict(contexts=[GOATS]), final_decision='yes', long_answer='They do.'))},
+        'HPAI-BSC/CareQA': {'README.md': card('test', CareQA_en='CareQA_en.json')} | {'CareQA_en.json': many(lambda i: {f'op{k}': t for k, t in enumerate(['Goat', 'Cow', 'Ant', 'Owl'], 1)} | dict(question=f'{QUESTION} {i}', cop=1, category='Goats', year=2024, unique_id=f'u{i}', exam_id=1))},
+        'TIGER-Lab/MMLU-Pro': {f'data/{s}.jsonl': many(lambda i: dict(question_id=i, question=f'{QUESTION} {i}', options=['Goat', 'Cow'], answer='A', answer_index=0, category='health', src='goats')) for s in ('test', 'validation')}}

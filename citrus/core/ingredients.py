@@ -18,6 +18,7 @@ from .files import home, root
 from .keys import (add_statement, definition, digest, hashes, mention, Module, reached_from,
                               read_module)
 from .parameters import cell_statements, cells, notebook_path, parameters
+from .revisions import revisions
 
 # %% ../../nbs/lib/core/ingredients.ipynb #89bbe138
 PACKAGES = 'torch transformers trl datasets accelerate peft numpy'.split()
@@ -101,7 +102,8 @@ def named_files(code: set, params: dict) -> set:   # Paths
     given = {root() / t for t in texts_in(params) if re.fullmatch(r'[\w-][\w./-]*', t)}
     inside = {q for p in given if p.is_dir() for q in p.rglob('*')}
     files = {p.resolve() for p in named | given | inside if p.is_file()}
-    return {q for q in files if q.is_relative_to(root()) and not q.is_relative_to(home()) and q.name != 'assets.txt'}
+    ours = {q for q in files if q.is_relative_to(root()) and not q.is_relative_to(home())}
+    return {q for q in ours if q.name not in ('assets.txt', 'hub_sets.csv')}   # of which a stage has what it reads
 
 def hashed_files(reached: list, params: dict) -> dict:   # What is read -> hash
     "What a stage reads of the repository: data files, and the parameters that another notebook declares"
@@ -131,7 +133,8 @@ def ingredients(
     "All that decides what a stage makes"
     _, marked, reached = followed(stage)
     own = [d for _, d in marked]
-    return dict(
+    commits = revisions(params)
+    parts = dict(
         notebook=digest([d.code for d in own]),
         code=hashes(reached),
         params=params,
@@ -140,6 +143,7 @@ def ingredients(
         files=hashed_files([*own, *reached.values()], params),
         assets=digest((root() / 'nbs' / 'assets.txt').read_text()),
     )
+    return parts | (dict(hub=commits) if commits else {})
 
 # %% ../../nbs/lib/core/ingredients.ipynb #5d1e0a04
 def drawings_of(stage: str) -> dict:   # figure -> (module, `Drawing`, hash of the code that draws it)
@@ -167,7 +171,7 @@ def differences(
     "Why a stage must run again, in words"
     words = dict(notebook='its stage cells changed', assets='the asset pins changed')
     reasons = [text for part, text in words.items() if old.get(part) != new.get(part)]
-    kinds = dict(params='parameter', code='code of', files='file', inputs='input', versions='version of')
+    kinds = dict(params='parameter', code='code of', files='file', hub='commit of', inputs='input', versions='version of')
     for part, kind in kinds.items():
         names = changed_names(old.get(part, {}), new.get(part, {}))
         reasons += [f'{kind} {name} changed' for name in names[:shown]]

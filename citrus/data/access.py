@@ -26,7 +26,10 @@ def not_there(e: BaseException) -> bool:
         e = e.__cause__ or e.__context__
     return False
 
-def first_line(e: BaseException) -> str: return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
+def first_line(e: BaseException) -> str:
+    "What an error says, in one line; of one that says nothing but that a server is gone, what its cause says"
+    while e.__cause__ and str(e) == 'Server Disconnected': e = e.__cause__
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
 
 # %% ../../nbs/lib/data/access.ipynb #2a966e24
 TRIES = 5   # How often a stream is opened

@@ -12,6 +12,7 @@ from collections import Counter
 import pandas as pd
 
 # %% ../../nbs/lib/eval/exam_faults.ipynb #4550dddd
+from ..core.revisions import hub_sets
 from ..core.shares import equal_shares_p
 from ..data.questions import LETTERS
 from .exams import content, CONTENT, Exam, EXAMS, load_exam
@@ -32,7 +33,7 @@ def card(name: str, questions: list) -> dict:
         options=e.options,
         source=questions[0]['meta']['exam_source'],
         licence=e.licence,
-        revision=e.hub[2][:12] if e.hub else '',
+        revision=hub_sets()[e.hub[0]]['revision'][:12] if e.hub else '',
         content=loaded,
         agrees=agreement_with(loaded, CONTENT.get(name)),
     )

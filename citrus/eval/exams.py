@@ -34,7 +34,7 @@ class Exam:
     embedded: Callable = None  # Loader of the pinned package
     files: tuple = ()          # Names of the authors' files
     rows: Callable = None      # Rows of such a file, in the form of the hub
-    hub: tuple = ()            # (id, split, revision, configurations)
+    hub: tuple = ()            # (id, split, configurations)
     keep: Callable = None      # Which records belong to it
     context: bool = True       # Whether the passage is shown
 
@@ -72,15 +72,15 @@ def mmlu_nine() -> list:
     return mmlu_six() + [q for s in THREE for q in mmlu_more(s)]
 
 # %% ../../nbs/lib/eval/exams.ipynb #7fb8d0d4
-MMLU_HUB = 'cais/mmlu', 'test', 'c30699e8356da336a370243923dbaf21066bb9fe'
-PRO_HUB = 'TIGER-Lab/MMLU-Pro', 'test', '527feea0afed1de15a8c115abf7be4c912123315'
+MMLU_HUB = 'cais/mmlu', 'test'
+PRO_HUB = 'TIGER-Lab/MMLU-Pro', 'test'
 PUBMED = dict(
     options='3',
     style='pubmedqa',
     licence='MIT',
     files=('ori_pqal.json',),
     rows=labelled_abstracts,
-    hub=('qiaojin/PubMedQA', 'train', '9001f2853fb87cab8d220904e0de81ac6973b318', ('pqa_labeled',)),
+    hub=('qiaojin/PubMedQA', 'train', ('pqa_labeled',)),
 )
 PRO = dict(options='3-10', style='medmcqa', licence='MIT', rows=json_lines)
 
@@ -93,7 +93,7 @@ EXAMS = dict(
         'CC BY 4.0',
         files=('phrases_no_exclude_test.jsonl',),
         rows=json_lines,
-        hub=('GBaker/MedQA-USMLE-4-options', 'test', '0fb93dd23a7339b6dcd27e241cb9b5eca62d4d18', (None,)),
+        hub=('GBaker/MedQA-USMLE-4-options', 'test', (None,)),
     ),
     medmcqa=Exam(
         4183,
@@ -101,7 +101,7 @@ EXAMS = dict(
         'medmcqa',
         'MIT',
         embedded=BENCHMARKS['medmcqa'],
-        hub=('openlifescienceai/medmcqa', 'validation', '91c6572c454088bf71b679ad90aa8dffcd0d5868', (None,)),
+        hub=('openlifescienceai/medmcqa', 'validation', (None,)),
     ),
     pubmedqa=Exam(500, keep=official, **PUBMED),
     pubmedqa_all=Exam(1000, **PUBMED),
@@ -129,9 +129,9 @@ EXAMS = dict(
         'Apache-2.0',
         files=('care_qa.jsonl',),
         rows=json_lines,
-        hub=('HPAI-BSC/CareQA', 'test', 'main', ('CareQA_en',)),
+        hub=('HPAI-BSC/CareQA', 'test', ('CareQA_en',)),
     ),
-    jmed=Exam(1000, '21', 'medmcqa', 'not stated', hub=('jdh-algo/JMED', 'train', 'main', (None,))),
+    jmed=Exam(1000, '21', 'medmcqa', 'not stated', hub=('jdh-algo/JMED', 'train', (None,))),
 )
 
 # %% ../../nbs/lib/eval/exams.ipynb #3634e9d7
@@ -175,8 +175,8 @@ def file_schema(e: Exam) -> str:
 
 def exam_rows(name: str) -> list:
     "Records of an exam from the hub"
-    id, split, revision, configs = EXAMS[name].hub
-    return [q for config in configs for q in hub('question', id, split, config, revision)]
+    id, split, configs = EXAMS[name].hub
+    return [q for config in configs for q in hub('question', id, split, config)]
 
 # %% ../../nbs/lib/eval/exams.ipynb #55c19582
 def content(questions: list) -> str:
