@@ -1,5 +1,4 @@
 "Data at size: text and rows are read once, to files that all processes map; what a crash leaves is gone on with."
-import json
 import os
 import signal
 import subprocess

@@ -40,8 +40,8 @@ def end_of_text(tokenizer) -> int:
 
 def begin_of_text(tokenizer) -> list:   # One token, or none
     "What a tokenizer itself puts before a text"
-    first = tokenizer('a')['input_ids'][:1]
-    return first if first == [tokenizer.bos_token_id] else []
+    if tokenizer.bos_token_id is None: return []
+    return [id for id in tokenizer('a')['input_ids'][:1] if id == tokenizer.bos_token_id]
 
 def encode_documents(
     texts: list,      # Documents

@@ -11,7 +11,7 @@ import numpy as np
 from ..core.engines import release
 from ..core.stats import standard_error
 from ..llm.loading import open_model
-from .sampler import encode_documents
+from .token_files import encode_documents
 
 # %% ../../nbs/lib/train/validation.ipynb #c56b116b
 def evenly(x: np.ndarray, n: int) -> np.ndarray:   # x: (rows, ...)
