@@ -129,9 +129,9 @@ def controls(
     copies = planted_pairs([WORD.findall(t) for t in texts], minhash)
     return planted_questions(sets, texts, index, 20, minhash.seed), recall_table(copies, minhash)
 
-def files_matrix(folder: Path, readings: list, files: dict, index: Index, names: list) -> pd.DataFrame:
+def files_matrix(folder: Path, readings: list, files: dict, index: Index, names: list, workers: int) -> pd.DataFrame:
     "Questions given away, by arm and by written file. Raises `UserError` if a written file gives one away"
-    matrix = matrix_of(folder, readings, files, index, names)
+    matrix = matrix_of(folder, readings, files, index, names, workers)
     if matrix.loc[matrix.index.str.endswith('.jsonl'), names].any(axis=None):
         raise UserError('clean: a written file gives away a benchmark question; see the matrix')
     return matrix
@@ -148,7 +148,7 @@ def clean(sets: dict, p: dict, folder: Path, arms: dict = ARMS) -> Clean:   # p:
     remove_copies(folder, readings, arms, plan.minhash)
     remove_benchmarks(readings)
     files = parts(readings, arms, p['validation'])
-    matrix = files_matrix(folder, readings, files, index, list(sets))
+    matrix = files_matrix(folder, readings, files, index, list(sets), plan.workers)
     planted, recall = controls(folder, readings, sets, index, plan.minhash)
     return Clean(
         folder=folder,

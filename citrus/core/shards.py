@@ -59,7 +59,8 @@ def side_by_side_jobs(jobs: list, workers: int):   # Yields the results in order
     "Jobs in forked processes. Raises `UserError` if one of these is killed"
     fork = multiprocessing.get_context('fork')
     try:
-        with ProcessPoolExecutor(min(workers, len(jobs)), fork, begin_worker) as pool: yield from pool.map(do_job, jobs)
+        here = min(workers, len(jobs), max(2, os.cpu_count()))   # a cluster's workers are more than one machine has
+        with ProcessPoolExecutor(here, fork, begin_worker) as pool: yield from pool.map(do_job, jobs)
     except BrokenProcessPool:
         advice = 'what is done is kept: run again with fewer workers'
         raise UserError(f'one of {workers} processes was killed, perhaps for want of memory; {advice}') from None

@@ -207,11 +207,15 @@ def unrepeatable(why: str):
 
 # %% ../../nbs/lib/core/store.ipynb #ce20f89e
 def describe_file(path: Path) -> dict:
-    "Rows (of a table), bytes and SHA-256 of a file"
-    with open(path, 'rb') as f: sha = hashlib.file_digest(f, 'sha256').hexdigest()
-    table = path.suffix in ('.jsonl', '.csv')
-    rows = path.read_bytes().count(b'\n') - (path.suffix == '.csv') if table else None
-    return dict(rows=rows, bytes=path.stat().st_size, sha256=sha)
+    "Rows (of a table), bytes and SHA-256 of a file, which is read once and never held"
+    sha = hashlib.sha256()
+    lines = 0
+    with open(path, 'rb') as f:
+        while part := f.read(1 << 20):
+            sha.update(part)
+            lines += part.count(b'\n')
+    rows = lines - (path.suffix == '.csv') if path.suffix in ('.jsonl', '.csv') else None
+    return dict(rows=rows, bytes=path.stat().st_size, sha256=sha.hexdigest())
 
 def result_files(folder: Path) -> dict:   # relative name -> path
     "The files of a stage folder that are results: not hidden, not the manifest, not the executed notebook"

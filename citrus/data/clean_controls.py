@@ -4,19 +4,23 @@
 
 # %% auto #0
 __all__ = ['every', 'lettered_options', 'key_forms', 'changed_forms', 'question_forms', 'tried_forms', 'forms_found',
-           'planted_questions', 'recall_by_form', 'overlap_matrix', 'given_by', 'matrix_of']
+           'planted_questions', 'recall_by_form', 'given_by', 'task_bounds', 'read_counts', 'matrix_of']
 
 # %% ../../nbs/lib/data/clean_controls.ipynb #6d8c3d67
-import random, re
+import itertools, random, re
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 # %% ../../nbs/lib/data/clean_controls.ipynb #6b8b45a2
+from ..core.shards import each_job
 from .word_runs import folded_words
 from .contamination import Index, matchable, overlaps, search, WHOLE_STEM
 from .quality import LEXICON
 from .questions import LETTERS
+from .row_contamination import overlap_matrix, text_counts
 from .selection import records
 from .batch import Batch
 from .batch import document_batches
@@ -118,35 +122,41 @@ def recall_by_form(
     table = rates.pivot(index='form', columns='benchmark', values='share')
     return table.loc[total.index].assign(all=100 * total.found / total.tried, n=total.tried).round(1)
 
-# %% ../../nbs/lib/data/clean_controls.ipynb #e88f16cd
-def overlap_matrix(
-    given: dict,    # name -> list of sets of benchmarks, one for each text
-    names,          # Benchmarks
-) -> pd.DataFrame:
-    "Texts that give away at least one question, for each name and benchmark"
-    rows = [{'texts': len(texts)} | {b: sum(b in t for t in texts) for b in names} for texts in given.values()]
-    return pd.DataFrame(rows, index=list(given))
-
 # %% ../../nbs/lib/data/clean_controls.ipynb #9efe12cb
 def given_by(
     documents,
     index: Index,
-) -> list:   # For each document, the benchmarks of the questions that it gives away
+):   # Yields for each document the benchmarks of the questions that it gives away
     "Search documents as they are written"
-    given = []
     for part in document_batches(documents, lambda d: d['text']):
         b = Batch([d['text'] for d in part], LEXICON)
-        given += [{index.benchmarks[q] for q in g} for g in search(matchable(b.texts, b.words(), index), index)]
-    return given
+        for given in search(matchable(b.texts, b.words(), index), index): yield {index.benchmarks[q] for q in given}
 
-def matrix_of(folder: Path, readings: list, files: dict, index: Index, names) -> pd.DataFrame:
+def task_bounds(readings: list) -> list:   # (place of its first reading, place after its last)
+    "Where the readings of each task file are"
+    sizes = [len(list(group)) for _, group in itertools.groupby(readings, lambda r: (r.arm, r.task))]
+    ends = np.cumsum(sizes).tolist()
+    return [(end - size, end) for end, size in zip(ends, sizes)]
+
+def read_counts(readings: list) -> dict:   # name -> `Counter`
+    "What the arms gave away when they were read, of documents that passed the rules"
+    names = dict.fromkeys(r.arm for r in readings)
+    passed = lambda name: ({b for b, _ in r.given} for r in readings if r.arm == name and r.words)
+    return {f'{name}, read': text_counts(passed(name)) for name in names}
+
+def matrix_of(
+    folder: Path,      # Task files
+    readings: list,
+    files: dict,       # file -> test of a reading
+    index: Index,
+    names,             # Benchmarks
+    workers: int = 1,
+) -> pd.DataFrame:
     "The stage x benchmark matrix of this stage: arms as they passed the rules, files as they are written"
-    read = {}
-    for r in readings:
-        of_arm = read.setdefault(f'{r.arm}, read', [])
-        if r.words: of_arm.append({benchmark for benchmark, _ in r.given})
-    written = {
-        name: given_by(records(folder, readings, keep), index)
-        for name, keep in files.items() if name != 'removed.jsonl'
-    }
-    return overlap_matrix(read | written, names)
+    written = {name: keep for name, keep in files.items() if name != 'removed.jsonl'}
+    def search_task(start: int, stop: int) -> dict:   # name -> `Counter`
+        part = readings[start:stop]
+        return {name: text_counts(given_by(records(folder, part, keep), index)) for name, keep in written.items()}
+    tasks = each_job(search_task, task_bounds(readings), workers)
+    counts = {name: sum((task[name] for task in tasks), Counter()) for name in written}
+    return overlap_matrix(read_counts(readings) | counts, names)

@@ -6,6 +6,7 @@
 __all__ = ['clean_folder', 'training_files', 'check_searched', 'contamination', 'on_clean']
 
 # %% ../../nbs/lib/eval/contamination.ipynb #e4e8e56e
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,9 @@ from tqdm import tqdm
 
 # %% ../../nbs/lib/eval/contamination.ipynb #134e6419
 from ..core.files import UserError
-from ..core.records import read_jsonl
 from ..core.store import manifest, Stage, store
-from ..data.clean_controls import overlap_matrix
-from ..data.contamination import build_index, overlaps, record_text
+from ..data.contamination import build_index
+from ..data.row_contamination import file_overlaps, overlap_matrix
 from .benchmarks import grouped
 
 # %% ../../nbs/lib/eval/contamination.ipynb #2e411d29
@@ -50,18 +50,17 @@ def check_searched(
 def contamination(
     files: dict,        # name -> path of documents, sft examples or pairs
     benchmarks: list,   # of `Benchmark`
+    workers: int = 1,   # Processes
 ) -> tuple:             # (matrix of files and benchmarks, {benchmark: ids of questions that a file gives away})
     "Which training file gives away which question"
     index = build_index({b.name: b.questions for b in benchmarks})
-    given = {}
+    counts = {}
     seen = {b.name: set() for b in benchmarks}
     for name, path in tqdm(files.items(), desc='files'):
-        texts = [record_text(r) for r in read_jsonl(path)]
-        hits = overlaps(texts, index)
+        hits, texts = file_overlaps(path, index, workers)
         for b, q in zip(hits.benchmark, hits.question): seen[b].add(q)
-        by = hits.groupby('text').benchmark.agg(set)
-        given[name] = [by.get(i, set()) for i in range(len(texts))]
-    return overlap_matrix(given, [b.name for b in benchmarks]), seen
+        counts[name] = Counter(hits.drop_duplicates(['text', 'benchmark']).benchmark) + Counter({'': texts})
+    return overlap_matrix(counts, [b.name for b in benchmarks]), seen
 
 # %% ../../nbs/lib/eval/contamination.ipynb #de2e7868
 def on_clean(t: pd.DataFrame, rows: list, seen: dict) -> pd.DataFrame:   # The table of scores with two columns more
