@@ -19,7 +19,7 @@ import torch
 from .core.files import atomic, UserError
 from .core.records import read_jsonl
 from .llm.saving import settle
-from .sft import seeded_sample
+from .data.row_files import seeded_sample
 from .synth import general_rows
 from .train.cards import model_card
 from .train.checkpoints import forget, resumable

@@ -1,4 +1,5 @@
 "Data at size: text and rows are read once, to files that all processes map; what a crash leaves is gone on with."
+import json
 import os
 import signal
 import subprocess
@@ -155,3 +156,168 @@ def test_a_changed_text_or_tokenizer_is_tokenised_again(tmp_path):
     assert len({one, other, tokenise_file(str(path), tokenizer(**QWEN), cache)}) == 3
     (tmp_path / 'bad.jsonl').write_text('{"text": "a"}\n{"text"\n')
     with pytest.raises(UserError, match='bad.jsonl, byte 14: not JSON'): tokenise_file(str(tmp_path / 'bad.jsonl'), tokenizer(**QWEN), cache)
+
+
+# --- rows of fine-tuning -------------------------------------------------------------------------------------------------
+
+say = lambda who, text: dict(role=who, content=text)
+
+
+@pytest.fixture(scope='module')
+def student(store):
+    from citrus.llm.student import micro
+    if not (store / 'micro-student').exists(): micro(store / 'micro-student', 0)
+    return store / 'micro-student'
+
+
+def talk(i, rng): return dict(id=f'r{i}', stage=1, source=('coqa', 'mbpp')[i % 2], messages=[say('user', ' '.join(rng.choice(WORDS, rng.integers(1, 30)))), say('assistant', ' '.join(rng.choice(WORDS, rng.integers(1, 20))))])
+
+
+BAD = {'begins with the assistant': [say('assistant', 'Hello.'), say('user', 'Hi'), say('assistant', 'Yes?')], 'unknown role': [say('tool', '17'), say('assistant', 'Good.')], 'ends without a reply': [say('user', 'a'), say('assistant', 'b'), say('user', 'c')],
+       'no reply': [say('user', 'a')], 'empty reply': [say('user', 'a'), say('assistant', ' \n')], 'too long': [say('user', 'why ' * 200), say('assistant', 'b')], 'message without a text': [say('user', None), say('assistant', 'b')], 'no messages': 'Hi'}
+
+
+def test_bad_rows_are_counted_with_their_reason_and_never_raised(student, tmp_path):
+    "A10: each of these was an uncaught error, or an error that ended a run after hours"
+    from citrus.sft import dialogue_encoder
+    from citrus.train.arrow_rows import encode_file, encoded_counts, encoded_set
+    rows = [talk(i, np.random.default_rng(i)) for i in range(50)]
+    mixed = [r for i, r in enumerate(rows) for r in [r, *([dict(id='x', stage=1, source='web', messages=[*BAD.values()][i % 8])] if i < 16 else [])]]
+    write_jsonl(tmp_path / 'rows.jsonl', mixed)
+    encoder = dialogue_encoder(str(student), 160)
+    folder = encode_file(str(tmp_path / 'rows.jsonl'), encoder, tmp_path / 'encoded')
+    counts = encoded_counts(folder)
+    assert counts['refused'] == dict.fromkeys(sorted(BAD), 2) and (counts['rows'], counts['used']) == (66, 50) and counts['sources'] == dict(coqa=25, mbpp=25, web=16)
+    assert counts['tokens'] == sum(map(len, encoded_set(folder)['input_ids'])) and counts['sequences'] == len(encoded_set(folder))
+    write_jsonl(tmp_path / 'none.jsonl', [dict(id='x', stage=1, source='web', messages=m) for m in BAD.values()])
+    with pytest.raises(UserError, match='none of 8 rows can be used with 160 tokens .*unknown role.*raise sft.length'): encode_file(str(tmp_path / 'none.jsonl'), encoder, tmp_path / 'no')
+
+
+def test_a_template_that_refuses_some_roles_refuses_rows_and_one_that_rewrites_replies_ends_the_run(student):
+    from citrus.train.encoding import encode_row
+    from transformers import AutoTokenizer
+    t = AutoTokenizer.from_pretrained(student)
+    t.chat_template = "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    assert encode_row([say('user', 'a'), say('user', 'b'), say('assistant', 'c')], t, 99) == (None, 'the chat template cannot write it') and not encode_row([say('user', 'a'), say('assistant', 'c')], t, 99)[1]
+    t.chat_template = "{% for m in messages %}{{ m['content'].split('</think>')[-1] }}{% endfor %}"
+    with pytest.raises(UserError, match='rewrites replies'): encode_row([say('user', 'a'), say('assistant', '<think>b</think>c')], t, 99)
+
+
+@pytest.mark.parametrize('packed', [True, False])
+def test_rows_on_disk_are_those_that_the_trainer_would_make(packed, student, tmp_path):
+    "The same sequences as TRL packs in memory, in the same order; mapped, four bytes a token and four a label; any number of processes gives the same"
+    from datasets import Dataset
+    from trl import pack_dataset
+    from citrus.sft import dialogue_encoder
+    from citrus.train.arrow_rows import DialogueEncoder, encode_file, encoded_counts, encoded_set
+    from citrus.train.encoding import encode_rows
+    rng = np.random.default_rng(0)
+    rows = [talk(i, rng) for i in range(2300)]   # of which some are too long
+    write_jsonl(tmp_path / 'rows.jsonl', rows, 'sft')
+    encoder = DialogueEncoder(dialogue_encoder(str(student), 64).tokenizer, 64, packed)
+    data = encoded_set(folder := encode_file(str(tmp_path / 'rows.jsonl'), encoder, tmp_path / 'one'))
+    usable, _ = encode_rows(rows, encoder.tokenizer, 64)
+    expected = pack_dataset(Dataset.from_list(usable), 64, 'bfd') if packed else Dataset.from_list(usable)
+    assert data.column_names == expected.column_names and data[:] == expected[:] and data.cache_files
+    size, tokens = sum(p.stat().st_size for p in folder.iterdir()), encoded_counts(folder)['tokens']
+    assert 8 <= size / tokens < 9
+    two = [encode_file(str(tmp_path / 'rows.jsonl'), encoder, tmp_path / f'{w}', w, size=100_000) for w in (1, 2)]
+    assert [p.read_bytes() for p in sorted(two[0].glob('*.arrow'))] == [p.read_bytes() for p in sorted(two[1].glob('*.arrow'))] and len(list(two[0].glob('*.arrow'))) > 3
+
+
+def test_a_training_reads_rows_that_others_encoded(student, tmp_path):
+    "The launched processes get the folder; without it they make it beside the model, and it is gone with the checkpoint"
+    from citrus.core.records import read_jsonl
+    from citrus.sft import dialogue_encoder, fine_tune
+    from citrus.train.arrow_rows import encode_file
+    from citrus.train.checkpoints import companion
+    rng = np.random.default_rng(0)
+    write_jsonl(tmp_path / 'rows.jsonl', [*[talk(i, rng) for i in range(12)], dict(id='x', stage=1, source='web', messages=BAD['too long'])], 'sft')
+    settings = dict(base=str(student), rows=str(tmp_path / 'rows.jsonl'), epochs=1, learning_rate=1e-3, global_batch=2, length=64, weight_decay=1e-4, beta2=0.95, clip=1.0, lora_rank=0, seed=0, checkpoint_seconds=9999.0)
+    fine_tune(out=str(tmp_path / 'own'), **settings)
+    data = encode_file(settings['rows'], dialogue_encoder(str(student), 64), tmp_path / 'shared')
+    fine_tune(out=str(tmp_path / 'given'), data=str(data), **settings)
+    own, given = (read_jsonl(tmp_path / f'{n}.history.jsonl') for n in ('own', 'given'))
+    assert own == given and len(own) > 2 and data.exists() and not companion(tmp_path / 'own', 'rows').exists()
+    record = json.loads((tmp_path / 'given' / 'training.json').read_text())
+    assert (record['rows'], record['refused'], record['sources']) == (13, {'too long': 1}, dict(coqa=6, mbpp=6, web=1))
+
+
+def sft_stage(tmp_path, monkeypatch, hub_id, stem):
+    "A real stage over small folders, its second data set a folder that the hub's client reads"
+    from citrus.core.store import Stage
+    from citrus.data.hub import Adapter, dialogue_row, HUB
+    monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'home'))
+    rng = np.random.default_rng(1)
+    folders = {n: tmp_path / n for n in ('cases', 'textbook', 'synth', 'pretrain')}
+    files = dict(cases='facts', textbook='textbook', synth='sft3')
+    for k, (stage, name) in enumerate(files.items()): write_jsonl(folders[stage] / f'{name}.jsonl', [talk(i, rng) | dict(id=f'{name}-{i}', extra=k) for i in range(30)] + [dict(id=f'{name}-bad', stage=1, source='coqa', messages=[say('user', stem), say('assistant', 'B')])], 'sft')
+    turns = [dict(conversations=[{'from': 'human', 'value': f'{i}?'}, {'from': 'gpt', 'value': str(i)}]) for i in range(40)] + [dict(conversations=[{'from': 'goat', 'value': 'meh'}])] * 3
+    write_jsonl(Path(hub_id) / 'train.jsonl', turns)
+    HUB[hub_id] = Adapter('sft', lambda i, r: dialogue_row(f'hub-{i}', 1, 'goats', r))
+    params = dict(longest=1400, seed=3, textbook_rows=8, sft1_hub=hub_id, sft2_hub='', sft3_hub='', instruction_rows=5, dialogue_rows=6, workers=2, control=False)
+    s = Stage('sft', 'run', params, {}, folders)
+    s.dir.mkdir(parents=True)
+    return s
+
+
+def test_the_stage_writes_the_rows_it_always_wrote_and_reads_its_sources_once(store, tmp_path, monkeypatch):
+    "Joined, drawn and shuffled by number, searched by two processes: row for row what lists gave. Rows of the hub that cannot be read are counted"
+    import random
+    from citrus.core.keys import digest
+    from citrus.core.records import read_jsonl
+    from citrus.data.contamination import build_index
+    from citrus.data.hub import HUB
+    from citrus.data.instructions import dialogues
+    from citrus.sft import write_rows
+    stem = 'A farmer with a swollen goat asks which of four rare poisons of the mountain meadow would stain its milk so blue'
+    index = build_index(dict(toy=[dict(id='q', stem=stem, open_stem=None, context=None, options=[], answer=None)]))
+    hub_id = str(tmp_path / 'set')
+    s = sft_stage(tmp_path, monkeypatch, hub_id, stem)
+    (tmp_path / 'home' / 'assets').symlink_to(store / 'assets')
+    written = write_rows(s, index)
+    draw = lambda rows, n: random.Random(digest(['sft', 3])).sample(rows, min(n, len(rows)))
+    facts, textbook, traces = (s.read(stage, f'{name}.jsonl') for stage, name in dict(cases='facts', textbook='textbook', synth='sft3').items())
+    goats = [dict(id=f'hub-{i}', stage=1, source='goats', messages=[say('user', f'{i}?'), say('assistant', str(i))]) for i in range(40)]
+    sft1 = facts + draw(textbook, 8) + goats
+    short = [r for r in dialogues() if sum(len(m['content']) for m in r['messages']) <= 1400]
+    clean = lambda rows: [r for r in rows if r['messages'][0]['content'] != stem]
+    expected = dict(sft1=clean(draw(sft1, len(sft1))), sft2=draw(short, 6), sft3=clean(traces))
+    for name, rows in expected.items(): assert read_jsonl(s.dir / f'{name}.jsonl') == rows, name
+    assert written['rows'] == {n: len(r) for n, r in expected.items()} and written['unreadable'] == 3 and 2 <= written['contaminated'] <= 3
+    del HUB[hub_id]   # a second look at it would be an error
+    state = {p: p.stat().st_mtime_ns for p in s.dir.glob('*.jsonl')}
+    (s.dir / 'sft3.jsonl').unlink(), (s.dir / '.rows' / 'written.json').unlink()
+    assert write_rows(s, index) == written and read_jsonl(s.dir / 'sft3.jsonl') == expected['sft3'] and len(state) == 3
+    state = {p: p.stat().st_mtime_ns for p in s.dir.glob('*.jsonl')}
+    assert write_rows(s, index) == written and state == {p: p.stat().st_mtime_ns for p in s.dir.glob('*.jsonl')}
+
+
+def test_rows_by_number_are_never_all_in_memory(tmp_path):
+    "Five times the rows, and the process grows by the places of the rows, 12 bytes each"
+    import tracemalloc
+    from citrus.data.row_files import row_file, RowList, seeded_sample
+    peaks = []
+    for n in (2000, 10_000):
+        write_jsonl(tmp_path / f'{n}.jsonl', (dict(id=str(i), text='x' * 2000) for i in range(n)))
+        tracemalloc.start()
+        rows = seeded_sample(RowList([row_file(tmp_path / f'{n}.jsonl')]), n, 0)
+        write_jsonl(tmp_path / 'out.jsonl', rows)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 8000 * 100 < 10_000 * 2000 / 20
+
+
+def test_files_are_hashed_without_being_held(tmp_path):
+    import hashlib
+    import tracemalloc
+    from citrus.core.store import describe_file
+    for name, data in dict(a=b'x\n' * 8_000_000, b=b'', c=b'1,2\n3').items():
+        for ending in ('jsonl', 'csv', 'bin'):
+            path = tmp_path / f'{name}.{ending}'
+            path.write_bytes(data)
+            tracemalloc.start()
+            about = describe_file(path)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert about == dict(rows=dict(jsonl=data.count(b'\n'), csv=data.count(b'\n') - 1, bin=None)[ending], bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) and peak < 4 << 20

@@ -76,7 +76,7 @@ def each_job(
     _work = work
     alone = workers < 2 or len(jobs) < 2
     results = map(do_job, jobs) if alone else side_by_side_jobs(jobs, workers)
-    return list(tqdm(results, total=len(jobs), desc=title, leave=False, disable=not title))
+    return list(tqdm(results, total=len(jobs), desc=title, leave=False, disable=not title or len(jobs) < 2))
 
 # %% ../../nbs/lib/core/shards.ipynb #04e95c45
 def file_state(path) -> list:   # [bytes, nanoseconds]

@@ -15,7 +15,7 @@ import pandas as pd
 # %% ../../nbs/lib/data/row_contamination.ipynb #fa1507f1
 from ..core.shards import each_job, line_shards, rows_between, SHARD
 from .contamination import Index, overlaps, record_text
-from .row_files import Rows
+from .row_files import RowList
 
 # %% ../../nbs/lib/data/row_contamination.ipynb #28557cfd
 STRETCH = 2000   # Rows that a process searches before it takes others
@@ -33,8 +33,8 @@ def contaminated(
     return np.concatenate([np.zeros(0, np.int64), *each_job(search, jobs, workers, 'contamination' if len(jobs) > 9 else '')])
 
 def decontaminate(rows, index: Index, workers: int = 1) -> tuple:   # (clean rows, number removed)
-    "Remove rows that give away a benchmark question or held-out case; of a list a list is left, of `Rows` others"
-    if not isinstance(rows, Rows):
+    "Remove rows that give away a benchmark question or held-out case; of a list a list is left, of `RowList` others"
+    if not isinstance(rows, RowList):
         bad = set(contaminated(rows, index, workers).tolist())
         return [r for i, r in enumerate(rows) if i not in bad], len(bad)
     in_order = np.argsort(rows.order, kind='stable')   # files are read from the beginning to the end

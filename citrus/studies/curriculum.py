@@ -29,9 +29,10 @@ from ..llm.door import chat
 from ..llm.local import conversation, load_local
 from ..llm.models import local_model, Sampling
 from ..llm.prompt import ask, parse_reply
-from ..sft import bare_rows, fill_tokens, seeded_sample
+from ..sft import bare_rows, fill_tokens
 from ..train.students import exchanged, throw_away, TRAINING
 from ..train.encoding import count_tokens, token_counts
+from ..data.row_files import seeded_sample
 
 # %% ../../nbs/studies/curriculum.ipynb #a869773c
 def thirds(rows: list, folder) -> list:   # Three lists of `sft` records

@@ -34,8 +34,8 @@ def keep_checkpoint(part: Path, step: int):
         if p != checkpoint and p.is_dir(): shutil.rmtree(p)
 
 def forget(out):
-    "Remove the checkpoint of a training whose model is there"
-    shutil.rmtree(companion(out, 'checkpoint'), ignore_errors=True)
+    "Remove the checkpoint, and the encoded rows, of a training whose model is there"
+    for what in ('checkpoint', 'rows'): shutil.rmtree(companion(out, what), ignore_errors=True)
 
 # %% ../../nbs/lib/train/checkpoints.ipynb #fb080e87
 def note(out, step: int, loss: float):
