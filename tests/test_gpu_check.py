@@ -46,9 +46,10 @@ def test_a_missing_part_is_named(whole, tmp_path):
 def test_damaged_and_mixed_parts_are_refused(whole, tmp_path):
     parts = gpu_parts.split(whole, tmp_path / 'parts', 4000)
     (parts[0] / 'piece').write_bytes(b'x' * 10)
-    with pytest.raises(gpu_parts.PartsError, match='damaged'): gpu_parts.join(tmp_path / 'parts', tmp_path / 'again')
+    again = tmp_path / 'again'
+    with pytest.raises(gpu_parts.PartsError, match='damaged'): gpu_parts.join(tmp_path / 'parts', again)
     (parts[2] / 'note.json').write_text(json.dumps(dict(parts=2, bytes=1, sha256='')))
-    with pytest.raises(gpu_parts.PartsError, match='two times'): gpu_parts.join(tmp_path / 'parts', tmp_path / 'again')
+    with pytest.raises(gpu_parts.PartsError, match='two times'): gpu_parts.join(tmp_path / 'parts', again)
 
 
 def test_a_folder_comes_back_as_it_was(tmp_path):
@@ -65,20 +66,22 @@ def test_wheels_are_pinned(): assert all('==' in line for line in gpu_parts.pinn
 
 def test_a_planted_difference_is_seen(check, monkeypatch):
     import gpu_work
-    losses = dict(pretrain=[3.0, 2.9], likelihood=[-12.0])
+    losses = {'pretrain': [3.0, 2.9], 'sft': [2.0], 'prefer tokens': [1.5], 'likelihood': [-12.0]}
     (check.work / 'bundle').mkdir(parents=True)
     (check.work / 'bundle' / 'cpu.json').write_text(json.dumps(dict(small=losses)))
     check.values['student'] = 'student'
 
-    def gaps(ours):
+    def gaps(ours, kind='float32'):
         monkeypatch.setattr(gpu_work, 'parity_values', lambda *args: ours)
-        gpu_check.run_part(check, 'float32', gpu_check.PARTS['float32'])
-        return check.parts['float32']['fault']
+        gpu_check.run_part(check, kind, gpu_check.PARTS[kind])
+        return check.parts[kind]['fault']
     assert gaps(losses) == ''
     assert gaps(losses | dict(likelihood=[-12.1])) == '', 'a hundredth of 12 is allowed'
     assert 'losses of pretrain differ' in gaps(losses | dict(pretrain=[3.0, 2.94]))
-    assert 'pretrain, likelihood differ' in gaps(dict(pretrain=[3.0], likelihood=[float('nan')]))
-    assert len(check.rows) == 8, 'what was measured stays'
+    assert 'pretrain, likelihood differ' in gaps(losses | dict(pretrain=[3.0], likelihood=[float('nan')]))
+    assert len(check.rows) == 16, 'what was measured stays'
+    assert gaps(losses | dict(pretrain=[3.0, 2.8]), 'bfloat16') == '', 'its later steps are only told'
+    assert 'losses of sft differ' in gaps(losses | dict(sft=[2.03]), 'bfloat16')
 
 
 def test_every_measurement_has_its_n_and_a_failure_stops_nothing(check):

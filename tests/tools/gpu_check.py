@@ -148,14 +148,21 @@ def measure_peak(check: Check):
 
 
 def parity(check: Check, kind: str):   # kind: a format of torch
-    "Losses beside those that came with the parts. Raises `CheckFailed` if they differ"
+    """Losses beside those that came with the parts, in bfloat16 of the first step.
+    Raises `CheckFailed` if they differ"""
     import torch
     import gpu_work as w
     theirs = json.loads((check.work / 'bundle' / 'cpu.json').read_text())[check.size]
     ours = w.parity_values(check.values['student'], check.data, check.work, getattr(torch, kind))
     gaps = {name: w.largest_gap(ours[name], theirs[name]) for name in theirs}
-    for name, gap in gaps.items(): yield Row(f'parity {name}', kind, gap, 'largest difference', len(theirs[name]))
-    apart = [name for name, gap in gaps.items() if not gap <= w.TOLERANCE]
+    judged = gaps
+    if kind == 'bfloat16':
+        for name, gap in gaps.items(): yield Row(f'rounding {name}', kind, gap, 'largest difference', len(theirs[name]))
+        judged = {name: w.largest_gap(ours[name][:1], theirs[name][:1]) for name in w.FIRST}
+    for name, gap in judged.items():
+        n = 1 if kind == 'bfloat16' else len(theirs[name])
+        yield Row(f'parity {name}', kind, gap, 'largest difference', n)
+    apart = [name for name, gap in judged.items() if not gap <= w.TOLERANCE]
     if apart: raise CheckFailed(f'losses of {", ".join(apart)} differ by more than {w.TOLERANCE} in {kind}')
 
 
@@ -198,6 +205,7 @@ def train(check: Check, model: str, kind: str):
     tokens = w.TRAININGS[kind](out, check.values[model], check.data, c)
     steps = w.logged(out)
     rate, n = w.speed(out, tokens)
+    if not n: raise CheckFailed(f'{kind} took {len(steps)} step: too few for a speed')
     w.throw_away(out)
     step = step_of(check, model, kind)
     yield Row(f'{kind} steps', model, len(steps), 'steps', tokens[-1])
@@ -282,9 +290,9 @@ def make_big(check: Check):
     from citrus.train.memory import weight_count
     import gpu_work as w
     shape = w.SIZES[check.size].big
-    check.values['1.7B'] = w.random_student(check.work / 'big', check.values['student'], shape)
+    check.values['random'] = w.random_student(check.work / 'big', check.values['student'], shape)
     w.let_go()
-    yield Row('weights', '1.7B', weight_count(shape), 'weights', 1)
+    yield Row('weights', 'random', weight_count(shape), 'weights', 1)
 
 
 PARTS = {
@@ -298,11 +306,11 @@ PARTS = {
     'sampling': lambda check: sample(check, 'student', [0.0, 1.2, 0.7]),
     'likelihood': evaluate_likelihood,
     'generation': evaluate_generation,
-    '1.7B': make_big,
-    '1.7B pretrain': lambda check: train(check, '1.7B', 'pretrain'),
-    '1.7B sft': lambda check: train(check, '1.7B', 'sft'),
-    '1.7B prefer': lambda check: train(check, '1.7B', 'prefer'),
-    '1.7B sampling': lambda check: sample(check, '1.7B', [0.7]),
+    'random': make_big,
+    'random pretrain': lambda check: train(check, 'random', 'pretrain'),
+    'random sft': lambda check: train(check, 'random', 'sft'),
+    'random prefer': lambda check: train(check, 'random', 'prefer'),
+    'random sampling': lambda check: sample(check, 'random', [0.7]),
 }
 
 
@@ -354,12 +362,12 @@ def draw(check: Check):
     left.set(xscale='log', xlabel='tokens a second', yticks=range(len(speeds)), title=check.about.get('device', ''))
     left.set_yticklabels([f'{r.what.split()[0]}, {r.model} (n = {r.n})' for r in speeds])
     left.invert_yaxis()
-    left.margins(x=0.4)
+    if speeds: left.set_xlim(right=30 * max(r.value for r in speeds))   # room for the words
     gaps = [r for r in check.rows if r.what.startswith('parity')]
     for i, r in enumerate(gaps): right.plot(max(r.value, 1e-8), i, 'o', color='C0' if r.model == 'float32' else 'C1')
     right.axvline(1e-2, ls=':', color='0.4')
-    right.set(xscale='log', xlabel="largest difference from a processor's (dotted: allowed)", yticks=range(len(gaps)))
-    right.set_yticklabels([f'{r.what.split()[1]}, {r.model} (n = {r.n})' for r in gaps])
+    right.set(xscale='log', yticks=range(len(gaps)), xlabel='difference of losses (dotted: allowed)')
+    right.set_yticklabels([f'{r.what.removeprefix("parity ")}, {r.model} (n = {r.n})' for r in gaps])
     right.invert_yaxis()
     fig.savefig(check.out / 'gpu_check.png', dpi=120)
 

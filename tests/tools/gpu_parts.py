@@ -25,6 +25,7 @@ PLATFORM = '--python-version 3.12 --implementation cp --platform manylinux_2_28_
 
 ARMS = 'abstracts_2021', 'encyclopaedia', 'mathematics'
 DOCUMENTS = 500           # of each arm
+DIALOGUES = 400
 PAIRS = 256
 QUESTIONS = 200
 
@@ -132,7 +133,7 @@ def write_data(folder: Path):
     for arm in ARMS:
         write_jsonl(folder / 'arms' / f'{arm}.jsonl', list(itertools.islice(LOADERS[arm].loader(), DOCUMENTS)))
     worked = list(worked_reasoning())
-    write_jsonl(folder / 'rows.jsonl', worked + list(itertools.islice(dialogues(), 1000)), 'sft')
+    write_jsonl(folder / 'rows.jsonl', worked + list(itertools.islice(dialogues(), DIALOGUES)), 'sft')
     write_jsonl(folder / 'pairs.jsonl', pairs_of(worked[:PAIRS + 1]), 'pair')
     write_jsonl(folder / 'questions.jsonl', sample_questions(load_exam('medqa'), QUESTIONS, 0), 'question')
 

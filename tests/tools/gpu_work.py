@@ -19,15 +19,17 @@ from citrus.llm.saving import save_student
 from citrus.llm.student import make_student, name_tokens
 from citrus.prefer import train_preferred
 from citrus.pretrain import pretrain
-from citrus.sft import fine_tune
+from citrus.sft import fine_tune, usable_rows
 from citrus.train.checkpoints import companion
-from citrus.train.encoding import count_tokens
 from citrus.train.memory import shape_of, SHAPES, Shape
 from citrus.train.preference import encode_pairs
 from citrus.train.steps import load_student
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 TOLERANCE = 1e-2   # of a loss, relative where it is above 1
+# Judged in bfloat16: losses a token of the first step. Adam makes whole steps of rounded gradients' signs, and the
+# loss of a pair multiplies a rounding by beta
+FIRST = 'pretrain', 'sft', 'prefer tokens'
 NEVER = 1e9        # seconds between checkpoints
 
 
@@ -119,6 +121,7 @@ class Course:
     batch: int
     micro: int
     length: int
+    rate: float = 1e-4  # learning rate; of preference training a hundredth
     rule: str = 'odm'   # by which pre-training draws its arms
 
 
@@ -127,7 +130,7 @@ def run_pretrain(out: Path, base: Path, data: Path, c: Course) -> list:   # toke
     arms = {p.stem: str(p) for p in sorted((data / 'arms').glob('*.jsonl'))}
     pretrain(
         str(out), str(base), arms, steps=c.steps, global_batch=c.batch, micro_batch=c.micro, length=c.length,
-        learning_rate=1e-4, weight_decay=0.1, checkpoint_seconds=NEVER, seed=0, epochs=0.0, lost_steps=0,
+        learning_rate=c.rate, weight_decay=0.1, checkpoint_seconds=NEVER, seed=0, epochs=0.0, lost_steps=0,
         rule=c.rule)
     return [(i + 1) * c.batch * c.length for i in range(c.steps)]
 
@@ -135,19 +138,19 @@ def run_pretrain(out: Path, base: Path, data: Path, c: Course) -> list:   # toke
 def run_sft(out: Path, base: Path, data: Path, c: Course) -> list:
     "Fine-tuning on packed rows"
     rows = data / 'rows.jsonl'
-    tokens = c.steps * c.batch * c.length
+    encoded, _ = usable_rows('rows', read_jsonl(rows, 'sft'), AutoTokenizer.from_pretrained(base), c.length)
+    epochs = c.steps * c.batch * c.length / sum(len(row['input_ids']) for row in encoded)
     fine_tune(
-        str(out), str(base), str(rows), checkpoint_seconds=NEVER, lora_rank=0, length=c.length,
-        global_batch=c.batch, epochs=tokens / count_tokens(read_jsonl(rows, 'sft'), base), learning_rate=1e-4,
-        weight_decay=0.1, beta2=0.95, clip=1.0, seed=0)
-    return [row['tokens'] for row in read_jsonl(f'{out}.history.jsonl')]
+        str(out), str(base), str(rows), checkpoint_seconds=NEVER, lora_rank=0, length=c.length, global_batch=c.batch,
+        epochs=epochs, learning_rate=c.rate, weight_decay=0.1, beta2=0.95, clip=1.0, seed=0)
+    return [int(row['tokens']) for row in read_jsonl(f'{out}.history.jsonl')]
 
 
 def run_prefer(out: Path, base: Path, data: Path, c: Course) -> list:
     "Preference training on pairs"
     rows = read_jsonl(data / 'pairs.jsonl', 'pair')
     train_preferred(
-        str(out), str(base), str(data / 'pairs.jsonl'), beta=10.0, gamma=5.4, alpha=0.05, learning_rate=1e-6,
+        str(out), str(base), str(data / 'pairs.jsonl'), beta=10.0, gamma=5.4, alpha=0.05, learning_rate=c.rate / 100,
         global_batch=c.batch, epochs=c.steps * c.batch / len(rows), checkpoint_seconds=NEVER, seed=0,
         length=c.length, micro_batch=c.micro, lora_rank=0)
     encoded, _ = encode_pairs(rows, AutoTokenizer.from_pretrained(base), c.length)
@@ -173,7 +176,8 @@ def speed(out: Path, tokens: list) -> tuple:   # tokens: read after each step; (
 
 # --- parity ---------------------------------------------------------------------------------------------------------
 
-PARITY = Course(steps=3, batch=2, micro=1, length=256, rule='uniform')   # draws that do not hang on a rounding
+# The arms' draws must not hang on a rounding
+PARITY = Course(steps=3, batch=2, micro=1, length=256, rate=2e-5, rule='uniform')
 
 
 def few(data: Path, folder: Path) -> Path:
@@ -206,6 +210,7 @@ def parity_values(base: Path, data: Path, work: Path, kind) -> dict:   # name ->
             out = work / f'parity-{name}-{base.name}'
             run(out, base, part, PARITY)
             values[name] = [row['loss'] for row in logged(out)]
+            if name == 'prefer': values['prefer tokens'] = [row['nll'] for row in read_jsonl(f'{out}.history.jsonl')]
             throw_away(out)
         values['likelihood'] = some_scores(base, data)
     return values
