@@ -208,7 +208,7 @@ def train(check: Check, model: str, kind: str):
     if not n: raise CheckFailed(f'{kind} took {len(steps)} step: too few for a speed')
     w.throw_away(out)
     step = step_of(check, model, kind)
-    yield Row(f'{kind} steps', model, len(steps), 'steps', tokens[-1])
+    yield Row(f'{kind} tokens', model, tokens[-1], 'tokens', len(steps))
     yield Row(f'{kind} first loss', model, steps[0]['loss'], 'as logged', 1)
     yield Row(f'{kind} last loss', model, steps[-1]['loss'], 'as logged', 1)
     yield Row(f'{kind} speed', model, rate, 'tokens a second', n)
