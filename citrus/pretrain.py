@@ -252,10 +252,10 @@ def plot_pretrain(course: pd.DataFrame):   # step, arm, value, rule, what: `weig
     "The bandit's weights by step, and the mean training loss of each arm under both rules, with 95 % intervals"
     fig, (left, right) = panels(10, 4, columns=2)
     draw_weights(left, course[course.what == 'weight'])
-    losses = course[course.what == 'loss'].groupby(['rule', 'arm']).value.apply(np.array).unstack('rule')
+    losses = course[course.what == 'loss'].groupby(['rule', 'arm']).value.agg(list).unstack('rule').map(np.atleast_1d)
     table = lambda rule: pd.DataFrame(map(mean_interval, losses[rule]), columns=['value', 'low', 'high'])
     rules = list(dict.fromkeys(course.rule))
-    sizes = [' and '.join(str(len(drawn)) for drawn in row) for row in losses[rules].to_numpy()]
+    sizes = [' and '.join(str(np.isfinite(drawn).sum()) for drawn in row) for row in losses[rules].to_numpy()]
     labels = [f'{in_words(arm)} (n = {size})' for arm, size in zip(losses.index, sizes)]
     groups = {rule_in_words(rule): table(rule) for rule in rules}
     draw_groups(right, groups, (MODEL_COLOR, CONTROL_COLOR)[:len(groups)], labels)
