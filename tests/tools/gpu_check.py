@@ -379,7 +379,7 @@ def arguments():
     parser.add_argument('--only', default=','.join(PARTS), help='parts of the check, with commas between them')
     parser.add_argument('--budget', type=float, default=340, help='seconds after which no part of the check begins')
     parser.add_argument('--small', action='store_true', help='two layers and few steps; without a GPU always')
-    parser.add_argument('--commit', default='', help='what the manifest calls the code where git is not at hand')
+    parser.add_argument('--commit', default='', help='what the manifest calls the code, where git would not know')
     return parser.parse_args()
 
 
@@ -407,7 +407,7 @@ def main() -> int:
     out = Path(os.environ.get('OUT') or ROOT / 'gpu_check')
     out.mkdir(parents=True, exist_ok=True)
     (out / 'gpu_check.log').unlink(missing_ok=True)
-    commit = answer_of('git', 'rev-parse', 'HEAD') or args.commit
+    commit = args.commit or answer_of('git', 'rev-parse', 'HEAD')
     with tempfile.TemporaryDirectory(prefix='gpu-check-') as work:
         check = Check(out, Path(work), 'small' if args.small else 'full', commit)
         try: open_bundle(check, args.parts)
