@@ -13,6 +13,7 @@ import numpy as np
 # %% ../../nbs/lib/train/steps.ipynb #17a9091e
 from ..core.files import UserError
 from ..llm.local import compute_dtype
+from .dither import dither
 
 # %% ../../nbs/lib/train/steps.ipynb #44a80918
 def schedule(step: int, steps: int, warm_up: float = 0.05) -> float:   # Factor of the peak learning rate
@@ -50,10 +51,12 @@ def divide(accelerator, global_batch: int, micro_batch: int) -> int:   # Forward
 
 # %% ../../nbs/lib/train/steps.ipynb #6e0f3b92
 def load_student(folder):
-    "A causal language model with float32 weights, ready to train"
+    "A causal language model with float32 weights, ready to train; where bfloat16 is computed in, they are dithered"
     import torch
     from transformers import AutoModelForCausalLM
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if compute_dtype() == torch.bfloat16: dither(model)
+    return model
 
 # %% ../../nbs/lib/train/steps.ipynb #b9c64653
 def sequence_losses(model, ids):   # ids: (n, length); gives (n,) nats a token
