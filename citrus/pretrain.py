@@ -30,7 +30,7 @@ from .train.checkpoints import save_checkpoint
 from .train.memory import must_recompute
 from .train.rule_figures import rule_in_words
 from .train.sampler import draw_arms, pack_documents, streams
-from .train.steps import devices, divide, load_student, one_step, schedule
+from .train.steps import devices, divide, load_student, on_devices, one_step, schedule
 
 # %% ../nbs/50_pretrain.ipynb #46e6b18c
 def draw_step(
@@ -187,7 +187,7 @@ def pretrain(
     model = student_for(base, micro_batch * length, accelerator.num_processes)
     bandit = bandit_for(sources, arms, model.config.vocab_size, steps, rule)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = on_devices(accelerator, model, optimizer)
     step = dict(global_batch=global_batch, passes=passes, seed=seed, epochs=epochs, lost_steps=lost_steps)
     history = fit(model, optimizer, accelerator, sources, bandit, out, steps, learning_rate, checkpoint_seconds, **step)
     settings = dict(learning_rate=learning_rate, length=length, weight_decay=weight_decay) | step | rule
