@@ -1,6 +1,7 @@
 # The only set-up there is; every target goes through it. Python 3.11 and git are all that must be there.
 PYTHON ?= python3.11
 BIN := .venv/bin
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 export HF_HUB_DISABLE_TELEMETRY = 1
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 export TOKENIZERS_PARALLELISM = false
@@ -57,6 +58,12 @@ control: .venv/done        ## the default run with shuffled diagnoses: must lear
 kill-synth: .venv/done     ## 2,000 questions behind a server that misbehaves, killed ten times: 10 minutes
 	$(BIN)/python tests/kill_synth.py
 
+gpu-parts: .venv/done      ## what the next one needs on a machine without network: gpu_parts/, in parts of 40 MiB
+	$(BIN)/python tests/tools/gpu_parts.py
+
+gpu-check:                 ## one GPU: speed, memory and parity with a processor, in six minutes; GPU_PYTHON has torch and transformers
+	$(GPU_PYTHON) tests/tools/gpu_check.py
+
 .venv/done: settings.ini setup.py constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt pip setuptools wheel
@@ -70,4 +77,4 @@ kill-synth: .venv/done     ## 2,000 questions behind a server that misbehaves, k
 	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(BIN)/pip install -q --target .deepspeed --no-deps --no-build-isolation -c constraints.txt deepspeed hjson msgpack ninja nvidia-ml-py py-cpuinfo einops
 	touch $@
 
-.PHONY: run check test test-vllm hooks lab figures chaos control kill-synth
+.PHONY: run check test test-vllm hooks lab figures chaos control kill-synth gpu-parts gpu-check

@@ -28,7 +28,7 @@ from .train.checkpoints import due, forget, last_checkpoint, load_checkpoint, no
 from .train.checkpoints import save_checkpoint
 from .train.rule_figures import rule_in_words
 from .train.sampler import draw_arms, streams
-from .train.steps import devices, divide, one_step, schedule, student_for
+from .train.steps import devices, divide, on_devices, one_step, schedule, student_for
 from .train.validation import validation_loss
 
 # %% ../nbs/50_pretrain.ipynb #46e6b18c
@@ -186,7 +186,7 @@ def pretrain(
     model = student_for(base, micro_batch * length, accelerator.num_processes)
     bandit = bandit_for(sources, arms, model.config.vocab_size, steps, rule)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = on_devices(accelerator, model, optimizer)
     step = dict(global_batch=global_batch, passes=passes, seed=seed, epochs=epochs, lost_steps=lost_steps)
     history = fit(model, optimizer, accelerator, sources, bandit, out, steps, learning_rate, checkpoint_seconds, **step)
     settings = dict(learning_rate=learning_rate, length=length, weight_decay=weight_decay) | step | rule
@@ -220,10 +220,10 @@ def plot_pretrain(course: pd.DataFrame):   # step, arm, value, rule, what: `weig
     "The bandit's weights by step, and the mean training loss of each arm under both rules, with 95 % intervals"
     fig, (left, right) = panels(10, 4, columns=2)
     draw_weights(left, course[course.what == 'weight'])
-    losses = course[course.what == 'loss'].groupby(['rule', 'arm']).value.apply(np.array).unstack('rule')
+    losses = course[course.what == 'loss'].groupby(['rule', 'arm']).value.agg(list).unstack('rule').map(np.atleast_1d)
     table = lambda rule: pd.DataFrame(map(mean_interval, losses[rule]), columns=['value', 'low', 'high'])
     rules = list(dict.fromkeys(course.rule))
-    sizes = [' and '.join(str(len(drawn)) for drawn in row) for row in losses[rules].to_numpy()]
+    sizes = [' and '.join(str(np.isfinite(drawn).sum()) for drawn in row) for row in losses[rules].to_numpy()]
     labels = [f'{in_words(arm)} (n = {size})' for arm, size in zip(losses.index, sizes)]
     groups = {rule_in_words(rule): table(rule) for rule in rules}
     draw_groups(right, groups, (MODEL_COLOR, CONTROL_COLOR)[:len(groups)], labels)

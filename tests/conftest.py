@@ -38,6 +38,12 @@ def shared(tmp_path_factory, worker_id):
     return folder
 
 
+@pytest.fixture(scope='module', autouse=True)
+def undecided_devices():
+    "No test inherits the number format or the devices that another one computed with"
+    if 'accelerate.state' in sys.modules: sys.modules['accelerate.state'].AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @contextlib.contextmanager
 def alone(path):
     "One process at a time"

@@ -15,6 +15,7 @@ from pathlib import Path
 # %% ../../nbs/lib/train/checkpoints.ipynb #e7579371
 from ..llm.saving import settle
 from .bandit import Bandit
+from .dither import dither_shards
 
 # %% ../../nbs/lib/train/checkpoints.ipynb #16ad081d
 def companion(out, what: str) -> Path:
@@ -57,7 +58,9 @@ def resumable(trainer, out: str, seconds: float) -> str:   # The checkpoint to g
     from transformers import TrainerCallback
 
     class Checkpoints(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kw): self.since = time.time()
+        def on_train_begin(self, args, state, control, optimizer=None, **kw):
+            self.since = time.time()
+            if not state.global_step: dither_shards(optimizer)
         def on_step_end(self, args, state, control, **kw): control.should_save = due(self.since, seconds)
         def on_log(self, args, state, control, logs, **kw):
             if state.is_world_process_zero and 'loss' in logs: note(out, state.global_step, logs['loss'])
