@@ -9,11 +9,13 @@ __all__ = ['PAPER_TOKENS', 'ask_part', 'propose_step', 'advice_on', 'reflect', '
 
 # %% ../nbs/60_synth.ipynb #fd85514d
 import random
+from itertools import chain
 
 import pandas as pd
 
 from .core.files import UserError
 from .core.keys import digest
+from .core.revisions import HUB_ID
 from .core.stats import mean_interval
 from .core.style import panel_lines, panels, SUBJECT_COLOR
 from .data.hub import hub
@@ -22,7 +24,7 @@ from .eval.judge import is_right, reveals
 from .llm.models import Model, Sampling
 from .llm.monologue import leaked, monologue_fault, names_in_play
 from .llm.prompt import ask, parse_reply, SYSTEM, target
-from .llm.roles import Cast, REASON, REFLECT, role_prompt, STOP, tag, VERIFY, WRITE
+from .llm.roles import Cast, REASON, REFLECT, role_prompt, STOP, tag, VERIFY, worded, WRITE
 from .llm.threads import Thread
 from .world import expert_parts   # adds the expert's parts to `SKILLS`
 from .world.chart import chart
@@ -74,7 +76,7 @@ async def reflect(door, t: Thread, cast: Cast):
         t.question['open_stem'],
         t.accepted_texts,
         proposed_step=t.steps[-1]['text'],
-        reference_diagnosis=t.question['answer_text'] if cast.gold else '',
+        reference=t.question['answer_text'] if cast.gold else '',
     )
     rating, advice, leak = await advice_on(door, t, messages, cast)
     t.steps[-1].update(rating=int(rating == '1'), feedback='' if leak else advice)
@@ -102,7 +104,7 @@ async def retell(door, t: Thread, cast: Cast) -> tuple:   # (the reply, what is 
     """Have a thread retold as a monologue; one that fails a check is asked for again, with the reason (paper,
     section 3.3.3)"""
     why = ''
-    form, _ = DESIGNS[cast.design]
+    form = worded(DESIGNS[cast.design][0], t.question['open_stem'])
     for _ in range(1 + cast.retries):
         messages = role_prompt(WRITE, t.question['open_stem'], t.accepted_texts, form=form, what_was_wrong=why)
         reply = await ask_part(door, t, cast.writer, 'write', messages, cast, 2048)
@@ -116,7 +118,7 @@ async def verify(door, t: Thread, answer: str, cast: Cast) -> dict:   # {by, rig
     right = is_right(answer, t.question, names_in_play(t))
     if right is not None: return dict(by='rule', right=right, said='')
     reference = t.question['answer_text']
-    messages = role_prompt(VERIFY, t.question['open_stem'], given_answer=answer, reference_diagnosis=reference)
+    messages = role_prompt(VERIFY, t.question['open_stem'], given_answer=answer, reference=reference)
     reply = await ask_part(door, t, cast.writer, 'verify', messages, cast, 64)
     return dict(by='judge', right=tag(reply.text, 'same') == '1', said=reply.text)
 
@@ -179,9 +181,10 @@ def sft3_rows(
     rng.shuffle(rows)
     return rows
 
-def general_rows(hub_id: str, longest: int) -> list:   # `sft` records
-    "Non-medical reasoning that is not too long"
-    rows = hub('sft', hub_id) if hub_id else worked_reasoning()
+def general_rows(sets: list, longest: int) -> list:   # sets: of the hub, as id or id:config; `sft` records
+    "Non-medical reasoning that is not too long: of hub data sets, or the embedded one"
+    named = map(HUB_ID.fullmatch, sets)
+    rows = chain.from_iterable(hub('sft', m[1], config=m[2]) for m in named) if sets else worked_reasoning()
     return [r for r in rows if sum(len(m['content']) for m in r['messages']) <= longest]
 
 # %% ../nbs/60_synth.ipynb #059e353d

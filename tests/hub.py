@@ -5,6 +5,7 @@ import re
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 COMMIT = 'a' * 40
 GATED = 'Access to this set is restricted. Log in, and ask for access on its page.'
@@ -52,6 +53,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path, _, query = self.path.partition('?')
+        path = unquote(path)
         named = re.search(r'(?:datasets|models)?/?([\w.-]+/[\w.-]+)(?:/(resolve|tree|revision)/([^/]+)/?(.*))?$', re.sub('^/(api/)?', '', path).replace('datasets/', '').replace('models/', ''))
         id, what, revision, rest = named.groups() if named else ('', '', '', '')
         sets = {'goat/set': self.files} | self.sets
@@ -116,8 +118,8 @@ def schema_sets(n=3):   # id: {path: bytes}
         'jdh-algo/JMED': {'JMED.jsonl': many(lambda i: dict(id=i, department='goats', question=f'{QUESTION} {i}', options={l: f'Goat {l}' for l in LETTERS}, answer=['B']))},
         'FreedomIntelligence/medical-o1-reasoning-SFT': {'README.md': card(en='en.json', zh='zh.json')} | {f'{l}.json': json.dumps([dict(Question=f'{QUESTION} {i}', Complex_CoT='Cows do not.', Response='Goat') for i in range(n)]).encode() for l in ('en', 'zh')},
         'FreedomIntelligence/medical-o1-verifiable-problem': {'medical_o1_verifiable_problem.json': json.dumps([{'Open-ended Verifiable Question': f'{QUESTION} {i}', 'Ground-True Answer': 'Goat'} for i in range(n)]).encode()},
-        'FreedomIntelligence/HuatuoGPT2-Pretraining-Instruction': {'README.md': card(Meidcal_Encyclopedia_en='data/Encyclopedia_en.json', Meidcal_Books_en='data/Books_en.json')}
-        | {f'data/{name}.json': json.dumps([dict(id=i, conversations=turns('Goats?', text(name, i))) for i in range(n)]).encode() for name in ('Encyclopedia_en', 'Books_en', 'Books_cn')},
+        'FreedomIntelligence/HuatuoGPT2-Pretraining-Instruction': {'README.md': card(**{f'Meidcal_{name}': f'data/{name}.json' for name in ('Encyclopedia_en', 'Encyclopedia_cn', 'Books_en')})}
+        | {f'data/{name}.json': json.dumps([dict(id=i, conversations=turns('Goats?', text(name, i))) for i in range(n)]).encode() for name in ('Encyclopedia_en', 'Encyclopedia_cn', 'Books_en', 'Books_cn')},
         'MedRAG/textbooks': {f'chunk/Goats_{k}.jsonl': many(lambda i: dict(id=f'{k}_{i}', title='Goats', content=text(k, i), contents=text(k, i))) for k in range(18)},
         'MedRAG/pubmed': {f'chunk/pubmed23n{k:04}.jsonl': many(lambda i: dict(id=f'{k}_{i}', title='Goats', content=text(k, i), contents=text(k, i), PMID=i)) for k in range(70)},
         'epfl-llm/guidelines': {'open_guidelines.jsonl': many(lambda i: dict(id=f'g{i}', source='farm', title='Climbing', clean_text=text('g', i), raw_text='', url='', overview=''))},

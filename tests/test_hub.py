@@ -8,7 +8,7 @@ import pytest
 
 from citrus.core.files import UserError
 from citrus.core.ingredients import ingredients
-from citrus.core.revisions import hub_sets, named_sets, noted, revision_of, revisions
+from citrus.core.revisions import hub_notes, hub_sets, named_sets, revision_of, revisions
 from citrus.data.hub import HUB, dialogue_row, hub_records
 
 SCRIPT = r'''
@@ -19,7 +19,7 @@ os.environ.update(HF_ENDPOINT=serve(), HF_HOME=sys.argv[2], CITRUS_HOME=sys.argv
 time.sleep = lambda seconds: None   # the client waits between two tries
 import datasets
 from citrus.core.files import UserError
-from citrus.core.revisions import hub_sets, noted, revision_of, revisions
+from citrus.core.revisions import hub_notes, hub_sets, revision_of, revisions
 from citrus.data import access
 from citrus.data.hub import Adapter, HUB, dialogue_row, hub
 from citrus.data.probe import probe_sets
@@ -76,6 +76,31 @@ def layouts():
     right = dict(clean=dict(sources=[probed | dict(options=dict(files='ChineseWebText2.0/**'))]))
     return probe_sets(whole, ['clean']), probe_sets(right, ['clean'])
 
+@case
+def whole_recipes():
+    from citrus.core.recipes import load_recipe, settings
+    from citrus.core.runner import chosen
+    Hub.sets |= {id: {'config.json': b'{}'} for id in ('meta-llama/Llama-3.1-70B', 'Qwen/Qwen2.5-72B', 'meta-llama/Llama-3.1-8B')}
+    values = {name: settings(load_recipe(name)) for name in ('70b', '72b', '8b')}
+    faults = {name: probe_sets(v, chosen()) for name, v in values.items()}
+    rows = {s['id']: len(list(source(s['path'], **s.get('options', {})))) for s in values['70b']['clean']['sources']}
+    return faults, rows, [r for r in Hub.asked if r[1] not in ('main', COMMIT, hub_sets().get(r[0], {}).get('revision'))]
+
+@case
+def seeds_of_exams():
+    from citrus.llm.funnel import entered
+    from citrus.eval.exams import exam_rows
+    exam = exam_rows('medqa4')
+    drawn = entered([], 5, ['GBaker/MedQA-USMLE-4-options', 'openlifescienceai/medmcqa'], dict(medqa4=exam))
+    held = entered([], 5, ['GBaker/MedQA-USMLE-4-options'], dict(medqa4=[q | dict(stem=q['stem'].replace('test', 'train')) for q in exam]))
+    return [q['id'] for q in drawn], [q['meta'].get('benchmark') for q in held], [q['id'] for q in exam]
+
+@case
+def general():
+    from collections import Counter
+    from citrus.synth import general_rows
+    return Counter(r['source'] for r in general_rows(['openai/gsm8k', 'deepmind/aqua_rat'], 10_000))
+
 # --- a server that fails in the second of three files
 names = [f'data/train-0000{k}.jsonl' for k in range(3)]
 HUB['goat/three'] = Adapter('sft', lambda i, r: dialogue_row(f'g{i}', 1, 'goats', r))
@@ -113,7 +138,7 @@ def no_set(): return count('cais/mmlu')
 def noted_once():
     first = revision_of('goat/three'), revisions(dict(sources=[dict(kind='hub', path='goat/three')]))
     Hub.sets['goat/gone'] = Hub.sets.pop('goat/three')
-    return first, revision_of('goat/three'), noted()
+    return first, revision_of('goat/three'), hub_notes()
 
 @case
 def probed():
@@ -192,6 +217,21 @@ def test_all_faults_are_found_at_once(seen):
     assert '8M' in faults['sft', 'sft2_hub'] and 'gated' in faults['evaluate', 'exams: jmed'] and all('\n' not in f for f in faults.values())
 
 
+def test_all_that_the_recipes_read_can_be_read(seen):
+    faults, rows, elsewhere = seen['whole_recipes']
+    assert faults == {'70b': [], '72b': [], '8b': []} and elsewhere == []
+    assert len(rows) == 9 and min(rows.values()) >= 3, 'every source gives its documents'
+
+
+def test_seeds_come_from_the_training_splits_and_exams_bar_them(seen):
+    ids, barred, exam = seen['seeds_of_exams']
+    assert sorted(i for i in ids if 'medqa4' in i) == [f'train-medqa4-{i}' for i in range(3)] and len(ids) == len(set(ids)) == 5 and not set(ids) & set(exam)
+    assert barred == ['medqa4'] * 3
+
+
+def test_general_reasoning_comes_from_several_sets(seen): assert seen['general'] == dict(gsm8k=3, aqua_rat=3)
+
+
 def test_other_fields_are_found(seen):
     [fault] = seen['other_fields']
     assert 'cannot be read as a sft' in fault['fault'] and fault['fault'].endswith('it has title, body')
@@ -239,5 +279,5 @@ def test_the_commit_is_part_of_the_key(monkeypatch, tmp_path):
 def test_a_commit_that_was_noted_is_read_and_not_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv('CITRUS_HOME', str(tmp_path))
     (tmp_path / 'hub.json').write_text(json.dumps({'dataset goat/set@main': 'b' * 40, 'model goat/base@v1': 'c' * 40}))
-    assert revision_of('goat/set') == 'b' * 40 and revision_of('goat/base', 'v1', 'model') == 'c' * 40 and len(noted()) == 2
+    assert revision_of('goat/set') == 'b' * 40 and revision_of('goat/base', 'v1', 'model') == 'c' * 40 and len(hub_notes()) == 2
     assert revisions(dict(student='goat/base', revision='v1')) == {'goat/base': 'c' * 40}

@@ -160,7 +160,7 @@ def test_the_names_that_are_declared_are_those_of_the_code():
     assert named('evaluate', 'exams') == [*EXAMS, '*.jsonl'] and named('clean', 'executor') == ['', *EXECUTORS]
     assert named('synth', 'design') == list(DESIGNS) and set(named('synth', 'difficulty')) == set(DIFFICULTY)
     for kind, lists in dict(question=[('synth', 'closed_hub')], sft=[('synth', 'general_hub'), ('prefer', 'general_hub'), ('sft', 'sft1_hub')]).items():
-        for stage, name in lists: assert [n.rstrip('*') for n in named(stage, name)] == ['', *(i for i, a in HUB.items() if a.record == kind)]
+        for stage, name in lists: assert [n.rstrip('*') for n in named(stage, name) if n] == [i for i, a in HUB.items() if a.record == kind]
     assert named('sft', 'sft1_hub') == named('sft', 'sft2_hub') == named('sft', 'sft3_hub')
     roles = {n.partition(':')[0] for n in named('synth', 'reasoner')}
     assert roles == {'expert', 'transformers', 'openai', 'vllm'} <= set(BACKENDS) and OWN_ARMS == list(ARMS)
@@ -176,7 +176,7 @@ def test_the_names_that_are_declared_are_those_of_the_code():
     ('clean.executor=slrum', "did you mean 'slurm'"), ('clean.limits={noise: [1, 0]}', "clean.limits['noise'] = [1, 0]: needs to rise"),
     ('synth.graders=[exprt@4]', 'needs one of'), ('synth.reasoner=gpt', 'needs one of'), ('prefer.start=sft2', "did you mean 'sft3'"),
     ('sft.instruction_rows=all', 'is str, needs int'), ('clean.limits={noise: 1}', "needs a list"), ('cost.toy={a: [1]}', 'needs one value'),
-    ('sft.sft1_hub=BAAI/Infinity', "did you mean"), ('synth.closed_hub=medqa', 'needs one of'), ('clean.exempt={zh: prose}', 'needs a list'),
+    ('sft.sft1_hub=BAAI/Infinity', "did you mean"), ('synth.closed_hub=[medqa]', 'needs one of'), ('clean.exempt={zh: prose}', 'needs a list'),
     ('traces.seeds=[0, 0]', 'stands there twice'), ('cost.lengths={toy: [1, 2, 3], student: [1, 2, 3, 4]}', 'needs 4 values'), ('common.seed=-1', 'at least 0'),
     ('preferences.rates=[]', 'needs 1 or more'), ('preferences.rate_seeds=[]', 'needs 1 or more')])
 def test_a_value_that_no_stage_could_use_is_refused(text, message):
@@ -197,6 +197,13 @@ def test_a_value_that_a_stage_can_use_is_not(text): settings({}, [text])
     (['textbook.arm=hpo'], "textbook: 'hpo' is no arm of this run"), (['clean.exempt={fr: [prose]}'], "clean: 'fr' is no arm of this run"),
     (['clean.sources=[{id: mine, kind: txt, path: a, licence: b, domain: medical}]'], "textbook: 'hpo_definitions' is no arm of this run, which has mine"),
     (['clean.sources=[mine]'], "clean: sources holds 'mine', which is no mapping with an id"),
+    (['clean.sources=[{id: mine, kind: txt, path: a, licence: b, domain: medical}]', 'textbook.arm=mine', 'clean.exempt={code: [prose]}'], "clean: 'code' is no arm of this run, which has mine"),
+    (['clean.other=[cod]'], "clean: 'cod' is no arm of this run"), (['assets.chat_template=none.jinja'], "assets: chat_template = 'none.jinja': there is no such file"),
+    (['synth.spare=160'], 'synth: spare = 160 leaves none of 160 questions'), (['prefer.questions_from=synth'], 'prefer: questions = 24 of synth.spare = 0 are too many'),
+    (['synth.closed_hub=[GBaker/MedQA-USMLE-4-options]', 'synth.questions=10179'], 'synth: questions = 10179 of the 10178 of GBaker/MedQA-USMLE-4-options are too many'),
+    (['textbook.writer=openai:http://a/v1#b'], 'textbook: up to 720 pairs are asked for, of which sft.textbook_rows = 60 are read'),
+    (['prefer.most_pairs=[0, 5]'], 'prefer: most_pairs = [0, 5]: general = 0 give at most 0'),
+    (['prefer.general=3000', 'prefer.general_hub=[openai/gsm8k]', 'prefer.most_pairs=[0, 5000]', 'cases.train=9000', 'synth.questions=7000'], 'prefer: general = 3000: stage 3 may read 7000 of the 7473 problems of openai/gsm8k'),
     (['evaluate.exams=[nowhere.jsonl]'], "evaluate: 'nowhere.jsonl': there is no such file"), (['published.phenopackets=nowhere'], "published: 'nowhere': there is no such")])
 def test_values_that_contradict_one_another_are_refused(sets, message):
     with pytest.raises(UserError) as e: consistent(settings({}, sets), [*chosen(), 'published'])

@@ -19,7 +19,7 @@ def test_all_recipes_are_here():
 @pytest.mark.parametrize('name', RECIPES)
 def test_recipe_is_valid(name):
     values = settings(load_recipe(name))
-    consistent(values, chosen('curriculum' if name == 'curriculum' else None))
+    if name != 'paper': consistent(values, chosen('curriculum' if name == 'curriculum' else None))   # paper is no run by itself
     for stage in ('pretrain', 'sft', 'prefer'):
         assert values[stage]['global_batch'] % values[stage]['processes'] == 0
 
@@ -56,7 +56,7 @@ def values_of(path):
 def test_every_value_of_the_paper_has_its_place():
     lines = values_of(find_recipe('paper'))
     assert len(lines) > 20 and all(re.search('# (Table|section) [0-9]', line) for line in lines)
-    assert 'ours)' not in find_recipe('paper').read_text()
+    assert find_recipe('paper').read_text().count('(ours)') == 1, 'what it does not say is marked once'
 
 
 @pytest.mark.parametrize('name', ['70b', '72b', '8b'])

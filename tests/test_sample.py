@@ -137,10 +137,10 @@ def test_problems_that_stage_3_has_not_seen_come_first(store):
     from types import SimpleNamespace
     from citrus.prefer import to_ask
     from citrus.synth import general_rows
-    solutions = {r['id']: r['messages'][-1]['content'] for r in general_rows('', 600)}
+    solutions = {r['id']: r['messages'][-1]['content'] for r in general_rows([], 600)}
     seen = sorted(solutions)[:-3]
     files = {'train.jsonl': QUESTIONS, 'sft3.jsonl': [dict(id=i) for i in seen] + [dict(id=f'sft-{i}', question_id=f'q{i}') for i in (0, 1, 4, 7)]}
-    s = SimpleNamespace(params=dict(start='sft3', questions=8, general=5, general_hub='', general_longest=600, seed=0),
+    s = SimpleNamespace(params=dict(start='sft3', questions=8, general=5, general_hub=[], general_longest=600, seed=0, questions_from='cases'),
                         read=lambda stage, file, record: files[file])
     medical, other = to_ask(s)
     assert {q['id'] for q in medical} == {f'q{i}' for i in range(12)} - {'q0', 'q1', 'q4', 'q7'} and len(other) == 5

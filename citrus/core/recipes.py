@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['OWN_ARMS', 'UNUSED_RULES', 'FAULTS', 'Strict', 'parse_yaml', 'find_recipe', 'read_recipe', 'recipe_files',
            'load_recipe', 'read_set', 'overlaid', 'check_names', 'settings', 'batch_fault', 'control_fault',
-           'votes_fault', 'exams_fault', 'pool_fault', 'arm_fault', 'folder_fault', 'names_fault', 'student_fault',
-           'consistent']
+           'votes_fault', 'exams_fault', 'pool_fault', 'seeds_fault', 'unknown_arms', 'arm_fault', 'folder_fault',
+           'unread_fault', 'pairs_fault', 'general_fault', 'names_fault', 'student_fault', 'consistent']
 
 # %% ../../nbs/lib/core/recipes.ipynb #4de01500
 import re
@@ -16,6 +16,7 @@ import yaml
 
 from .files import root, UserError
 from .parameters import fitting, nearest, notebook_path, parameters, STAGES
+from .revisions import known_rows
 
 # %% ../../nbs/lib/core/recipes.ipynb #a0a2c21e
 class Strict(yaml.SafeLoader):
@@ -168,7 +169,14 @@ def pool_fault(stage: str, values: dict) -> str:
     "Why there are too few training questions: a study also learns from what it does not ask"
     p = values[stage]
     pool = values['cases']['train']
-    if stage == 'synth' and p['closed_hub']: return ''
+    if stage == 'synth' and p['spare'] >= p['questions']:
+        return f'spare = {p["spare"]} leaves none of {p["questions"]} questions'
+    if stage == 'synth' and p['closed_hub']:
+        return seeds_fault(p['questions'], p['closed_hub'])
+    if stage == 'prefer' and p['pool'] == 'synth':
+        spare = values['synth']['spare']
+        too_many = f'questions = {p["questions"]} of synth.spare = {spare} are too many'
+        return too_many if p['questions'] > spare else ''
     asked = dict(synth=['questions'], prefer=['questions'], preferences=['questions', 'probe']).get(stage, ['probe'])
     n = sum(p[name] for name in asked) + (stage not in ('synth', 'prefer'))
     words = ' + '.join(f'{name} = {p[name]}' for name in asked)
@@ -177,19 +185,28 @@ def pool_fault(stage: str, values: dict) -> str:
 # The arms of a run without sources
 OWN_ARMS = 'abstracts_1970s abstracts_2021 hpo_definitions encyclopaedia python_docs mathematics code'.split()
 
+def seeds_fault(n: int, sets: list) -> str:
+    "Why hub data sets of closed questions are too small, as far as their sizes are known"
+    sizes = [known_rows(id) for id in sets]
+    if not all(sizes) or sum(sizes) >= n: return ''
+    return f'questions = {n} of the {sum(sizes)} of {", ".join(sets)} are too many'
+
+def unknown_arms(parameter: str, clean: dict, there: list) -> list:   # clean: parameters of the stage
+    "Arms that a recipe names and does not have; the default speaks of the embedded ones, which sources replace"
+    default = parameters(notebook_path('clean'))[parameter].default
+    known = [*there, *clean['languages'], *(OWN_ARMS if clean[parameter] == default else [])]
+    return [name for name in clean[parameter] if name not in known]
+
 def arm_fault(stage: str, values: dict) -> str:
     "Why an arm is not there"
     sources = values['clean']['sources']
     bare = [s for s in sources if not isinstance(s, dict) or not isinstance(s.get('id'), str)]
     if bare: return f'sources holds {bare[0]!r}, which is no mapping with an id'
-    declared = [s['id'] for s in sources]
-    if stage == 'clean':
-        wanted = values['clean']['exempt']
-        there = [*declared, *OWN_ARMS, *values['clean']['languages']]
-    else:
+    there = [s['id'] for s in sources] or OWN_ARMS
+    if stage == 'textbook':
         wanted = [values['textbook']['arm']]
-        there = declared or OWN_ARMS
-    unknown = [name for name in wanted if name not in there]
+        unknown = [name for name in wanted if name not in there]
+    else: unknown = [name for p in ('exempt', 'other') for name in unknown_arms(p, values['clean'], there)]
     return f'{unknown[0]!r} is no arm of this run, which has {", ".join(there)}' if unknown else ''
 
 def folder_fault(stage: str, values: dict) -> str:
@@ -200,6 +217,36 @@ def folder_fault(stage: str, values: dict) -> str:
     names = [p[name] for name in ('phenopackets', 'files') if name in p] + exams
     missing = [name for name in names if name and not (base / name).exists()]
     return f'{missing[0]!r}: there is no such file or folder' if missing else ''
+
+# %% ../../nbs/lib/core/recipes.ipynb #e9391ab9
+def unread_fault(stage: str, values: dict) -> str:
+    "Why a language model would write pairs from the textbook that no training reads"
+    p = values[stage]
+    if p['writer'] == 'expert' or values['pretrain']['textbook']: return ''
+    used = values['sft']['textbook_rows']
+    asked = p['rows'] or p['passages'] * (p['rounds'] + 1)
+    if asked <= 2 * used: return ''
+    words = f'up to {asked} pairs are asked for, of which sft.textbook_rows = {used} are read'
+    return f'{words}: set textbook.rows, or pretrain.textbook'
+
+def pairs_fault(stage: str, values: dict) -> str:
+    "Why there cannot be as many preference pairs as are wanted"
+    p = values[stage]
+    for name, wanted in zip(('questions', 'general'), p['most_pairs']):
+        limit = p[name] * p['pairs_each']
+        if wanted <= limit: continue
+        return f'most_pairs = {p["most_pairs"]}: {name} = {p[name]} give at most {limit}'
+    return general_fault(values) if p['general'] else ''
+
+def general_fault(values: dict) -> str:
+    "Why all non-medical problems would have been trained on, as far as the sizes of their sets are known"
+    synth, prefer = values['synth'], values['prefer']
+    sizes = [known_rows(id) for id in prefer['general_hub']]
+    reasoned = synth['questions'] - synth['spare']
+    trained = round(reasoned * synth['general_share'] / (1 - synth['general_share']))
+    if not sizes or not all(sizes) or sum(sizes) - trained >= prefer['general']: return ''
+    read = f'stage 3 may read {trained} of the {sum(sizes)} problems of {", ".join(prefer["general_hub"])}'
+    return f'general = {prefer["general"]}: {read}; name more sets in prefer.general_hub'
 
 # %% ../../nbs/lib/core/recipes.ipynb #bb9183ab
 UNUSED_RULES = ['braces', 'sentences']   # of documents, which the declared limits leave out
@@ -220,6 +267,9 @@ def names_fault(stage: str, values: dict) -> str:
 def student_fault(stage: str, values: dict) -> str:
     "Why a student is none"
     name = values[stage]['student']
+    template = values[stage]['chat_template']
+    places = root() / 'nbs' / 'recipes' / template, root() / 'nbs' / template
+    if template and not any(p.is_file() for p in places): return f'chat_template = {template!r}: there is no such file'
     if name in ('smollm2', 'micro') or re.fullmatch(r'[\w.-]+/[\w.-]+', name): return ''
     if name and (root() / 'nbs' / name).is_dir(): return ''
     return f'student = {name!r}: needs smollm2, micro, a folder, or a hub id as owner/name'
@@ -231,6 +281,8 @@ FAULTS = {
     votes_fault: ('evaluate',),
     pool_fault: ('synth', 'traces', 'prefer', 'preferences', 'curriculum'),
     arm_fault: ('clean', 'textbook'),
+    unread_fault: ('textbook',),
+    pairs_fault: ('prefer',),
     folder_fault: ('published', 'clean', 'evaluate'),
     exams_fault: ('evaluate',),
     names_fault: ('clean', 'cost'),

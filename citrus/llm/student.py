@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['GGUF', 'HUB_FILES', 'read_gguf', 'fields', 'byte_pairs', 'build_tokenizer', 'name_tokens', 'convert', 'micro',
-           'from_hub', 'check_student', 'make_student']
+           'from_hub', 'check_student', 'template_file', 'make_student']
 
 # %% ../../nbs/lib/llm/student.ipynb #163638f5
 import shutil, tempfile
 from pathlib import Path
 
 # %% ../../nbs/lib/llm/student.ipynb #c9a7f336
-from ..core.files import UserError
+from ..core.files import root, UserError
+from ..core.revisions import revision_of
 from ..data.wheels import member
 from .saving import save_student
 
@@ -106,9 +107,13 @@ def from_hub(id: str, revision: str, folder: Path):
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     try:
         snapshot_download(
-            id, revision=revision, local_dir=folder, allow_patterns=HUB_FILES, ignore_patterns=['*/*']
+            id,
+            revision=revision_of(id, revision, 'model'),
+            local_dir=folder,
+            allow_patterns=HUB_FILES,
+            ignore_patterns=['*/*'],
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, UserError) as e:
         raise UserError(
             f"assets.student = {id!r}: neither 'smollm2', 'micro', a folder, nor a hub model that can be"
             f" fetched ({str(e).strip().splitlines()[0]})"
@@ -126,13 +131,19 @@ def check_student(student: str, folder: Path):   # student: the stage's paramete
     text = ''.join(p.read_text() for p in configs if p.exists())
     if 'chat_template' not in text and '{%' not in text:
         raise UserError(
-            f'assets.student = {student!r}: its tokenizer has no chat template; use the instruct version of the'
-            ' model'
+            f'assets.student = {student!r}: its tokenizer has no chat template; supply one as'
+            ' assets.chat_template=turns.jinja, or use the instruct version of the model'
         )
+
+def template_file(name: str) -> Path:
+    "The file of a chat template: one of the recipes', or a path"
+    ours = root() / 'nbs' / 'recipes' / name
+    return ours if ours.is_file() else Path(name)
 
 def make_student(
     student: str, revision: str, seed: int,   # The stage's parameters
     folder: Path,                             # Where the Hugging Face folder is to be
+    chat_template: str = '',                  # A file, for a model that has none
 ) -> Path:
     """Make or fetch the student, unless it is there.
     Raises `UserError` if the result has no safetensors or no chat template"""
@@ -143,5 +154,6 @@ def make_student(
     elif student == 'micro': micro(part, seed)
     elif Path(student).is_dir(): shutil.copytree(student, part)
     else: from_hub(student, revision, part)
+    if chat_template: shutil.copyfile(template_file(chat_template), part / 'chat_template.jinja')
     check_student(student, part)
     return part.rename(folder)

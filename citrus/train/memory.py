@@ -202,7 +202,8 @@ PROMPT = 512   # Tokens of a preference pair's prompt
 
 def student_shape(student: str) -> Shape:
     "The shape of a recipe's student. Raises `UserError` where it is not known"
-    if student in SHAPES: return SHAPES[student]
+    for name in (student, f'{student}-Instruct'):   # a base model has the shape of its instruct version
+        if name in SHAPES: return SHAPES[name]
     raise UserError(f'the shape of {student!r} is not known: add it to memory.SHAPES, or one of {", ".join(SHAPES)}')
 
 def preference_step(s: Shape, prefer: dict) -> Step:   # prefer: parameters of the stage

@@ -15,7 +15,7 @@ from ..eval.judge import is_right, last_named, told_words
 from ..eval.naming import key
 from ..llm.opening import rewrite_skill
 from ..llm.prompt import target
-from ..llm.roles import accepted, REASON, REFLECT, REWRITE, sections, STOP, VERIFY, WRITE
+from ..llm.roles import accepted, in_neutral_words, REASON, reference_of, REFLECT, REWRITE, sections, STOP, VERIFY, WRITE
 from .chart import Chart, chart, finding_fits, understand, weigh
 from .expert import Knowledge, propose, SKILLS, slip
 from .questions import listing, lower
@@ -140,7 +140,7 @@ def reflect_skill(k: Knowledge, messages: list, temperature: float, rng: random.
     "The knowledge expert as reflection expert"
     prompt = read_prompt(k, messages)
     step = read_step(prompt.text('Proposed step'), listed_in(prompt.steps))
-    false = wrong(k, step, prompt.steps, prompt.named, prompt.text('Reference diagnosis'))
+    false = wrong(k, step, prompt.steps, prompt.named, reference_of(prompt.part))
     refused = false != slip(temperature, rng)
     advice = advise(step, prompt.named) if refused else 'The step is right.'
     return f'<rating>{int(not refused)}</rating><feedback>{advice}</feedback>'
@@ -156,7 +156,8 @@ def write_skill(k: Knowledge, messages: list, temperature: float, rng: random.Ra
     "The knowledge expert as writer; now and then it forgets a step"
     part = sections(messages)
     steps = read_steps(accepted(part.get('Accepted steps', '')))
-    design = next(name for name, (form, _) in DESIGNS.items() if form == part['Form'].strip())
+    asked = part['Form'].strip()
+    design = next(name for name, (form, _) in DESIGNS.items() if asked in (form, in_neutral_words(form)))
     retold = [s for s in steps if s.kind != 'evidence' or not slip(temperature, rng)]
     return target(monologue(retold, design), chart(retold).best)
 
@@ -169,7 +170,7 @@ def verify_skill(k: Knowledge, messages: list, temperature: float, rng: random.R
     but what hedges"""
     part = sections(messages)
     answer = part['Given answer']
-    reference = part['Reference diagnosis'].strip()
+    reference = reference_of(part)
     named = set(told_words(answer))
     rivals = [f for f in k.families if f != reference and named & set(key(f))]
     right = is_right(answer, dict(answer_text=reference, aliases=[]), rivals)
