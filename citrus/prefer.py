@@ -36,13 +36,14 @@ def unread(
     rows: list,        # `sft` records of a training; those made from a question hold its `question_id`
     n: int,            # How many are asked for
     seed: int,
+    more: str = 'cases.train',   # What to raise if they are too few
 ) -> list:             # `question` records
     "Questions that a training did not read, drawn by a seed. Raises `UserError` if too few are left"
     read = {r['question_id'] for r in rows if 'question_id' in r}
     left = [q for q in questions if q['id'] not in read]
     if len(left) < n:
         raise UserError(
-            f'prefer.questions = {n}: training left {len(left)} of {len(questions)} unread; raise cases.train'
+            f'prefer.questions = {n}: training left {len(left)} of {len(questions)} unread; raise {more}'
         )
     return seeded_sample(left, n, seed)
 
@@ -50,7 +51,8 @@ def to_ask(s) -> tuple:   # (medical, non-medical `question` records)
     "The questions that the student answers: medical ones that it was not trained on; of the others those come first"
     p = s.params
     rows = s.read('sft', f'{p["start"]}.jsonl', 'sft')
-    medical = unread(s.read('cases', 'train.jsonl', 'question'), rows, p['questions'], p['seed'])
+    pool, more = ('spare.jsonl', 'synth.spare') if p['pool'] == 'synth' else ('train.jsonl', 'cases.train')
+    medical = unread(s.read(p['pool'], pool, 'question'), rows, p['questions'], p['seed'], more)
     if not p['general']: return medical, []
     used = {r['id'] for r in rows}
     worked = sorted(general_rows(p['general_hub'], p['general_longest']), key=lambda r: r['id'] in used)

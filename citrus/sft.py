@@ -86,6 +86,7 @@ ROW_LICENCES = dict(
     sciriff='ODC-BY',
     boolq='CC BY-SA 3.0',
     gsm8k='MIT',
+    aqua_rat='Apache-2.0',
     infinity_instruct='CC BY-SA 4.0',
     medical_o1='Apache-2.0',
 ) | dict.fromkeys(EXERCISES, 'Apache-2.0')
