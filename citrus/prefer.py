@@ -51,8 +51,9 @@ def to_ask(s) -> tuple:   # (medical, non-medical `question` records)
     "The questions that the student answers: medical ones that it was not trained on; of the others those come first"
     p = s.params
     rows = s.read('sft', f'{p["start"]}.jsonl', 'sft')
-    pool, more = ('spare.jsonl', 'synth.spare') if p['pool'] == 'synth' else ('train.jsonl', 'cases.train')
-    medical = unread(s.read(p['pool'], pool, 'question'), rows, p['questions'], p['seed'], more)
+    stage = p['questions_from']
+    file, more = dict(synth=('spare.jsonl', 'synth.spare'), cases=('train.jsonl', 'cases.train'))[stage]
+    medical = unread(s.read(stage, file, 'question'), rows, p['questions'], p['seed'], more)
     if not p['general']: return medical, []
     used = {r['id'] for r in rows}
     worked = sorted(general_rows(p['general_hub'], p['general_longest']), key=lambda r: r['id'] in used)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['draw_step', 'own_share', 'read_share', 'check_finite', 'step_row', 'advance', 'mean_loss', 'fit', 'reading_record',
-           'reading_card', 'bandit_for', 'pretrain', 'compare_losses', 'trajectory', 'draw_weights', 'plot_pretrain',
-           'plot_validation']
+           'reading_card', 'bandit_for', 'pretrain', 'arm_files', 'trainings', 'train_rules', 'compare_losses',
+           'trajectory', 'draw_weights', 'plot_pretrain', 'plot_validation']
 
 # %% ../nbs/50_pretrain.ipynb #d7dade1f
 import math, time
@@ -18,6 +18,7 @@ from tqdm import tqdm
 # %% ../nbs/50_pretrain.ipynb #2aacdae5
 from .core.files import UserError
 from .core.dots import draw_groups
+from .core.launch import launch
 from .core.stats import half_width, mean_interval
 from .core.style import CONTROL_COLOR, dotted_chance, in_words, legend_below, MODEL_COLOR, OTHER_COLOR
 from .core.style import panel_lines, panels, PART_COLORS
@@ -194,6 +195,23 @@ def pretrain(
     whole = whole_model(model, accelerator)   # every process takes part: ZeRO-3 has split the weights
     if not accelerator.is_main_process: return
     save_training(out, whole, tokenizer, history, reading_card(Path(out).name, record), record)
+
+# %% ../nbs/50_pretrain.ipynb #9b3bd6c8
+def arm_files(s) -> dict:   # arm -> file of `document` records
+    "The sources of a run: those of the clean corpus and, where the recipe says so, what was made from the textbook"
+    folders = [s.folders['clean']]
+    if s.params['textbook']: folders.append(s.folders['textbook'])
+    return {p.stem: str(p) for folder in folders for p in sorted((folder / 'arms').glob('*.jsonl'))}
+
+def trainings(s, rule: str, compare: bool) -> dict:   # rule -> folder of the model
+    "What is trained: by the rule of the run, and with equal shares to compare with"
+    folders = {rule: s.dir / 'pretrained'}
+    if compare and rule != 'uniform': folders['uniform'] = s.dir / '.uniform'
+    return folders
+
+def train_rules(folders: dict, processes: int, settings: dict):   # folders: as `trainings` gives them
+    "Train one model after the other, all else being equal"
+    for rule, out in folders.items(): launch('pretrain.pretrain', processes, out=str(out), rule=rule, **settings)
 
 # %% ../nbs/50_pretrain.ipynb #b0168074
 def compare_losses(models: dict, documents: list, length: int, n: int) -> pd.DataFrame:

@@ -184,7 +184,8 @@ def sft3_rows(
 def general_rows(sets: list, longest: int) -> list:   # sets: of the hub, as id or id:config; `sft` records
     "Non-medical reasoning that is not too long: of hub data sets, or the embedded one"
     named = map(HUB_ID.fullmatch, sets)
-    rows = chain.from_iterable(hub('sft', m[1], config=m[2]) for m in named) if sets else worked_reasoning()
+    read = (hub('sft', m[1], config=m[2]) for m in named)
+    rows = chain.from_iterable(read) if sets else worked_reasoning()
     return [r for r in rows if sum(len(m['content']) for m in r['messages']) <= longest]
 
 # %% ../nbs/60_synth.ipynb #059e353d

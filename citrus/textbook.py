@@ -178,7 +178,8 @@ def row(m: dict, crew: Crew) -> dict:   # `sft` record of stage 1
 
 def text_of(m: dict) -> dict:   # `document` record
     "A pair as a text of its own, for continued pre-training (paper, section 3.2)"
-    return document(m['id'], 'textbook_evolved', f'{m["question"]}\n\n{m["answer"]}', 'medical', passage=m['passage'])
+    text = f'{m["question"]}\n\n{m["answer"]}'
+    return document(m['id'], 'textbook_evolved', text, 'medical', passage=m['passage'])
 
 # %% ../nbs/40_textbook.ipynb #3015b2f6
 CHECKED = 1000   # pairs that the check is checked with, at most

@@ -100,7 +100,8 @@ def named_files(code: set, params: dict) -> set:   # Paths
     folders = [root() / f for f in ('nbs', 'nbs/recipes', 'tests/data')]
     named = {f / t for t in code if re.fullmatch(r'[\w/-]+\.\w+', t) for f in (folders if '/' not in t else [root()])}
     texts = {t for t in texts_in(params) if re.fullmatch(r'[\w-][\w./-]*', t)}
-    given = {root() / t for t in texts} | {root() / 'nbs' / 'recipes' / t for t in texts if t.endswith('.jinja')}
+    given = {root() / t for t in texts}
+    given |= {root() / 'nbs' / 'recipes' / t for t in texts if t.endswith('.jinja')}
     inside = {q for p in given if p.is_dir() for q in p.rglob('*')}
     files = {p.resolve() for p in named | given | inside if p.is_file()}
     ours = {q for q in files if q.is_relative_to(root()) and not q.is_relative_to(home())}

@@ -173,7 +173,7 @@ def pool_fault(stage: str, values: dict) -> str:
         return f'spare = {p["spare"]} leaves none of {p["questions"]} questions'
     if stage == 'synth' and p['closed_hub']:
         return seeds_fault(p['questions'], p['closed_hub'])
-    if stage == 'prefer' and p['pool'] == 'synth':
+    if stage == 'prefer' and p['questions_from'] == 'synth':
         spare = values['synth']['spare']
         too_many = f'questions = {p["questions"]} of synth.spare = {spare} are too many'
         return too_many if p['questions'] > spare else ''
@@ -194,7 +194,8 @@ def seeds_fault(n: int, sets: list) -> str:
 def unknown_arms(parameter: str, clean: dict, there: list) -> list:   # clean: parameters of the stage
     "Arms that a recipe names and does not have; the default speaks of the embedded ones, which sources replace"
     default = parameters(notebook_path('clean'))[parameter].default
-    known = [*there, *clean['languages'], *(OWN_ARMS if clean[parameter] == default else [])]
+    known = [*there, *clean['languages']]
+    if clean[parameter] == default: known += OWN_ARMS
     return [name for name in clean[parameter] if name not in known]
 
 def arm_fault(stage: str, values: dict) -> str:
@@ -206,7 +207,9 @@ def arm_fault(stage: str, values: dict) -> str:
     if stage == 'textbook':
         wanted = [values['textbook']['arm']]
         unknown = [name for name in wanted if name not in there]
-    else: unknown = [name for p in ('exempt', 'other') for name in unknown_arms(p, values['clean'], there)]
+    else:
+        clean = values['clean']
+        unknown = unknown_arms('exempt', clean, there) + unknown_arms('other', clean, there)
     return f'{unknown[0]!r} is no arm of this run, which has {", ".join(there)}' if unknown else ''
 
 def folder_fault(stage: str, values: dict) -> str:
@@ -244,7 +247,8 @@ def general_fault(values: dict) -> str:
     sizes = [known_rows(id) for id in prefer['general_hub']]
     reasoned = synth['questions'] - synth['spare']
     trained = round(reasoned * synth['general_share'] / (1 - synth['general_share']))
-    if not sizes or not all(sizes) or sum(sizes) - trained >= prefer['general']: return ''
+    if not sizes or not all(sizes): return ''
+    if sum(sizes) - trained >= prefer['general']: return ''
     read = f'stage 3 may read {trained} of the {sum(sizes)} problems of {", ".join(prefer["general_hub"])}'
     return f'general = {prefer["general"]}: {read}; name more sets in prefer.general_hub'
 

@@ -168,7 +168,8 @@ def algebra_row(i: int, r: dict) -> dict:
     texts = dict(o.split(')', 1) for o in r['options'])
     asked = '\n'.join([r['question'], '', *r['options']])
     think = f'<think>{r["rationale"].strip()}</think>'
-    return sft(f'aqua-{i}', 3, 'aqua_rat', asked, f'{think}\n<answer>{texts[r["correct"]].strip()}</answer>')
+    answer = texts[r['correct']].strip()
+    return sft(f'aqua-{i}', 3, 'aqua_rat', asked, f'{think}\n<answer>{answer}</answer>')
 
 HUB['FreedomIntelligence/medical-o1-verifiable-problem'] = Adapter('question', lambda i, r: open_question(
     f'o1-{i}', 'medical_o1', r['Open-ended Verifiable Question'], r['Ground-True Answer']), licence='Apache-2.0')

@@ -58,7 +58,8 @@ def source_use(source: dict) -> SetUse:
 def exam_uses(stage: str, names: list, folder: str) -> list:   # folder: with authors' files
     "The uses of the exams that come from the hub"
     uses = []
-    for name in (n for n in names if n in EXAMS and sources(n, folder)[:1] == ['hub']):
+    for name in names:
+        if name not in EXAMS or sources(name, folder)[:1] != ['hub']: continue
         id, split, configs = EXAMS[name].hub
         uses += [known_use(stage, f'exams: {name}', id, split, config) for config in configs]
     return uses
@@ -86,7 +87,8 @@ def sets_used(values: dict, stages: list) -> list:   # values: as `citrus.core.r
 # %% ../../nbs/lib/data/probe.ipynb #972d086a
 def layout(address: str) -> str:
     "The form of a file's name, with its folder"
-    return re.sub(r'\d+', '#', address.partition('@')[2].partition('/')[2] or Path(address).name)
+    path = address.partition('@')[2].partition('/')[2]   # of an address of the hub
+    return re.sub(r'\d+', '#', path or Path(address).name)
 
 def unlike_files(opened) -> dict:   # opened: `OpenSet`; number of a file -> its name
     "The first file of each layout"
@@ -120,7 +122,8 @@ def probe_set(use: SetUse) -> list:   # (file, what is wrong)
         opened = open_set(use.id, use.split, use.config, use.files, use.revision)
         wrong = []
         for number, name in unlike_files(opened).items():
-            _, row = next(rows_of_file(opened.data, number, use.id), ('', Refused('no row in it')))
+            nothing = '', Refused('no row in it')
+            _, row = next(rows_of_file(opened.data, number, use.id), nothing)
             wrong.append((name, row_fault(row, use)))
         return [(name, why) for name, why in wrong if why]
     except UserError as e: return [('', first_line(e))]

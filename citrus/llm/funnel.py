@@ -36,9 +36,11 @@ def seeds(sets: list, n: int, seed: int) -> list:   # sets: id or id:config; `qu
     for named in map(HUB_ID.fullmatch, sets):
         refused = Counter()
         rows = list(hub('question', named[1], config=named[2], refused=refused))
-        if refused: print(f'{named[0]}: {refused.total()} rows are no questions, as {next(iter(refused))}')
+        for why, count in refused.items():
+            print(f'{named[0]}: {count} rows: {why}')
         room = min(n - len(questions), len(rows))
-        drawn = rows if room == len(rows) else random.Random(digest(['seeds', seed])).sample(rows, room)
+        rng = random.Random(digest(['seeds', seed]))
+        drawn = rows if room == len(rows) else rng.sample(rows, room)
         questions += [q | dict(id=f'train-{q["id"]}') for q in drawn]   # exams have ids of the same form
     return questions
 
