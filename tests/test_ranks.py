@@ -107,6 +107,54 @@ def test_sharded_training_goes_on_exactly(name, zero3):
     for file in ('.history.jsonl', '/model.safetensors'): assert Path(f'{zero3 / name}{file}').read_bytes() == Path(f'{zero3 / name}_again{file}').read_bytes(), file
 
 
+RECEIVED = '''
+import json, os, sys
+import deepspeed, torch
+import citrus.train.steps, citrus.train.trainers
+from accelerate.state import AcceleratorState
+from citrus.core.launch import call, leave
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+citrus.train.steps.compute_dtype = citrus.train.trainers.compute_dtype = lambda: torch.bfloat16   # as on a GPU
+if sys.argv[3:]: citrus.train.steps.EXACT_SUMS.clear()   # the control
+received, initialize = {}, deepspeed.initialize
+def noting(*args, **given):
+    engine, optimizer, *others = initialize(*args, **given)
+    config = given.get("config") or given["config_params"]
+    sums = optimizer.gradient_accumulation_dtype, optimizer.communication_data_type
+    received[name] = dict(weights=str(engine.get_data_types()[0]), sums=list(map(str, sums)), config={k: config.get(k) for k in ("communication_data_type", "data_types")})
+    return engine, optimizer, *others
+deepspeed.initialize = noting
+for name, (function, arguments) in json.loads(open(sys.argv[1]).read()).items():
+    call(function, arguments)
+    AcceleratorState._reset_state(True)
+    unset_hf_deepspeed_config()
+if os.environ["RANK"] == "0":
+    with open(sys.argv[2], "w") as f: json.dump(received, f)
+leave()
+'''
+
+
+def received(folder, jobs, *control):
+    "What DeepSpeed receives from trainings in two processes, as on a GPU, and what its optimisers then do"
+    folder.mkdir()
+    (folder / 'config.yaml').write_text(yaml.safe_dump(ZERO3 | dict(mixed_precision='bf16')))
+    (folder / 'script.py').write_text(RECEIVED)
+    few = {name: (function, arguments | dict(out=str(folder / name), checkpoint_seconds=9999.0)) for name, (function, arguments) in jobs.items()}
+    (folder / 'jobs.json').write_text(json.dumps(few))
+    launch = [sys.executable, '-m', 'accelerate.commands.launch', '--config_file', str(folder / 'config.yaml'), '--num_processes', '2', '--main_process_port', '0']
+    done = subprocess.run([*launch, str(folder / 'script.py'), str(folder / 'jobs.json'), str(folder / 'received.json'), *control], env=os.environ | ENV, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    return json.loads((folder / 'received.json').read_text())
+
+
+@needs_deepspeed
+def test_gradients_are_summed_in_float32(jobs, tmp_path):
+    "B5: what each training hands to DeepSpeed, and the types that gradients of bfloat16 weights are then accumulated and reduced in. Left to itself it does both in bfloat16. All three are sharded, our own loop too"
+    exact = dict(weights='torch.bfloat16', sums=['torch.float32'] * 2, config=dict(communication_data_type='fp32', data_types=dict(grad_accum_dtype='fp32')))
+    assert received(tmp_path / 'a', {name: jobs[name] for name in ('pretrain', 'sft', 'prefer')}) == dict.fromkeys(['pretrain', 'sft', 'prefer'], exact)
+    assert received(tmp_path / 'b', dict(pretrain=jobs['pretrain']), 'control')['pretrain']['sums'] == ['torch.bfloat16'] * 2
+
+
 # --- several nodes ---------------------------------------------------------------------------------------------------
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import citrus.train.memory as size
 from citrus.core.files import UserError, root
 from citrus.core.recipes import load_recipe, settings
 from citrus.train.memory import GIB, SHAPES, Shape, Step, fit_table, memory, must_recompute, weight_count, settled, shape_of, spare, states, steps_of, token_flops
-from citrus.data.source import declare
+from citrus.data.reading import declare
 
 H100 = 80 * GIB
 SMALL = Shape(128, 3, 4, 2, 32, 384, 512)

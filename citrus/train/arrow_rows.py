@@ -39,10 +39,11 @@ class DialogueEncoder:
     length: int      # Most tokens of a row, and tokens of a packed sequence
     packed: bool     # Whether rows may share a sequence
     columns = 'input_ids', 'labels'
+    stage, noun = 'sft', 'rows'
 
     def state(self) -> list:
         "All that decides the result"
-        return ['sft', whole_tokenizer(self.tokenizer), self.tokenizer.chat_template, self.length, self.packed]
+        return [self.stage, whole_tokenizer(self.tokenizer), self.tokenizer.chat_template, self.length, self.packed]
 
     def encode(self, row: dict) -> tuple:   # (encoded or None, why it is refused)
         return encode_row(row.get('messages'), self.tokenizer, self.length)
@@ -139,10 +140,8 @@ def encode_file(
 def need_some(path: str, counts: dict, encoder):
     "Raises `UserError` if there are rows of which none can be used"
     if counts['used'] or not counts['rows']: return
-    way_out = f'raise {encoder.state()[0]}.length or look at the rows'
-    raise UserError(
-        f'{path}: none of {counts["rows"]} rows can be used with {encoder.length} tokens ({counts["refused"]}); {way_out}'
-    )
+    tried = f'none of {counts["rows"]} {encoder.noun} can be used with {encoder.length} tokens ({counts["refused"]})'
+    raise UserError(f'{path}: {tried}; raise {encoder.stage}.length or look at the {encoder.noun}')
 
 def encoded_counts(folder: Path) -> dict:
     "What `encode_file` counted"
