@@ -17,16 +17,16 @@ import torch
 
 # %% ../nbs/80_prefer.ipynb #94de9934
 from .core.files import atomic, UserError
-from .core.records import read_jsonl
 from .llm.saving import settle
 from .data.row_files import seeded_sample
 from .synth import general_rows
 from .train.cards import model_card
-from .train.checkpoints import forget, resumable
-from .train.preference import answer_logp, collate, collate_alone, cpo_simpo, encode_pairs, fit_to_train
+from .train.arrow_rows import encode_file, encoded_counts, encoded_set
+from .train.checkpoints import companion, forget, resumable
+from .train.preference import answer_logp, collate, collate_alone, cpo_simpo, fit_to_train, PairEncoder
 from .train.samples import general_questions
 from .train.shared_prompt import shares_prompt
-from .train.steps import load_student
+from .train.steps import exact_sums, load_student
 from .train.trainers import adapters, follow_schedule, logged_steps, one_bar, save_trained
 from .train.trainers import trainer_settings
 
@@ -110,7 +110,9 @@ def preference_settings(out: str, base: str, length: int, micro_batch: int, **se
     fixed = dict(weight_decay=1e-4, beta2=0.95, clip=1.0)
     shared = trainer_settings('prefer', out, base, answers, micro_batch=micro_batch, **fixed, **settings)
     reentrant = dict(use_reentrant=False)
-    return TrainingArguments(**shared, gradient_checkpointing_kwargs=reentrant, remove_unused_columns=False)
+    args = TrainingArguments(**shared, gradient_checkpointing_kwargs=reentrant, remove_unused_columns=False)
+    exact_sums(args.deepspeed_plugin)
+    return args
 
 # %% ../nbs/80_prefer.ipynb #05c559e3
 def trainable(base: str, lora_rank: int):
@@ -120,16 +122,15 @@ def trainable(base: str, lora_rank: int):
     from peft import get_peft_model
     return get_peft_model(model, adapters(lora_rank))
 
-def preference_trainer(base: str, data: list, args, shared: bool, lora_rank: int, **terms):
+def preference_trainer(base: str, data, args, shared: bool, lora_rank: int, **terms):
     "The trainer of a folder's model; `terms` are those of the loss"
     collator = collate if shared else collate_alone
     student = trainable(base, lora_rank)
     return trainer_class()(model=student, args=args, train_dataset=data, data_collator=collator, **terms)
 
-def may_share(base: str, data: list) -> bool:   # base: a model folder; data: as `encode_pairs` gives it
+def may_share(base: str, columns: int) -> bool:   # base: a model folder; columns: of the longest pair
     "Whether the two answers of a pair may share its prompt; says so where they may not"
     from transformers import AutoConfig
-    columns = max(len(e['prompt']) + len(e['chosen']) + len(e['rejected']) for e in data)
     shared = shares_prompt(AutoConfig.from_pretrained(base), columns)
     if not shared:
         print('this architecture does not let two answers share a prompt: each is read in a row of its own')
@@ -175,24 +176,25 @@ def train_preferred(
     """Train on preference pairs; does nothing if the model is there, and passes the model on unchanged if there
     are no pairs"""
     if Path(out).exists(): return forget(out)
-    rows = read_jsonl(pairs, 'pair')
-    if not rows: return unchanged(base, out)
+    if not Path(pairs).stat().st_size: return unchanged(base, out)
     from transformers import AutoTokenizer, set_seed
     set_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    data, refused = encode_pairs(rows, tokenizer, length)
-    shared = may_share(base, data)
     terms = dict(beta=beta, gamma=gamma, alpha=alpha)
     course = dict(learning_rate=learning_rate, global_batch=global_batch, epochs=epochs)
     limits = dict(length=length, lora_rank=lora_rank)
     args = preference_settings(out, base, micro_batch=micro_batch, seed=seed, **course, **limits)
-    trainer = preference_trainer(base, data, args, shared, lora_rank, **terms)
+    with args.main_process_first(local=False): rows = encode_file(pairs, PairEncoder(tokenizer, length), companion(out, 'rows'))
+    counts = encoded_counts(rows)
+    shared = may_share(base, counts['longest'])
+    trainer = preference_trainer(base, encoded_set(rows), args, shared, lora_rank, **terms)
     follow_schedule(trainer, 0.1)
     one_bar(trainer, 'preference training')
     trainer.train(resume_from_checkpoint=resumable(trainer, out, checkpoint_seconds))
     history = logged_steps(trainer, {name: name for name in CURVES})
     settings = terms | course | limits | dict(shared_prompt=shared, processes=args.world_size, seed=seed)
-    record = dict(base=Path(base).name, pairs=len(rows), refused=refused) | settings | preference_results(history)
+    read = dict(pairs=counts['rows'], refused=counts['refused'])
+    record = dict(base=Path(base).name) | read | settings | preference_results(history)
     card = preference_card(Path(out).name, record, settings)
     save_trained('prefer', trainer, tokenizer, out, history, card, record)
 

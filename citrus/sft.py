@@ -27,7 +27,7 @@ from .train.cards import model_card
 from .train.checkpoints import companion, forget, resumable
 from .train.encoding import count_tokens, row_tokens
 from .train.packing import packed_gap, ROUNDING
-from .train.steps import load_student
+from .train.steps import exact_sums, load_student
 from .train.trainers import adapters, count_on, follow_schedule, logged_steps, one_bar, save_trained, trainer_settings
 
 # %% ../nbs/70_sft.ipynb #020f7b65
@@ -43,7 +43,9 @@ def tuning_settings(
     from trl import SFTConfig
     shared = trainer_settings('sft', out, base, length, micro_batch=1, lora_rank=lora_rank, **settings)
     ready = dict(skip_prepare_dataset=True)   # rows come encoded and packed
-    return SFTConfig(**shared, max_length=length, packing=packed, packing_strategy='bfd', dataset_kwargs=ready)
+    args = SFTConfig(**shared, max_length=length, packing=packed, packing_strategy='bfd', dataset_kwargs=ready)
+    exact_sums(args.deepspeed_plugin)
+    return args
 
 # %% ../nbs/70_sft.ipynb #9a4dd402
 def may_pack(base: str) -> bool:   # base: a model folder

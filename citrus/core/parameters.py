@@ -23,6 +23,7 @@ STAGES = dict(
     published=('studies/published', ['assets']),
     clean=('30_clean', ['assets', 'cases']),
     scale=('studies/scale', ['assets']),
+    sizes=('studies/sizes', ['assets']),
     textbook=('40_textbook', ['assets', 'cases', 'clean']),
     pretrain=('50_pretrain', ['assets', 'clean', 'textbook']),
     rules=('studies/rules', ['clean']),
@@ -49,6 +50,7 @@ STUDIES = {   # Run when they are named, not as part of the chain
     'reflection',
     'rules',
     'scale',
+    'sizes',
     'throughput',
     'traces',
 }

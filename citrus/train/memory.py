@@ -103,7 +103,7 @@ def states(s: Shape, devices: int = 1, offload: bool = False, lora: int = 0) -> 
         return dict(weights=4 * (n + learned if lora else n), gradients=4 * learned, optimizer=8 * learned)
     return dict(
         weights=2 * (n + (learned if lora else 0)) // devices,
-        gradients=2 * learned // devices,
+        gradients=4 * learned // devices,   # summed in float32: `steps.exact_sums`
         optimizer=0 if offload else 12 * learned // devices,
     )
 
@@ -165,7 +165,7 @@ def memory(step: Step) -> dict:   # name -> bytes on one device
     learned = adapter_parameters(s, step.lora) if step.lora else weight_count(s)
     held = states(s, step.devices, step.offload, step.lora)
     passing = activations(s, step.tokens, step.scored, alone, step.recompute, step.chunked)
-    gathered = 0 if alone else 2 * (LIVE + BUCKET + 2 * s.vocab * s.hidden)
+    gathered = 0 if alone else 2 * (LIVE + 2 * s.vocab * s.hidden) + 6 * BUCKET   # reduced as a float32 copy
     update = 0 if step.offload else 4 * learned if alone else 8 * min(SUB_GROUP, learned // step.devices)
     return held | dict(
         passing=max(passing + gathered, update), total=sum(held.values()) + max(passing + gathered, update)
