@@ -132,8 +132,10 @@ def test_a_model_lies_with_its_record_and_card(alone):
 def test_lora_saves_a_whole_model_and_its_adapters(lora, student):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
+
+    from citrus.train.steps import load_student
     folder, losses = lora
-    merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32), folder / 'adapter').merge_and_unload().state_dict()
+    merged = PeftModel.from_pretrained(load_student(student), folder / 'adapter').merge_and_unload().state_dict()
     saved, base = weights(folder), weights(student)
     assert losses[0] > losses[-1] and saved.keys() == base.keys() and all(torch.equal(merged[k].bfloat16(), saved[k]) for k in saved)
     changed = {k for k in saved if not torch.equal(saved[k], base[k])}
