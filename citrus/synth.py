@@ -15,10 +15,9 @@ import pandas as pd
 
 from .core.files import UserError
 from .core.keys import digest
-from .core.revisions import HUB_ID
 from .core.stats import mean_interval
 from .core.style import panel_lines, panels, SUBJECT_COLOR
-from .data.hub import hub
+from .data.hub import records_named
 from .data.instructions import worked_reasoning
 from .eval.judge import is_right, reveals
 from .llm.models import Model, Sampling
@@ -183,8 +182,7 @@ def sft3_rows(
 
 def general_rows(sets: list, longest: int) -> list:   # sets: of the hub, as id or id:config; `sft` records
     "Non-medical reasoning that is not too long: of hub data sets, or the embedded one"
-    named = map(HUB_ID.fullmatch, sets)
-    read = (hub('sft', m[1], config=m[2]) for m in named)
+    read = (records_named('sft', name) for name in sets)
     rows = chain.from_iterable(read) if sets else worked_reasoning()
     return [r for r in rows if sum(len(m['content']) for m in r['messages']) <= longest]
 

@@ -313,7 +313,7 @@ def test_foreign_questions_that_are_in_a_benchmark_do_not_enter(monkeypatch):
     from citrus.llm import funnel
     from citrus.data.questions import BENCHMARKS
     new = CASE | dict(stem='Zubrowka of the left mandible came and went with the tides of the moon for a man who sold bells. What is it?')
-    monkeypatch.setattr(funnel, 'hub', lambda kind, id, **how: iter([new, *BENCHMARKS['medqa']()[:40]]))
+    monkeypatch.setattr(funnel, 'records_named', lambda kind, name: iter([new, *BENCHMARKS['medqa']()[:40]]))
     entered = funnel.entered([], 41, ['a/set'], dict(medqa=BENCHMARKS['medqa']()))
     assert [bool(q['meta'].get('benchmark')) for q in entered] == [False] + [True] * 40
     assert all(run(open_up(None, q | dict(open_stem=stem), TOY_CAST))[1] for q in entered[1:] for stem in (q['stem'], None))

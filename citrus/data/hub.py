@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HUB', 'HUB_ROLES', 'ASKED_IN', 'ANSWERED_IN', 'Adapter', 'turns_of', 'dialogue_row', 'keyed_twice', 'medqa4_row',
            'medmcqa_row', 'pubmedqa_row', 'careqa_row', 'mmlu_row', 'mmlu_pro_row', 'jmed_row', 'open_question',
-           'algebra_row', 'hub_record', 'hub_records', 'hub']
+           'algebra_row', 'hub_record', 'hub_records', 'hub', 'records_named']
 
 # %% ../../nbs/lib/data/hub.ipynb #009d7599
 from collections import Counter
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ..core.files import UserError
 from ..core.parameters import nearest
 from ..core.records import check
+from ..core.revisions import HUB_ID
 from .abstracts import document
 from .hub_files import all_rows, open_set
 from .instructions import sft, worked
@@ -268,3 +269,10 @@ def hub(
     if adapter.record != kind: raise UserError(f'hub data set {id!r} gives {adapter.record} records, not {kind}')
     opened = open_set(id, split, config or adapter.config, adapter.files, revision)
     return hub_records(all_rows(opened.data, f'hub data set {id!r}'), id, split, refused=refused)
+
+def records_named(kind: str, name: str):   # name: id or id:config, as recipes have it; iterator of records
+    "Records of a set as a recipe names it; rows that are none are left out, and said"
+    named = HUB_ID.fullmatch(name)
+    refused = Counter()
+    yield from hub(kind, named[1], config=named[2], refused=refused)
+    for why, count in refused.items(): print(f'{name}: {count} rows left out: {why}')

@@ -13,9 +13,8 @@ import pandas as pd
 
 from ..core.files import UserError
 from ..core.keys import digest
-from ..core.revisions import HUB_ID
 from ..data.contamination import build_index, overlaps
-from ..data.hub import hub
+from ..data.hub import records_named
 
 # %% ../../nbs/lib/llm/funnel.ipynb #36b4a099
 def barred(
@@ -30,14 +29,10 @@ def barred(
     return [noted(i, q) for i, q in enumerate(qs)]
 
 def seeds(sets: list, n: int, seed: int) -> list:   # sets: id or id:config; `question` records
-    """At most n questions of hub data sets, of the first set all, and so on; of the last that is needed a sample.
-    A row that is no question is left out, and said"""
+    "At most n questions of hub data sets, of the first set all, and so on; of the last that is needed a sample"
     questions = []
-    for named in map(HUB_ID.fullmatch, sets):
-        refused = Counter()
-        rows = list(hub('question', named[1], config=named[2], refused=refused))
-        for why, count in refused.items():
-            print(f'{named[0]}: {count} rows: {why}')
+    for name in sets:
+        rows = list(records_named('question', name))
         room = min(n - len(questions), len(rows))
         rng = random.Random(digest(['seeds', seed]))
         drawn = rows if room == len(rows) else rng.sample(rows, room)
