@@ -26,6 +26,7 @@ from .eval.extract import mark
 from .eval.naming import canonical
 from .eval.labels import benchmark_label, in_order, model_color, model_label, STAGE_LABELS
 from .llm.door import chat
+from .llm.engine_options import equipped
 from .llm.models import local_model, Model, Sampling
 from .llm.prompt import ask
 
@@ -63,7 +64,7 @@ MADE_BY = dict(   # Model, and the stage that has its folder
     preferred='prefer',
 )
 
-def model_of(s: Stage, name: str, backend: str) -> Model:
+def model_of(s: Stage, name: str, backend: str, engine: dict) -> Model:   # engine: how it is run
     "A model of this run. Raises `UserError` if the name or its folder does not exist"
     if name not in MADE_BY: raise nearest('model', name, MADE_BY)
     path = s.folders[MADE_BY[name]] / name
@@ -72,7 +73,7 @@ def model_of(s: Stage, name: str, backend: str) -> Model:
             f'{name}: stage {MADE_BY[name]} of run {s.run!r} has no folder {name}/; leave'
             f' {name} out of evaluate.models or run {MADE_BY[name]} again'
         )
-    return local_model(name, path, backend)
+    return equipped(local_model(name, path, backend), engine)
 
 # %% ../nbs/90_evaluate.ipynb #3e8a1c24
 def record(model: str, b: Benchmark, q: dict, reply, k: int = 0) -> dict:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import hashlib
 import json
+import os
 import random
 import time
 
@@ -31,8 +32,8 @@ def expert(path):
 
 
 class Endpoint:
-    def __init__(self, latency=0.0, spread=0.0, retry_after=0.1, seed=0, answer=echo, strict=0, uncounted=0, **shares):
-        self.strict, self.uncounted = strict, uncounted
+    def __init__(self, latency=0.0, spread=0.0, retry_after=0.1, seed=0, answer=echo, strict=0, uncounted=0, models='m', owner='', mixes=0, dies=0, token='', **shares):
+        self.strict, self.uncounted, self.models, self.owner, self.mixes, self.dies, self.token = strict, uncounted, models, owner, mixes, dies, token
         self.latency, self.spread, self.retry_after, self.answer, self.shares = latency, spread, retry_after, answer, shares
         self.random, self.answered, self.busy, self.area, self.moved = random.Random(seed), set(), 0, 0.0, time.monotonic()
         self.stats = dict(requests=0, answered=0, repeated=0, busiest=0, at_once=0.0) | dict.fromkeys(SHARES, 0)
@@ -63,9 +64,11 @@ class Endpoint:
         if 'forbidden' in body['messages'][-1]['content']: return 400, '', b'{"error": {"code": "content_filter", "message": "not this"}}'
         if self.strict and (unknown := [k for k in body if k not in STRICT]): return 400, '', json.dumps(dict(error=dict(message=f'unknown field {unknown[0]}'))).encode()
         text, name = self.answer(body), hashlib.sha256(raw).hexdigest()
+        if self.mixes and 'repetition_penalty' not in body: text = f'mixed: {text}'   # as vLLM does with what the model's own file says
         answer = dict(choices=[dict(message=dict(role='assistant', content=text), finish_reason='stop')], usage=dict(completion_tokens=len(text.split()), prompt_tokens=len(raw) // 4))
         if self.uncounted: del answer['usage']
         if what == 'disconnect': return 200, '', None
+        if self.dies and self.stats['answered'] >= self.dies: os._exit(1)
         self.stats['answered'] += 1
         self.stats['repeated'] += name in self.answered
         self.answered.add(name)
@@ -77,7 +80,11 @@ class Endpoint:
                 headers = {}
                 while (h := await reader.readline()) not in (b'\r\n', b''): headers[h.split(b':')[0].lower()] = h.split(b':', 1)[1].strip()
                 raw = await reader.readexactly(int(headers.get(b'content-length', 0)))
-                if line.split()[1] == b'/stats': status, extra, body = 200, '', json.dumps(self.stats).encode()
+                path, allowed = line.split()[1], not self.token or headers.get(b'authorization') == f'Bearer {self.token}'.encode()
+                if path == b'/health': status, extra, body = 200, '', b'{}'
+                elif not allowed: status, extra, body = 401, '', b'{"error": "no key"}'
+                elif path == b'/v1/models': status, extra, body = 200, '', json.dumps(dict(data=[dict(id=m, owned_by=self.owner) for m in self.models.split(',')])).encode()
+                elif path == b'/stats': status, extra, body = 200, '', json.dumps(self.stats).encode()
                 elif line.split()[1].startswith(b'/moved'): status, extra, body = 301, f'Location: {line.split()[1].decode().replace("/moved", "/v1")}\r\n', b'gone'
                 else:
                     self.move(1)
@@ -104,6 +111,11 @@ if __name__ == '__main__':
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--strict', type=int, default=0, help='1: refuses fields that it does not know, `max_tokens` and `seed` among them')
     p.add_argument('--uncounted', type=int, default=0, help='1: does not count tokens')
+    p.add_argument('--models', default='m', help='names of its models, with commas between them')
+    p.add_argument('--owner', default='', help='who it says it is: vllm')
+    p.add_argument('--mixes', type=int, default=0, help='1: adds sampling defaults to a request that does not speak of them')
+    p.add_argument('--dies', type=int, default=0, help='ends after so many answers')
+    p.add_argument('--token', default='', help='the key that it wants')
     p.add_argument('--knowledge', default='', help='knowledge.json of the stage `cases`: the expert answers instead of an echo')
     for name, doc in SHARES.items(): p.add_argument(f'--{name}', type=float, default=0.0, help=f'share of requests: {doc}')
     args = vars(p.parse_args())

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from citrus.core import engines
-from citrus.core.engines import Engine, hold_devices, make_room, need_free_devices, noted, release
+from citrus.core.engines import Engine, hold_devices, make_room, need_free_devices, engine_notes, release
 from citrus.core.files import UserError
 from citrus.core.launch import launch
 from citrus.core.processes import named_process, offspring, still_there, supervised
@@ -42,7 +42,7 @@ def test_release_waits_for_the_last_process():
     _, family = engine()
     assert len(still_there(family)) == 2
     release()
-    assert still_there(family) == [] and noted() == []
+    assert still_there(family) == [] and engine_notes() == []
 
 
 def test_a_worker_that_outlives_its_engine_is_ended():
@@ -80,7 +80,7 @@ def test_a_launch_refuses_while_an_engine_of_another_process_lives(tmp_path, mon
     with pytest.raises(UserError, match=rf'^core.stats.wilson: process {other.pid} holds the devices with the model judge: [^\n]*$'): launch('core.stats.wilson', k=0, n=64)
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,5')
     with pytest.raises(UserError): need_free_devices('other')   # the other one may use all
-    [note] = noted()
+    [note] = engine_notes()
     note['path'].write_text(json.dumps({k: v for k, v in note.items() if k != 'path'} | dict(devices='0,1')))
     need_free_devices('other')
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
@@ -99,7 +99,7 @@ def test_the_engine_of_a_run_that_was_killed_is_ended(capsys):
     run.wait()
     assert still_there([worker])
     make_room('next', 0.9)
-    assert not still_there([worker]) and noted() == [] and 'lost: left over from a run that was killed' in capsys.readouterr().err
+    assert not still_there([worker]) and engine_notes() == [] and 'lost: left over from a run that was killed' in capsys.readouterr().err
 
 
 def test_the_next_engine_waits_for_the_last_one():

@@ -133,7 +133,7 @@ def test_the_record_of_a_training_holds_the_parameters_of_its_stage(micro, store
 
 # --- which values there are --------------------------------------------------------------------------------------------
 
-FREE = {'sources', 'executor_options'}   # what these may hold is known to the notebook that reads them
+FREE = {'sources', 'executor_options', 'engine'}   # what these may hold is known to the notebook that reads them
 
 
 @pytest.mark.parametrize('stage', STAGES)
@@ -163,7 +163,7 @@ def test_the_names_that_are_declared_are_those_of_the_code():
         for stage, name in lists: assert [n.rstrip('*') for n in named(stage, name) if n] == [i for i, a in HUB.items() if a.record == kind]
     assert named('sft', 'sft1_hub') == named('sft', 'sft2_hub') == named('sft', 'sft3_hub')
     roles = {n.partition(':')[0] for n in named('synth', 'reasoner')}
-    assert roles == {'expert', 'transformers', 'openai', 'vllm'} <= set(BACKENDS) and OWN_ARMS == list(ARMS)
+    assert roles == {'expert', 'transformers', 'openai', 'vllm', 'serve'} <= set(BACKENDS) and OWN_ARMS == list(ARMS)
 
 
 @pytest.mark.parametrize('text, message', [

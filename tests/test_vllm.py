@@ -1,8 +1,13 @@
 "The door against real vLLM on the CPU: an offline engine and a server. `make test-vllm` runs this in an environment of its own"
+import contextlib
+import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from dataclasses import replace
@@ -11,6 +16,13 @@ import pytest
 
 pytest.importorskip('vllm', reason='vLLM is not in this environment: run `make test-vllm`')
 
+from citrus.core import engines   # noqa: E402
+from citrus.core.engines import need_free_devices, release
+from citrus.core.files import UserError
+from citrus.core.launch import launch
+from citrus.core.processes import offspring, still_there
+from citrus.llm import serving
+from citrus.llm.engine_options import check_engine, engine_arguments, equipped
 from citrus.llm.ledger import Budget, deterministic
 from citrus.llm.models import Model, Sampling, local_model
 from citrus.llm.door import chat, converse # noqa: E402
@@ -33,17 +45,19 @@ def student(store, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def own_ledger(tmp_path, monkeypatch): monkeypatch.setenv('CITRUS_HOME', str(tmp_path))
+def own_ledger(tmp_path, monkeypatch):
+    monkeypatch.setenv('CITRUS_HOME', str(tmp_path))
+    yield
+    release()
 
 
-@pytest.fixture(scope='module')
-def server(student, tmp_path_factory):
-    "vLLM's own server of the student; gives its base URL"
+@contextlib.contextmanager
+def vllm_server(folder, log, name='student'):
+    "vLLM's own server of a model, started by hand; gives its base URL"
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    log = tmp_path_factory.mktemp('server') / 'log.txt'
-    command = [sys.executable, '-m', 'vllm.entrypoints.openai.api_server', '--model', str(student), '--served-model-name', 'student', '--host', '127.0.0.1', '--port', str(port),
+    command = [sys.executable, '-m', 'vllm.entrypoints.openai.api_server', '--model', str(folder), '--served-model-name', name, '--host', '127.0.0.1', '--port', str(port),
                '--enforce-eager', '--max-model-len', '4096']
     with open(log, 'w') as out: process = subprocess.Popen(command, env=os.environ | dict(VLLM_CPU_KVCACHE_SPACE='2', VLLM_NO_USAGE_STATS='1'), stdout=out, stderr=subprocess.STDOUT)
     try:
@@ -57,6 +71,11 @@ def server(student, tmp_path_factory):
     finally:
         process.terminate()
         process.wait(60)
+
+
+@pytest.fixture(scope='module')
+def server(student, tmp_path_factory):
+    with vllm_server(student, tmp_path_factory.mktemp('server') / 'log.txt') as url: yield url
 
 
 async def consult(door, messages):
@@ -86,7 +105,6 @@ def test_server(server):
 
 
 def test_server_refuses_what_is_wrong(server):
-    from citrus.core.files import UserError
     with pytest.raises(UserError, match='404'): chat(MESSAGES, Model('x', 'openai', server, 'no-such-model'), Sampling())
 
 
@@ -102,6 +120,85 @@ def test_offline(student, monkeypatch):
     assert all(first.text and second.text for first, second in turns)
     runaway = chat([[dict(role='user', content='Count: one, two, three')]] + MESSAGES, model, Sampling(max_tokens=64, temperature=1.0))
     assert [len(row) for row in runaway] == [1] * 5
+
+
+ENGINE = dict(enforce_eager=True, max_model_len=2048, start_seconds=300)
+
+
+@pytest.fixture(scope='module')
+def eager(student, tmp_path_factory):
+    "The same weights with sampling defaults of their own: the likeliest token only, and a penalty for what was said"
+    folder = tmp_path_factory.mktemp('eager') / 'student'
+    shutil.copytree(student, folder)
+    path = folder / 'generation_config.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(do_sample=True, top_k=1, repetition_penalty=2.0)))
+    return folder
+
+
+REPEAT = [[dict(role='user', content='Repeat this sentence three times: the goat climbs the hill.')]]
+SAID = 'goat climbs the hill'
+
+
+def greedy(model): return chat(REPEAT, model, Sampling(max_tokens=32))[0][0].text
+
+
+def test_arguments_of_the_engine_are_those_of_vllm(student):
+    from dataclasses import fields
+    from vllm.engine.arg_utils import EngineArgs
+    assert set(engine_arguments()) == {f.name for f in fields(EngineArgs) if not f.name.startswith('_')}
+    model = equipped(local_model('student', student, 'vllm'), dict(tensor_parallel_size=8, max_model_len=8192, connections=3))
+    assert model.options == dict(tensor_parallel_size=8) and model.flags == dict(max_model_len=8192)
+    with pytest.raises(UserError, match="'tensor_paralel_size' is not an argument of vLLM's engine; did you mean 'tensor_parallel_size'"): check_engine(dict(tensor_paralel_size=8), [model], 'prefer.engine')
+
+
+def test_an_engine_is_gone_when_it_is_released_and_one_that_dies_is_one_line(student, eager, monkeypatch):
+    "And the model's own sampling defaults are not mixed in"
+    monkeypatch.setenv('VLLM_CPU_KVCACHE_SPACE', '1')
+    model = equipped(local_model('eager', eager, 'vllm'), ENGINE)
+    text = greedy(model)
+    [engine] = engines._held
+    family = list(engine.processes)
+    assert len(still_there(family)) >= 1 and SAID in text, text   # with the penalty nothing of the prompt would be said again
+    os.kill(family[0][0], signal.SIGKILL)   # while nobody asks it: the next call starts another
+    long = [[dict(role='user', content=f'Tell a long story about {i} goats.')] for i in range(4)]
+    threading.Timer(3.0, lambda: os.kill(engines._held[0].processes[0][0], signal.SIGKILL)).start() if chat(MESSAGES[:1], model, DRAWN) else None
+    with pytest.raises(UserError, match='^eager: the engine of vLLM died at its work [^\n]*: what was answered is kept, run again to go on$'): chat(long, model, Sampling(max_tokens=1500, temperature=1.0))
+    assert still_there(family) == [] and engines._held == []
+    assert all(r.text for row in chat(MESSAGES, model, DRAWN) for r in row)
+    family = list(engines._held[0].processes)
+    assert launch('core.stats.wilson', k=0, n=64)[0] == 0 and still_there(family) == []
+    with pytest.raises(UserError, match='^eager: vLLM does not start [^\n]*; see `engine`$'): greedy(equipped(local_model('eager', eager, 'vllm'), dict(max_model_len=1 << 20)))
+
+
+def test_a_server_of_the_run(student, eager, monkeypatch):
+    "Started when it is asked, with a key, without the model's own sampling defaults; killed in the middle; gone with the launch"
+    monkeypatch.setenv('VLLM_CPU_KVCACHE_SPACE', '1')
+    model = equipped(local_model('eager', eager, 'serve'), ENGINE)
+    assert SAID in greedy(model)
+    [server] = serving._servers.values()
+    with pytest.raises(urllib.error.HTTPError, match='401'): urllib.request.urlopen(f'{server.url}/models')
+    by_hand = Model('eager', 'openai', server.url, 'eager', dict(key='SERVER_KEY'))
+    monkeypatch.setenv('SERVER_KEY', server.token)
+    assert chat(REPEAT, by_hand, Sampling(max_tokens=32))[0][0].text == greedy(model)
+    family = [(p, b) for p, b in server.engine.processes]
+    assert len(still_there(family)) >= 3
+
+    async def talk(door, i):
+        if i == 3: os.kill(offspring(server.process.pid)[0][0], signal.SIGKILL)
+        return (await door.ask([dict(role='user', content=f'Tell a long story about {i} goats.')], model, Sampling(max_tokens=200, temperature=1.0)))[0].text
+    with pytest.raises(UserError, match=r'^eager: its server has ended [^\n]*; its log: \S+$'): converse(talk, range(6))
+    need_free_devices('training')
+    assert still_there(family) == [] and server.log.exists()
+
+
+def test_a_server_that_was_started_by_hand_does_not_mix_in_either(eager, tmp_path):
+    "Without `--generation-config vllm`; asked plainly it does"
+    with vllm_server(eager, tmp_path / 'log.txt', 'eager') as url:
+        assert SAID in greedy(Model('eager', 'openai', url, 'eager'))
+        body = dict(model='eager', messages=REPEAT[0], temperature=0, max_tokens=32)
+        request = urllib.request.Request(f'{url}/chat/completions', json.dumps(body).encode(), {'Content-Type': 'application/json'})
+        plain = json.load(urllib.request.urlopen(request))['choices'][0]['message']['content']
+        assert SAID not in plain   # the control
 
 
 CLOSED = dict(id='q1', source='test', split='train', stem='A 30-year-old woman has a butterfly rash, joint pain and protein in her urine. Which of the following is the most likely diagnosis?', open_stem='',

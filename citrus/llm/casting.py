@@ -30,24 +30,31 @@ def cast_of(
     reflector: str,
     design: str,     # Key of `DESIGNS`
     length: list,    # Fewest and most words of a monologue
+    engine: dict = {},   # How the models are run, see `engine_options`
     **how,           # The other parameters of the stage `synth`
 ) -> Cast:
     "Who plays which part in this run. Raises `UserError` for an unknown design"
     if design not in DESIGNS: raise UserError(f'synth.design = {design!r}: one of {", ".join(DESIGNS)}')
     rules = 'temperature others gold candidates rounds look_ups retries seed'.split()
     return Cast(
-        reasoner=role_model(reasoner, knowledge),
-        reflector=role_model(reflector, knowledge),
-        writer=role_model(reflector, knowledge),
+        reasoner=role_model(reasoner, knowledge, engine),
+        reflector=role_model(reflector, knowledge, engine),
+        writer=role_model(reflector, knowledge, engine),
         library=library(knowledge, lambda: corpus_texts(clean)),
         design=design,
         length=tuple(length),
         **{name: how[name] for name in rules},
     )
 
-def panel_of(graders: list, difficulty: str, usual: float, knowledge) -> list:   # (model, temperature) of each
-    "Who grades in this run; `usual`: temperature without `@`. Raises `UserError` for an unknown rule"
+def panel_of(
+    graders: list,        # Specifications of models
+    difficulty: str,      # Key of `EASY_RULES`
+    usual: float,         # Temperature of those that name none
+    knowledge,
+    engine: dict = {},    # How the models are run
+) -> list:                # (model, temperature) of each
+    "Who grades in this run. Raises `UserError` for an unknown rule"
     if difficulty not in EASY_RULES:
         raise UserError(f'synth.difficulty = {difficulty!r}: one of {", ".join(EASY_RULES)}')
     named = [with_temperature(grader, usual) for grader in graders]
-    return [(role_model(spec, knowledge), temperature) for spec, temperature in named]
+    return [(role_model(spec, knowledge, engine), temperature) for spec, temperature in named]

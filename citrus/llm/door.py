@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..core.files import UserError
 from ..core.parameters import nearest
 from ..core.store import unrepeatable
-from . import local, servers, vllm   # each adds itself to `BACKENDS`
+from . import local, servers, serving, vllm   # each adds itself to `BACKENDS`
 from .ledger import Budget, deterministic, Ledger, ledger_path, open_ledger, reply_key
 from .models import SET_ASIDE, BACKENDS, Model, Reply, Sampling, SESSION
 from .refusals import Refusals

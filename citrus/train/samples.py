@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['FILTERS', 'Limits', 'repeated', 'foreign', 'form', 'other_language', 'bad_length', 'judge_reply', 'Stop',
            'answer_row', 'well_formed', 'answers_to', 'sample_answers', 'pass_at', 'by_question', 'right_counts',
-           'answer_rate', 'sampling_rates', 'outcome', 'matched', 'question_pairs', 'make_pairs', 'side_counts',
-           'answer_groups', 'answer_funnel', 'replayed', 'savings', 'answer_survival', 'counts_table', 'plot_counts',
-           'general_questions']
+           'first_round', 'answer_rate', 'sampling_rates', 'outcome', 'matched', 'question_pairs', 'make_pairs',
+           'side_counts', 'answer_groups', 'answer_funnel', 'replayed', 'savings', 'answer_survival', 'counts_table',
+           'plot_counts', 'general_questions']
 
 # %% ../../nbs/lib/train/samples.ipynb #92c6b9ea
 import math, re
@@ -145,6 +145,12 @@ def right_counts(questions: list, rows: list) -> tuple:   # (right answers of ea
     n = min(map(len, by.values()))
     return [sum(r['correct'] for r in some[:n]) for some in by.values()], n
 
+def first_round(questions: list, rows: list) -> list:
+    "The answers that every question has"
+    by = by_question(questions, rows)
+    n = min(map(len, by.values()))
+    return [r for some in by.values() for r in some[:n]]
+
 # %% ../../nbs/lib/train/samples.ipynb #2a621236
 def answer_rate(hits, n: float) -> float:
     "A sum over so many"
@@ -167,12 +173,13 @@ def outcome(
     samples: int,   # answers that each question could have
 ) -> dict:
     "What the sampling gave: pass@1, pass@n, questions that give no pair, and what was saved"
+    first = first_round(questions, rows)
     asked = dict(
         questions=len(questions),
         answers=len(rows),
         saved=1 - len(rows) / (len(questions) * samples),
-        well_formed=answer_rate(map(well_formed, rows), len(rows)),
-        accepted=answer_rate((not r['problem'] for r in rows), len(rows)),
+        well_formed=answer_rate(map(well_formed, first), len(first)),
+        accepted=answer_rate((not r['problem'] for r in first), len(first)),
     )
     speed = answer_rate((r['tokens'] for r in rows), sum(r['seconds'] for r in rows))
     return asked | sampling_rates(*right_counts(questions, rows)) | dict(pairs=len(pairs), tokens_a_second=speed)

@@ -6,7 +6,7 @@
 __all__ = ['CEILING', 'MENTIONED', 'DENIED', 'OPTION', 'SKILLS', 'Knowledge', 'carriers_of', 'by_frequency', 'evidence',
            'silence', 'ends', 'silent', 'log_likelihoods', 'knowledge_of', 'save_knowledge', 'load_knowledge',
            'propose', 'finding_list', 'against_second', 'explain', 'answer_question', 'slip', 'expert', 'code_behind',
-           'expert_model', 'role_model']
+           'expert_model', 'model_named', 'role_model']
 
 # %% ../../nbs/lib/world/expert.ipynb #beb67bc0
 import functools, json, math, random, re
@@ -20,6 +20,7 @@ from fastcore.basics import patch
 from ..core.files import atomic, root
 from ..core.ingredients import library_of
 from ..core.keys import digest, hashes, mention, reached_from
+from ..llm.engine_options import equipped
 from ..llm.models import BACKENDS, local_model, Model, Reply
 from ..llm.prompt import target
 from ..llm.protocol import renamed
@@ -231,12 +232,18 @@ def expert_model(path) -> Model:   # `knowledge.json` of the stage `cases`
     skills = frozenset(f.__name__ for f in (answer_question, *SKILLS.values()))
     return Model('expert', 'expert', str(path), digest([known, code_behind(skills)]))
 
-def role_model(spec: str, knowledge) -> Model:
-    """The model of a parameter: `expert`, `backend:path`, `backend:path#name`, where name is what a server calls
-    it, or `backend:path#name?field=other`, where it has another name for a field of a request, or none"""
+def model_named(spec: str) -> Model:
+    """What a specification says: `backend:path`, `backend:path#name`, where name is what a server calls it, or
+    `backend:path#name?field=other`, where it has another name for a field of a request, or none"""
     backend, _, rest = spec.partition(':')
     path, _, rest = rest.partition('#')
     name, _, fields = rest.partition('?')
-    if backend == 'expert': return expert_model(knowledge)
-    if Path(path).is_dir(): return local_model(name or path, path, backend)
-    return Model(name or path, backend, path, name or path, flags=renamed(fields))
+    weights = (name or path) if backend == 'openai' else path   # a server has only the name of a model
+    return Model(name or path, backend, path, weights, flags=renamed(fields))
+
+def role_model(spec: str, knowledge, engine: dict = {}) -> Model:   # engine: how it is run, see `engine_options`
+    "The model of a parameter: `expert`, or one as `model_named` reads it; the weights of a folder are its revision"
+    if spec.partition(':')[0] == 'expert': return expert_model(knowledge)
+    m = model_named(spec)
+    if Path(m.path).is_dir(): m = local_model(m.name, m.path, m.backend)
+    return equipped(m, engine)
