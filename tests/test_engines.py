@@ -154,7 +154,7 @@ def test_no_more_held_out_text_is_tokenised_than_is_used():
     from citrus.train.validation import evenly, held_out_sequences, spread_order
 
     class Letters:
-        eos_token_id, read = 0, 0
+        eos_token_id, bos_token_id, read = 0, None, 0
         def __call__(self, texts, **_):
             self.read += len(texts)
             return dict(input_ids=[list(map(ord, t)) for t in texts])

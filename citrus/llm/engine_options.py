@@ -21,7 +21,8 @@ def engine_arguments() -> tuple:   # () where vLLM is not installed
     spec = importlib.util.find_spec('vllm')
     if not spec: return ()
     source = Path(spec.submodule_search_locations[0]) / 'engine' / 'arg_utils.py'
-    classes = [n for n in ast.parse(source.read_text(encoding='utf-8')).body if isinstance(n, ast.ClassDef)]
+    module = ast.parse(source.read_text(encoding='utf-8'))
+    classes = [n for n in module.body if isinstance(n, ast.ClassDef)]
     [own] = [c for c in classes if c.name == 'EngineArgs']
     names = [n.target.id for n in own.body if isinstance(n, ast.AnnAssign)]
     return tuple(n for n in names if not n.startswith('_'))
@@ -43,7 +44,8 @@ ENGINE_BACKENDS = 'vllm', 'serve'   # those that start an engine of vLLM's
 
 def known_options(backend: str) -> tuple:
     "The names that a back-end takes"
-    return *BACKEND_OPTIONS.get(backend, ()), *(engine_arguments() if backend in ENGINE_BACKENDS else ())
+    own = BACKEND_OPTIONS.get(backend, ())
+    return (*own, *engine_arguments()) if backend in ENGINE_BACKENDS else tuple(own)
 
 def unknown_option(name: str, known, who: str) -> UserError:
     "The error for a name that nobody takes, with the nearest one that exists"
@@ -91,7 +93,8 @@ def check_engine(engine: dict, models: list, who: str):   # who: `stage.paramete
 
 def engine_settings(model: Model) -> dict:
     "The arguments of vLLM's engine that a model brings"
-    return {k: v for k, v in (model.options | model.flags).items() if k in engine_arguments()}
+    settings = model.options | model.flags
+    return {k: v for k, v in settings.items() if k in engine_arguments()}
 
 def memory_claim(model: Model) -> tuple:   # (share of the memory, numbers of the devices, () for all)
     "What an engine of vLLM's takes of the devices"

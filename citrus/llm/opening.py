@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNFIT', 'ASKING', 'EASY_RULES', 'unfit_question', 'changed_words', 'names_option', 'rewrite_fault', 'open_ask',
            'opened_by_rule', 'rewrite_skill', 'open_up', 'opening_outcome', 'share_rows', 'openable', 'shuffled',
-           'grade', 'graded', 'kept_easy', 'for_reasoning', 'panel_table']
+           'label_is_clear', 'grade', 'graded', 'panel_sample', 'grading', 'kept_easy', 'for_reasoning', 'panel_table']
 
 # %% ../../nbs/lib/llm/opening.ipynb #e2d56bb0
 import difflib, random, re
@@ -168,26 +168,49 @@ def shuffled(q: dict, seed) -> dict:
 # %% ../../nbs/lib/llm/opening.ipynb #7cd41e36
 EASY_RULES = dict(all=all, any=any, majority=lambda votes: 2 * sum(votes) > len(votes))   # When a question is easy
 
-async def grade(door, q: dict, graders: list, seed: int) -> list:   # One bool for each (model, temperature)
+def label_is_clear(votes: list, graders: int, rule: str) -> bool:
+    "Whether the graders that have not been asked cannot change what a question is called"
+    left = graders - len(votes)
+    easy, hard = (EASY_RULES[rule]([*votes, *left * [vote]]) for vote in (True, False))
+    return easy == hard
+
+async def grade(
+    door, q: dict,
+    graders: list,          # (model, temperature) of each
+    seed: int,
+    rule: str = 'all',      # Key of `EASY_RULES`
+    whole: bool = True,     # Whether all are asked, also where the label is clear before
+) -> list:                  # One bool for each grader, None for one that was not asked
     """Which graders answer a question rightly: the closed one, or the open one where there are no options (paper,
     section 3.3.2)"""
     form = 'options' if q['options'] else 'open'
     votes = []
     for i, (model, temperature) in enumerate(graders):
+        if not whole and label_is_clear(votes, len(graders), rule): break
         seen = shuffled(q, [seed, i])
         sampling = Sampling(temperature=temperature, seed=seed + i, max_tokens=1024)
         [reply] = await door.ask(ask(seen, form), model, sampling, role='grade')
         *_, right = mark(reply.text, seen, form, reply.finish == 'length')
         votes.append(right)
-    return votes
+    return votes + [None] * (len(graders) - len(votes))
 
 # %% ../../nbs/lib/llm/opening.ipynb #adbd2852
 def graded(qs: list, votes: list, rule: str) -> list:   # `question` records with their difficulty
     "Questions with the label that the graders' votes give them; none where nobody graded"
     return [
-        q | dict(difficulty=('easy' if EASY_RULES[rule](v) else 'hard') if v else None)
+        q | dict(difficulty=('easy' if EASY_RULES[rule](list(map(bool, v))) else 'hard') if v else None)
         for q, v in zip(qs, votes, strict=True)
     ]
+
+def panel_sample(qs: list, n: int, seed: int) -> set:   # ids
+    "The questions that every grader is asked; n = 0: all"
+    ids = [q['id'] for q in qs]
+    return set(ids if not n or n >= len(ids) else random.Random(digest(['panel', seed])).sample(ids, n))
+
+def grading(qs: list, graders: list, rule: str, n: int, seed: int):   # n: of those that every grader is asked; 0 for all
+    "The conversation of a panel about a question"
+    whole = panel_sample(qs, n, seed)
+    return lambda door, q: grade(door, q, graders, seed, rule, q['id'] in whole)
 
 def kept_easy(q: dict, share: float, seed: int) -> bool:
     "Whether a question is reasoned about: every hard one, and a seeded share of the easy ones"
@@ -203,7 +226,9 @@ def for_reasoning(questions: list, easy_share: float, spare: int, seed: int) -> 
 
 # %% ../../nbs/lib/llm/opening.ipynb #026669ac
 def panel_table(names: list, votes: list, qs: list) -> pd.DataFrame:   # Graders, their votes, the graded questions
-    "How many questions each grader answers, and how many are hard, with 95 % Wilson intervals"
-    right = {f'right: {name}': sum(v[i] for v in votes) for i, name in enumerate(names)}
-    hard = sum(q['difficulty'] == 'hard' for q in qs)
-    return pd.DataFrame(share_rows(right | dict(hard=hard), len(qs), 'what'))
+    """How many questions each grader answers, of those that all were asked, and how many of all are hard, with 95 %
+    Wilson intervals"""
+    whole = [v for v in votes if None not in v]
+    right = {f'right: {name}': sum(v[i] for v in whole) for i, name in enumerate(names)}
+    hard = dict(hard=sum(q['difficulty'] == 'hard' for q in qs))
+    return pd.DataFrame([*share_rows(right, len(whole), 'what'), *share_rows(hard, len(qs), 'what')])

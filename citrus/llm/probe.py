@@ -86,11 +86,15 @@ def server_fault(url: str, name: str, key: str, timeout: float = 10.0) -> str:  
 # %% ../../nbs/lib/llm/probe.ipynb #ef910717
 def weights_fault(path: str) -> str:   # '' if they are there
     "Why a model cannot be had: it is no folder of a model, and no hub model that may be read"
-    if Path(path).is_dir(): return '' if (Path(path) / 'config.json').exists() else 'is a folder without config.json'
+    if Path(path).is_dir():
+        whole = (Path(path) / 'config.json').exists()
+        return '' if whole else 'is a folder without config.json'
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     try: hf_hub_download(path, 'config.json')
-    except (HfHubHTTPError, HFValidationError, OSError) as e: return f'cannot be had ({str(e).strip().splitlines()[0][:160]})'
+    except (HfHubHTTPError, HFValidationError, OSError) as e:
+        first = str(e).strip().splitlines()[0]
+        return f'cannot be had ({first[:160]})'
     return ''
 
 START_IT = 'start it, correct the address, the name or the key, or let the run start it (`serve:path#name`)'
@@ -135,8 +139,9 @@ def probe_servers(values: dict, stages: list) -> list:   # values: stage -> {par
         try: asked += [(stage, name, model) for name, model in stage_models(stage, values[stage])]
         except UserError as e: rows.append(dict(stage=stage, parameter='engine', what=stage, fault=str(e)))
     first = {}
-    for stage, name, model in asked: first.setdefault(repr(model), (stage, name, model))
-    with ThreadPoolExecutor(16) as pool: faults = pool.map(lambda use: door_faults(use[2]), first.values())
+    for use in asked: first.setdefault(repr(use[2]), use)
+    models = [model for *_, model in first.values()]
+    with ThreadPoolExecutor(16) as pool: faults = pool.map(door_faults, models)
     for (stage, name, _), pairs in zip(first.values(), faults):
         rows += [dict(stage=stage, parameter=name, what=what, fault=fault) for what, fault in pairs]
     return rows

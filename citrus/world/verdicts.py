@@ -58,14 +58,18 @@ def weighing_of(about: str, verb: str, rest: str, listed: tuple, text: str) -> C
 def read_weighing(step: ReasoningStep, listed: tuple) -> Claim | None:   # None if it weighs nothing
     "Read a step that weighs a finding"
     plain = step.text.replace('*', '').strip()
-    if step.kind == 'evidence': return weighing_of(step.finding, 'fits', step.text[len(step.finding):], listed, plain)
+    if step.kind == 'evidence':
+        rest = step.text[len(step.finding):]
+        return weighing_of(step.finding, 'fits', rest, listed, plain)
     sentence = rf'{LEAD_IN}(.+?)\s({SPEAKS_AGAINST}|{SPEAKS_FOR})\s(.*)'
     m = re.match(sentence, plain, re.I | re.S)
     return m and weighing_of(*m.groups(), listed, plain)
 
 def kind_by_head(text: str) -> str:   # '' if it begins with none of them
     "The kind of a step that is not in the expert's form"
-    return next((kind for kind, head in HEADS.items() if re.match(LEAD_IN + head, text, re.I)), '')
+    for kind, head in HEADS.items():
+        if re.match(LEAD_IN + head, text, re.I): return kind
+    return ''
 
 def claim_of(step: ReasoningStep, listed: tuple) -> Claim:   # listed: the candidates so far
     "What a step claims, whether or not it is in the expert's form"
@@ -80,7 +84,8 @@ def claim_of(step: ReasoningStep, listed: tuple) -> Claim:   # listed: the candi
 def family_of(k: Knowledge, name: str) -> str | None:   # None if the expert does not know it
     "The family that a name means"
     if name in k.place: return name
-    return next((f for f in k.families if matches(name, dict(answer_text=f, aliases=[]))), None)
+    means = lambda f: matches(name, dict(answer_text=f, aliases=[]))
+    return next(filter(means, k.families), None)
 
 def claimed_findings(k: Knowledge, about: str, named: dict) -> list:   # pairs of finding id and whether it is present
     "The findings that words speak of; `named`: id -> how a step of the expert names it"
@@ -92,12 +97,14 @@ def claimed_findings(k: Knowledge, about: str, named: dict) -> list:   # pairs o
 def is_stated(k: Knowledge, t: str, present: bool, named: dict) -> bool:
     "Whether a question says of a finding that it is there, or that it is not"
     same = [n for n, name in named.items() if name.startswith('No ') != present]
-    return any(t in k.lineage(n) if present else n in k.lineage(t) for n in same)
+    if present: return any(t in k.lineage(n) for n in same)
+    return bool(k.lineage(t) & set(same))
 
 def facts_true(k: Knowledge, claim: Claim, named: dict) -> bool | None:
     "Whether all findings that a step states are those of the question"
     left = claim.about.lower()
-    for name in sorted(named.values(), key=len, reverse=True): left = left.replace(name.lower(), '')
+    for name in sorted(named.values(), key=len, reverse=True):
+        left = left.replace(name.lower(), '')
     if not re.sub(r'\W|\band\b', '', left): return True   # a list of their names, and nothing else
     signed = claimed_findings(k, claim.about, named)
     if not signed: return not named if claim.about == 'nothing' else None
@@ -112,7 +119,11 @@ def evidence_true(k: Knowledge, claim: Claim, named: dict) -> bool | None:
     if not is_stated(k, t, present, named): return False
     sign = '' if present else 'No '
     freq = k.carriers.get(t, {})
-    fits = {n: finding_fits(freq, f, sign) for n in claim.names + claim.against if (f := family_of(k, n))}
+    fits = {
+        n: finding_fits(freq, f, sign)
+        for n in claim.names + claim.against
+        if (f := family_of(k, n))
+    }
     if not fits: return None
     for_them = [fits[n] for n in claim.names if n in fits]
     against_them = [fits[n] for n in claim.against if n in fits]
