@@ -27,6 +27,7 @@ from .train.cards import model_card
 from .train.checkpoints import companion, forget, resumable
 from .train.encoding import count_tokens, row_tokens
 from .train.packing import packed_gap, ROUNDING
+from .train.side_by_side import side_by_side_trainer
 from .train.steps import exact_sums, load_student
 from .train.trainers import adapters, count_on, follow_schedule, logged_steps, one_bar, save_trained, trainer_settings
 
@@ -35,13 +36,15 @@ def tuning_settings(
     out: str,
     base: str,
     length: int,
+    micro_batch: int,      # Sequences that a device reads at a time
     lora_rank: int,
     packed: bool = True,   # Whether several rows may share a sequence; else a step has `global_batch` rows
     **settings,            # Further arguments of `trainer_settings`
 ):
     "TRL settings of a stage. Raises `UserError` if the global batch does not divide among the devices"
     from trl import SFTConfig
-    shared = trainer_settings('sft', out, base, length, micro_batch=1, lora_rank=lora_rank, **settings)
+    batch = dict(tokens=length * micro_batch, micro_batch=micro_batch)
+    shared = trainer_settings('sft', out, base, **batch, lora_rank=lora_rank, **settings)
     ready = dict(skip_prepare_dataset=True)   # rows come encoded and packed
     args = SFTConfig(**shared, max_length=length, packing=packed, packing_strategy='bfd', dataset_kwargs=ready)
     exact_sums(args.deepspeed_plugin)
@@ -69,7 +72,8 @@ def tuning_trainer(
 ):
     "The trainer of a stage"
     from trl import SFTTrainer
-    return SFTTrainer(
+    together = args.packing and args.per_device_train_batch_size > 1
+    return (side_by_side_trainer if together else SFTTrainer)(
         model=load_student(base),
         args=args,
         train_dataset=data,
@@ -262,7 +266,7 @@ def train_stages(s, encoded: dict):   # encoded: training -> folder of its rows
     start = dict(sft2='sft1', sft3='sft2', answer_only='sft2')
     base = lambda name: s.dir / start[name] if name in start else s.folders['pretrain'] / 'pretrained'
     passes = dict(zip(('sft1', 'sft2', 'sft3', 'answer_only'), [*s.params['epochs'], s.params['epochs'][2]]))
-    keys = 'learning_rate global_batch length weight_decay beta2 clip lora_rank checkpoint_seconds seed'.split()
+    keys = 'learning_rate global_batch micro_batch length weight_decay beta2 clip lora_rank checkpoint_seconds seed'.split()
     for name, data in encoded.items():
         launch(
             'sft.fine_tune',

@@ -32,7 +32,7 @@ def trainings(folder, student):
     same = dict(base=str(student), learning_rate=1e-3, global_batch=2, checkpoint_seconds=0.0, seed=0)
     return [('pretrain.pretrain', same | dict(out=str(folder / 'pretrain'), arms={a: str(folder / f'{a}.jsonl') for a in 'ab'}, rule='odm', smoothing=0.9, steps=16, length=32, weight_decay=1e-4,
                                 micro_batch=1, epochs=0.0, lost_steps=10)),
-            ('sft.fine_tune', same | dict(out=str(folder / 'sft'), rows=str(folder / 'sft.jsonl'), epochs=2, length=64, weight_decay=1e-4, beta2=0.95, clip=1.0,
+            ('sft.fine_tune', same | dict(out=str(folder / 'sft'), rows=str(folder / 'sft.jsonl'), epochs=2, micro_batch=1, length=64, weight_decay=1e-4, beta2=0.95, clip=1.0,
                                 lora_rank=0)),
             ('prefer.train_preferred', same | dict(out=str(folder / 'prefer'), pairs=str(folder / 'pairs.jsonl'), beta=10.0, gamma=5.4, alpha=0.05, epochs=2,
                                    length=2048, micro_batch=1, lora_rank=0))]

@@ -55,6 +55,7 @@ def split_pool(
 STUDENT_TRAINING = dict(
     epochs=1,
     global_batch=1,
+    micro_batch=1,
     length=256,
     weight_decay=1e-4,
     beta2=0.95,

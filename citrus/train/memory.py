@@ -218,10 +218,10 @@ def steps_of(values: dict) -> dict:   # stage -> `Step`; values: as `citrus.core
     "The training steps of a recipe. Raises `UserError` for a student whose shape is not known"
     s = student_shape(values['assets']['student'])
     pretrain, sft = values['pretrain'], values['sft']
-    tokens = pretrain['length'] * pretrain['micro_batch']
+    read, tuned = (p['length'] * p['micro_batch'] for p in (pretrain, sft))   # tokens of a pass
     return dict(
-        pretrain=Step(s, tokens, tokens, pretrain['processes']),
-        sft=Step(s, sft['length'], sft['length'], sft['processes'], chunked=True, lora=sft['lora_rank']),
+        pretrain=Step(s, read, read, pretrain['processes']),
+        sft=Step(s, tuned, tuned, sft['processes'], chunked=True, lora=sft['lora_rank']),
         prefer=preference_step(s, values['prefer']),
     )
 

@@ -14,7 +14,7 @@ from ..core.keys import digest
 
 # %% ../../nbs/lib/train/students.ipynb #4cca6207
 # Taken over from the stage `sft`
-TRAINING = 'learning_rate global_batch length weight_decay beta2 clip lora_rank checkpoint_seconds'.split()
+TRAINING = 'learning_rate global_batch micro_batch length weight_decay beta2 clip lora_rank checkpoint_seconds'.split()
 
 def student_jobs(kinds: list, seeds: list) -> list:   # (kind, seed)
     "All students of a study; a control has the first seed only"

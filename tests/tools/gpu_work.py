@@ -142,7 +142,7 @@ def run_sft(out: Path, base: Path, data: Path, c: Course) -> list:
     epochs = c.steps * c.batch * c.length / sum(len(row['input_ids']) for row in encoded)
     fine_tune(
         str(out), str(base), str(rows), checkpoint_seconds=NEVER, lora_rank=0, length=c.length, global_batch=c.batch,
-        epochs=epochs, learning_rate=c.rate, weight_decay=0.1, beta2=0.95, clip=1.0, seed=0)
+        micro_batch=c.micro, epochs=epochs, learning_rate=c.rate, weight_decay=0.1, beta2=0.95, clip=1.0, seed=0)
     return [int(row['tokens']) for row in read_jsonl(f'{out}.history.jsonl')]
 
 
