@@ -43,6 +43,7 @@ def trainer_settings(
     devices = int(os.environ.get('WORLD_SIZE', 1))
     passes = passes_of(stage, global_batch, micro_batch, devices)
     config = AutoConfig.from_pretrained(base)
+    loss = dict(chunked=True, lora=lora_rank, masked=micro_batch, reused=stage == 'prefer')
     return dict(
         output_dir=str(companion(out, 'checkpoint')),
         num_train_epochs=epochs,
@@ -54,7 +55,7 @@ def trainer_settings(
         max_grad_norm=clip,
         bf16=compute_dtype() == torch.bfloat16,
         use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=must_recompute(config, tokens, tokens, devices, chunked=True, lora=lora_rank),
+        gradient_checkpointing=must_recompute(config, tokens, tokens, devices, **loss),
         logging_steps=1,
         save_strategy='no',
         report_to=[],

@@ -188,9 +188,13 @@ def step_of(check: Check, model: str, kind: str):   # `citrus.train.memory.Step`
     from citrus.train.memory import settled, device_bytes, Step
     import gpu_work as w
     c = course_of(check, model, kind)
-    tokens = dict(pretrain=c.micro * c.length, sft=c.length, prefer=2 * c.micro * c.length)[kind]
-    shape = w.shape_in(check.values[model])
-    return settled(Step(shape, tokens, tokens, chunked=kind != 'pretrain'), device_bytes())
+    columns, answers = w.longest_pair(check.values[model], check.data, c)
+    fields = dict(
+        pretrain=dict(tokens=c.micro * c.length, scored=c.micro * c.length),
+        sft=dict(tokens=c.length, scored=c.length, chunked=True, masked=1),
+        prefer=dict(tokens=c.micro * columns, scored=c.micro * answers, chunked=True, masked=c.micro, reused=True),
+    )
+    return settled(Step(w.shape_in(check.values[model]), **fields[kind]), device_bytes())
 
 
 def train(check: Check, model: str, kind: str):

@@ -19,8 +19,9 @@ from citrus.llm.saving import save_student
 from citrus.llm.student import make_student, name_tokens
 from citrus.prefer import train_preferred
 from citrus.pretrain import pretrain
-from citrus.sft import fine_tune, usable_rows
+from citrus.sft import fine_tune
 from citrus.train.checkpoints import companion
+from citrus.train.encoding import encode_rows
 from citrus.train.memory import shape_of, SHAPES, Shape
 from citrus.train.preference import encode_pairs
 from citrus.train.steps import load_student
@@ -138,7 +139,7 @@ def run_pretrain(out: Path, base: Path, data: Path, c: Course) -> list:   # toke
 def run_sft(out: Path, base: Path, data: Path, c: Course) -> list:
     "Fine-tuning on packed rows"
     rows = data / 'rows.jsonl'
-    encoded, _ = usable_rows('rows', read_jsonl(rows, 'sft'), AutoTokenizer.from_pretrained(base), c.length)
+    encoded, _ = encode_rows(read_jsonl(rows, 'sft'), AutoTokenizer.from_pretrained(base), c.length)
     epochs = c.steps * c.batch * c.length / sum(len(row['input_ids']) for row in encoded)
     fine_tune(
         str(out), str(base), str(rows), checkpoint_seconds=NEVER, lora_rank=0, length=c.length, global_batch=c.batch,
@@ -156,6 +157,13 @@ def run_prefer(out: Path, base: Path, data: Path, c: Course) -> list:
     encoded, _ = encode_pairs(rows, AutoTokenizer.from_pretrained(base), c.length)
     each = sum(len(tokens) for e in encoded for tokens in e.values()) / len(encoded)
     return [round((i + 1) * c.batch * each) for i in range(len(logged(out)))]
+
+
+def longest_pair(base: Path, data: Path, c: Course) -> tuple:   # (columns, of these answers)
+    "What the longest of the pairs fills"
+    encoded, _ = encode_pairs(read_jsonl(data / 'pairs.jsonl', 'pair'), AutoTokenizer.from_pretrained(base), c.length)
+    answers = [len(e['chosen']) + len(e['rejected']) for e in encoded]
+    return max(len(e['prompt']) + n - 2 for e, n in zip(encoded, answers)), max(answers)
 
 
 TRAININGS = dict(pretrain=run_pretrain, sft=run_sft, prefer=run_prefer)
