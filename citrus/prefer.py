@@ -170,7 +170,7 @@ def train_preferred(
     pairs: str,   # File of `pair` records
     beta: float, gamma: float, alpha: float,
     learning_rate: float, global_batch: int, epochs: float,
-    checkpoint_seconds: float, seed: int,
+    checkpoint_seconds: float, report_to: str, seed: int,
     length: int, micro_batch: int, lora_rank: int,
 ):
     """Train on preference pairs; does nothing if the model is there, and passes the model on unchanged if there
@@ -183,7 +183,8 @@ def train_preferred(
     terms = dict(beta=beta, gamma=gamma, alpha=alpha)
     course = dict(learning_rate=learning_rate, global_batch=global_batch, epochs=epochs)
     limits = dict(length=length, lora_rank=lora_rank)
-    args = preference_settings(out, base, micro_batch=micro_batch, seed=seed, **course, **limits)
+    own = dict(micro_batch=micro_batch, report_to=report_to, seed=seed)   # no part of the result but the seed
+    args = preference_settings(out, base, **own, **course, **limits)
     with args.main_process_first(local=False): rows = encode_file(pairs, PairEncoder(tokenizer, length), companion(out, 'rows'))
     counts = encoded_counts(rows)
     shared = may_share(base, counts['longest'])

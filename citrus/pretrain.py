@@ -22,6 +22,7 @@ from .core.launch import launch
 from .core.stats import half_width, mean_interval
 from .core.style import CONTROL_COLOR, dotted_chance, in_words, legend_below, MODEL_COLOR, OTHER_COLOR
 from .core.style import panel_lines, panels, PART_COLORS
+from .core.tracking import no_steps, step_values, tracked_steps
 from .llm.saving import whole_model
 from .train.bandit import Bandit
 from .train.cards import model_card, save_training
@@ -120,6 +121,7 @@ def fit(
     steps: int,
     learning_rate: float,
     checkpoint_seconds: float,
+    log=no_steps,   # called with the values of each step, and its number
     **settings,
 ) -> list:   # a row for each step
     "The training loop, from the last checkpoint if there is one; `settings` are further arguments of `advance`"
@@ -131,9 +133,13 @@ def fit(
     bar = tqdm(total=steps, initial=progress.step, desc=f'pre-training ({bandit.rule})', disable=not first)
     while progress.step < steps:
         rate = learning_rate * schedule(progress.step, steps)
+        began = time.time()
         advance(model, optimizer, accelerator, streams, progress, rate, **settings)
         bar.update()
-        if first: note(out, progress.step, mean_loss(progress.history[-1]))
+        loss = mean_loss(progress.history[-1])
+        speed = settings['global_batch'] * streams[0].length / (time.time() - began)
+        log(step_values(progress.history[-1], loss, rate, speed), progress.step)
+        if first: note(out, progress.step, loss)
         if due(since, checkpoint_seconds):
             save_checkpoint(out, model, optimizer, accelerator, progress)
             since = time.time()
@@ -170,7 +176,7 @@ def pretrain(
     arms: dict,          # arm -> file of `document` records
     steps: int, global_batch: int, micro_batch: int, length: int,
     learning_rate: float, weight_decay: float,
-    checkpoint_seconds: float, seed: int, epochs: float, lost_steps: int,
+    checkpoint_seconds: float, report_to: str, seed: int, epochs: float, lost_steps: int,
     tokens: str = '',    # Folder of token files; empty: beside the model. What is not there is made first
     **rule,              # Settings of the `Bandit`
 ):
@@ -189,7 +195,9 @@ def pretrain(
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay)
     model, optimizer = on_devices(accelerator, model, optimizer)
     step = dict(global_batch=global_batch, passes=passes, seed=seed, epochs=epochs, lost_steps=lost_steps)
-    history = fit(model, optimizer, accelerator, sources, bandit, out, steps, learning_rate, checkpoint_seconds, **step)
+    course = steps, learning_rate, checkpoint_seconds
+    with tracked_steps(report_to, out) as log:
+        history = fit(model, optimizer, accelerator, sources, bandit, out, *course, log, **step)
     settings = dict(learning_rate=learning_rate, length=length, weight_decay=weight_decay) | step | rule
     record = reading_record(base, history, settings | dict(processes=accelerator.num_processes))
     whole = whole_model(model, accelerator)   # every process takes part: ZeRO-3 has split the weights

@@ -126,6 +126,7 @@ def fine_tune(
     base: str,      # Folder of the model to start from
     rows: str,      # File of `sft` records
     checkpoint_seconds: float,
+    report_to: str, # A tracker, or none
     lora_rank: int,
     data: str = '', # Folder of these rows, encoded; empty: made beside the model
     **settings,     # Further arguments of `tuning_settings`
@@ -135,7 +136,7 @@ def fine_tune(
     from transformers import set_seed
     set_seed(settings['seed'])
     encoder = dialogue_encoder(base, settings['length'])
-    args = tuning_settings(out, base, lora_rank=lora_rank, packed=encoder.packed, **settings)
+    args = tuning_settings(out, base, lora_rank=lora_rank, report_to=report_to, packed=encoder.packed, **settings)
     with args.main_process_first(local=False): data = data or encode_file(rows, encoder, companion(out, 'rows'))
     trainer = tuning_trainer(base, encoded_set(data), args, encoder.tokenizer, lora_rank)
     follow_schedule(trainer, 0.05)
@@ -266,7 +267,8 @@ def train_stages(s, encoded: dict):   # encoded: training -> folder of its rows
     start = dict(sft2='sft1', sft3='sft2', answer_only='sft2')
     base = lambda name: s.dir / start[name] if name in start else s.folders['pretrain'] / 'pretrained'
     passes = dict(zip(('sft1', 'sft2', 'sft3', 'answer_only'), [*s.params['epochs'], s.params['epochs'][2]]))
-    keys = 'learning_rate global_batch micro_batch length weight_decay beta2 clip lora_rank checkpoint_seconds seed'.split()
+    keys = 'learning_rate global_batch micro_batch length weight_decay beta2 clip lora_rank checkpoint_seconds report_to seed'
+    settings = {k: s.params[k] for k in keys.split()}
     for name, data in encoded.items():
         launch(
             'sft.fine_tune',
@@ -276,5 +278,5 @@ def train_stages(s, encoded: dict):   # encoded: training -> folder of its rows
             rows=str(s.dir / f'{name}.jsonl'),
             data=str(data),
             epochs=passes[name],
-            **{k: s.params[k] for k in keys},
+            **settings,
         )

@@ -29,7 +29,7 @@ def trainings(folder, student):
     write_jsonl(folder / 'sft.jsonl', sft, 'sft')
     write_jsonl(folder / 'pairs.jsonl', pairs, 'pair')
     for arm in 'ab': write_jsonl(folder / f'{arm}.jsonl', [dict(id=f'{arm}{i}', source=arm, text=f'{arm} text {i} ' * 9, domain='medical', lang='en', meta={}) for i in range(20)], 'document')
-    same = dict(base=str(student), learning_rate=1e-3, global_batch=2, checkpoint_seconds=0.0, seed=0)
+    same = dict(base=str(student), learning_rate=1e-3, global_batch=2, checkpoint_seconds=0.0, report_to='none', seed=0)
     return [('pretrain.pretrain', same | dict(out=str(folder / 'pretrain'), arms={a: str(folder / f'{a}.jsonl') for a in 'ab'}, rule='odm', smoothing=0.9, steps=16, length=32, weight_decay=1e-4,
                                 micro_batch=1, epochs=0.0, lost_steps=10)),
             ('sft.fine_tune', same | dict(out=str(folder / 'sft'), rows=str(folder / 'sft.jsonl'), epochs=2, micro_batch=1, length=64, weight_decay=1e-4, beta2=0.95, clip=1.0,

@@ -233,7 +233,7 @@ def test_a_training_reads_rows_that_others_encoded(student, tmp_path):
     from citrus.train.checkpoints import companion
     rng = np.random.default_rng(0)
     write_jsonl(tmp_path / 'rows.jsonl', [*[talk(i, rng) for i in range(12)], dict(id='x', stage=1, source='web', messages=BAD['too long'])], 'sft')
-    settings = dict(base=str(student), rows=str(tmp_path / 'rows.jsonl'), epochs=1, learning_rate=1e-3, global_batch=2, micro_batch=1, length=160, weight_decay=1e-4, beta2=0.95, clip=1.0, lora_rank=0, seed=0, checkpoint_seconds=9999.0)
+    settings = dict(base=str(student), rows=str(tmp_path / 'rows.jsonl'), epochs=1, learning_rate=1e-3, global_batch=2, micro_batch=1, length=160, weight_decay=1e-4, beta2=0.95, clip=1.0, lora_rank=0, seed=0, checkpoint_seconds=9999.0, report_to='none')
     fine_tune(out=str(tmp_path / 'own'), **settings)
     data = encode_file(settings['rows'], dialogue_encoder(str(student), 160), tmp_path / 'shared')
     fine_tune(out=str(tmp_path / 'given'), data=str(data), **settings)

@@ -159,7 +159,7 @@ def test_empty_replies_are_refused_and_counted(tokenizer):
 
 # --- training --------------------------------------------------------------------------------------------------------
 
-HOW = dict(beta=10.0, gamma=5.4, alpha=0.05, learning_rate=1e-3, global_batch=2, epochs=2, checkpoint_seconds=300.0, seed=0,
+HOW = dict(beta=10.0, gamma=5.4, alpha=0.05, learning_rate=1e-3, global_batch=2, epochs=2, checkpoint_seconds=300.0, report_to='none', seed=0,
            length=2048, micro_batch=1, lora_rank=0)
 
 
@@ -233,7 +233,7 @@ def test_rows_of_a_model_with_a_state_are_not_packed(packed, student, tmp_path):
     base = foreign(student, tmp_path / 'base', config)
     rows = [dict(id=str(i), stage=1, source='coqa', messages=says('user', f'What is {i}?') + says('assistant', f'It is {i}.')) for i in range(4)]
     write_jsonl(tmp_path / 'rows.jsonl', rows, 'sft')
-    fine_tune(out=str(tmp_path / 'model'), base=str(base), rows=str(tmp_path / 'rows.jsonl'), checkpoint_seconds=300.0, lora_rank=0, epochs=1, learning_rate=1e-3,
+    fine_tune(out=str(tmp_path / 'model'), base=str(base), rows=str(tmp_path / 'rows.jsonl'), checkpoint_seconds=300.0, report_to='none', lora_rank=0, epochs=1, learning_rate=1e-3,
           global_batch=1, micro_batch=1, length=128, weight_decay=0.0, beta2=0.95, clip=1.0, seed=0)
     record = json.loads((tmp_path / 'model' / 'training.json').read_text())
     assert record['packed'] == packed and (record['steps'] < 4) == packed and f'packed {packed}' in (tmp_path / 'model' / 'README.md').read_text()

@@ -18,7 +18,7 @@ from citrus.core.files import UserError
 from citrus.core.records import read_jsonl, write_jsonl
 
 SETTINGS = dict(rule='odm', smoothing=0.5, steps=4, global_batch=4, length=32, learning_rate=1e-3, weight_decay=1e-4,
-                checkpoint_seconds=9999.0, seed=0, micro_batch=1, epochs=0.0, lost_steps=10)
+                checkpoint_seconds=9999.0, report_to='none', seed=0, micro_batch=1, epochs=0.0, lost_steps=10)
 
 
 @pytest.fixture(scope='module')

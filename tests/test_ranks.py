@@ -55,7 +55,7 @@ def jobs(student, tmp_path_factory):
     write_jsonl(folder / 'rows.jsonl', [dict(id=str(i), stage=1, source='coqa', messages=say('user', f'Question {i}?') + say('assistant', f'Answer {i * i}.')) for i in range(12)], 'sft')
     write_jsonl(folder / 'pairs.jsonl', [dict(id=str(i), question_id=str(i), prompt=say('user', 'Why, then? ' * (i % 3 + 1)), chosen=say('assistant', ' '.join(words[:i + 2])),
                                               rejected=say('assistant', ' '.join(words[-3:])), n_correct=1, n_samples=2) for i in range(6)], 'pair')
-    common = dict(base=str(student), checkpoint_seconds=0.0, seed=0)
+    common = dict(base=str(student), checkpoint_seconds=0.0, report_to='none', seed=0)
     sft = common | dict(rows=str(folder / 'rows.jsonl'), epochs=1, learning_rate=1e-3, global_batch=2, micro_batch=1, length=64, weight_decay=1e-4, beta2=0.95, clip=1.0, lora_rank=0)
     return dict(
         pretrain=('pretrain.pretrain', common | dict(arms=arms, rule='odm', smoothing=0.5, steps=5, global_batch=4, length=32, learning_rate=1e-3, weight_decay=1e-4,

@@ -16,7 +16,7 @@ MISTRAL = ("{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['
 ZEPHYR = "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 TEMPLATES = dict(chatml=CHATML, llama3=LLAMA3, mistral=MISTRAL, zephyr=ZEPHYR)
 SETTINGS = dict(epochs=1, learning_rate=1e-3, global_batch=2, micro_batch=1, length=64, weight_decay=1e-4, beta2=0.95, clip=1.0, lora_rank=0,
-                seed=0, checkpoint_seconds=9999.0)
+                seed=0, checkpoint_seconds=9999.0, report_to='none')
 LORA = dict(lora_rank=4, learning_rate=3e-3)
 
 say = lambda who, text: dict(role=who, content=text)

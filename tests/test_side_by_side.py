@@ -8,7 +8,7 @@ import torch
 from citrus.core.records import read_jsonl, write_jsonl
 
 WORDS = 'fever gout mumps jaw toe red hurts why what night'.split()
-FIXED = dict(epochs=1, learning_rate=1e-3, global_batch=4, length=96, weight_decay=1e-4, beta2=0.95, clip=1.0, lora_rank=0, seed=0, checkpoint_seconds=9999.0)
+FIXED = dict(epochs=1, learning_rate=1e-3, global_batch=4, length=96, weight_decay=1e-4, beta2=0.95, clip=1.0, lora_rank=0, seed=0, checkpoint_seconds=9999.0, report_to='none')
 say = lambda who, text: dict(role=who, content=text)
 
 

@@ -6,7 +6,8 @@
 __all__ = ['OWN_ARMS', 'UNUSED_RULES', 'FAULTS', 'Strict', 'parse_yaml', 'find_recipe', 'read_recipe', 'recipe_files',
            'load_recipe', 'read_set', 'overlaid', 'check_names', 'settings', 'batch_fault', 'control_fault',
            'votes_fault', 'exams_fault', 'pool_fault', 'seeds_fault', 'unknown_arms', 'arm_fault', 'folder_fault',
-           'unread_fault', 'pairs_fault', 'general_fault', 'names_fault', 'student_fault', 'consistent']
+           'unread_fault', 'pairs_fault', 'general_fault', 'names_fault', 'student_fault', 'tracker_fault',
+           'consistent']
 
 # %% ../../nbs/lib/core/recipes.ipynb #4de01500
 import re
@@ -17,6 +18,7 @@ import yaml
 from .files import root, UserError
 from .parameters import fitting, nearest, notebook_path, parameters, STAGES
 from .revisions import known_rows
+from .tracking import tracker_missing
 
 # %% ../../nbs/lib/core/recipes.ipynb #a0a2c21e
 class Strict(yaml.SafeLoader):
@@ -279,8 +281,13 @@ def student_fault(stage: str, values: dict) -> str:
     return f'student = {name!r}: needs smollm2, micro, a folder, or a hub id as owner/name'
 
 # %% ../../nbs/lib/core/recipes.ipynb #f398b2b3
+def tracker_fault(stage: str, values: dict) -> str:
+    "Why nobody can follow a training"
+    return tracker_missing(values[stage]['report_to'])
+
 FAULTS = {
     batch_fault: ('pretrain', 'knowledge', 'sft', 'prefer'),
+    tracker_fault: ('pretrain', 'sft', 'prefer'),
     control_fault: ('prefer', 'evaluate'),
     votes_fault: ('evaluate',),
     pool_fault: ('synth', 'traces', 'prefer', 'preferences', 'curriculum'),

@@ -93,7 +93,8 @@ def student_folder(s, parts: list, seed: int) -> Path:   # parts: what it has re
 def train_in_order(s, parts: list, seed: int) -> Path:   # Folder of the model
     "Train a student on three parts, one after the other"
     base = s.folders['pretrain'] / 'pretrained'
-    settings = {k: v for k, v in manifest(s.folders['sft'])['params'].items() if k in TRAINING} | dict(seed=seed)
+    settings = {k: v for k, v in manifest(s.folders['sft'])['params'].items() if k in TRAINING}
+    settings |= dict(report_to='none', seed=seed)
     for i in range(3):
         out = student_folder(s, parts[:i + 1], seed)
         rows = s.dir / f'{out.name}.rows.jsonl'

@@ -97,7 +97,7 @@ def check_apart(read: dict, unseen: list, held_out: list) -> pd.DataFrame:
     return pd.DataFrame([check_kind(kind, docs[kind], unseen, held) for kind in read])
 
 # %% ../../nbs/studies/knowledge.ipynb #9cd341bd
-LOOP = dict(rule='uniform', micro_batch=1, weight_decay=1e-4, epochs=0.0, lost_steps=10, checkpoint_seconds=300.0)
+LOOP = dict(rule='uniform', micro_batch=1, weight_decay=1e-4, epochs=0.0, lost_steps=10, checkpoint_seconds=300.0, report_to='none')
 
 def learn(s, kind: str, arms: dict, seed: int) -> Path:   # Model folder
     "Train a student from the base model with the loop of 50_pretrain"

@@ -62,6 +62,7 @@ STUDENT_TRAINING = dict(
     clip=1.0,
     lora_rank=0,
     checkpoint_seconds=1e9,
+    report_to='none',
 )
 
 def raise_student(s, learn: list) -> Path:   # Folder of the model
@@ -129,7 +130,7 @@ def examined(folder, name: str, probe: list, max_tokens: int) -> list:   # A row
     return rows
 
 # %% ../../nbs/studies/preferences.ipynb #e3866572
-WAY_TRAINING = dict(epochs=1, length=2048, lora_rank=0, checkpoint_seconds=1e9)
+WAY_TRAINING = dict(epochs=1, length=2048, lora_rank=0, checkpoint_seconds=1e9, report_to='none')
 
 def train_way(s, start, pairs: list, way: str, rate: float, seed: int) -> Path:   # Folder of the model
     "Train the student on its pairs in one way"

@@ -59,7 +59,8 @@ def train_kind(s, slug: str, rows: list, seed: int) -> Path:   # Folder of the m
     "Train a student on `rows` from the model after stage 2"
     out = s.dir / f'.{slug}'
     s.write(f'.{slug}.rows.jsonl', rows, 'sft')
-    settings = {k: v for k, v in manifest(s.folders['sft'])['params'].items() if k in TRAINING} | dict(seed=seed)
+    settings = {k: v for k, v in manifest(s.folders['sft'])['params'].items() if k in TRAINING}
+    settings |= dict(report_to='none', seed=seed)
     base = str(s.folders['sft'] / 'sft2')
     launch('sft.fine_tune', out=str(out), base=base, rows=str(s.dir / f'.{slug}.rows.jsonl'), epochs=1, **settings)
     return out

@@ -131,7 +131,7 @@ def run_pretrain(out: Path, base: Path, data: Path, c: Course) -> list:   # toke
     arms = {p.stem: str(p) for p in sorted((data / 'arms').glob('*.jsonl'))}
     pretrain(
         str(out), str(base), arms, steps=c.steps, global_batch=c.batch, micro_batch=c.micro, length=c.length,
-        learning_rate=c.rate, weight_decay=0.1, checkpoint_seconds=NEVER, seed=0, epochs=0.0, lost_steps=0,
+        learning_rate=c.rate, weight_decay=0.1, checkpoint_seconds=NEVER, report_to='none', seed=0, epochs=0.0, lost_steps=0,
         rule=c.rule)
     return [(i + 1) * c.batch * c.length for i in range(c.steps)]
 
@@ -142,7 +142,7 @@ def run_sft(out: Path, base: Path, data: Path, c: Course) -> list:
     encoded, _ = encode_rows(read_jsonl(rows, 'sft'), AutoTokenizer.from_pretrained(base), c.length)
     epochs = c.steps * c.batch * c.length / sum(len(row['input_ids']) for row in encoded)
     fine_tune(
-        str(out), str(base), str(rows), checkpoint_seconds=NEVER, lora_rank=0, length=c.length, global_batch=c.batch,
+        str(out), str(base), str(rows), checkpoint_seconds=NEVER, report_to='none', lora_rank=0, length=c.length, global_batch=c.batch,
         micro_batch=c.micro, epochs=epochs, learning_rate=c.rate, weight_decay=0.1, beta2=0.95, clip=1.0, seed=0)
     return [int(row['tokens']) for row in read_jsonl(f'{out}.history.jsonl')]
 
@@ -152,7 +152,7 @@ def run_prefer(out: Path, base: Path, data: Path, c: Course) -> list:
     rows = read_jsonl(data / 'pairs.jsonl', 'pair')
     train_preferred(
         str(out), str(base), str(data / 'pairs.jsonl'), beta=10.0, gamma=5.4, alpha=0.05, learning_rate=c.rate / 100,
-        global_batch=c.batch, epochs=c.steps * c.batch / len(rows), checkpoint_seconds=NEVER, seed=0,
+        global_batch=c.batch, epochs=c.steps * c.batch / len(rows), checkpoint_seconds=NEVER, report_to='none', seed=0,
         length=c.length, micro_batch=c.micro, lora_rank=0)
     encoded, _ = encode_pairs(rows, AutoTokenizer.from_pretrained(base), c.length)
     each = sum(len(tokens) for e in encoded for tokens in e.values()) / len(encoded)
