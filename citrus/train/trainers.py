@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 # %% ../../nbs/lib/train/trainers.ipynb #0b233e28
 from ..core.files import UserError
+from ..core.tracking import begin_tracking, end_tracking
 from ..llm.loading import compute_dtype
 from ..llm.saving import whole_model
 from .cards import save_training
@@ -35,9 +36,10 @@ def trainer_settings(
     clip: float,            # Largest gradient norm
     epochs: float,
     learning_rate: float,   # Peak
+    report_to: str,         # A tracker, or none
     seed: int,
 ) -> dict:                  # Arguments of `transformers.TrainingArguments`
-    "What every Trainer is told. Raises `UserError` if the global batch does not divide among the devices"
+    "What every Trainer is told. Raises `UserError` if the global batch does not divide, or a tracker is not there"
     import torch
     from transformers import AutoConfig
     devices = int(os.environ.get('WORLD_SIZE', 1))
@@ -58,11 +60,10 @@ def trainer_settings(
         gradient_checkpointing=must_recompute(config, tokens, tokens, devices, **loss),
         logging_steps=1,
         save_strategy='no',
-        report_to=[],
         seed=seed,
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-    )
+    ) | begin_tracking(report_to, out)
 
 # %% ../../nbs/lib/train/trainers.ipynb #f6717101
 def follow_schedule(trainer, warm_up: float):   # Share of the steps
@@ -123,6 +124,7 @@ def check_losses(history: list, what: str):
 def save_trained(stage: str, trainer, tokenizer, out: str, history: list, card: str, record: dict):
     """Save what a Trainer has trained, with its history, card and record; every process must call it.
     Raises `UserError` if a loss was not finite"""
+    end_tracking(trainer.args.report_to)
     check_losses(history, f'{stage}: {Path(out).name}')
     model = whole_model(trainer.model_wrapped, trainer.accelerator)
     if trainer.is_world_process_zero(): save_training(out, model, tokenizer, history, card, record)
