@@ -54,11 +54,11 @@ def test_a_row_side_by_side_does_not_see_its_neighbours(student, exact):
     "The labels of a sequence are foretold as if it were alone in the pass, and its second row as if it were alone in the sequence"
     from transformers import AutoModelForCausalLM
 
-    from citrus.train.side_by_side import beside
+    from citrus.train.side_by_side import side_by_side_batch
     model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
     ids = torch.randint(5, 400, (40,), generator=torch.Generator().manual_seed(0)).tolist()
     sequence = lambda part, lengths: dict(input_ids=part, labels=part, seq_lengths=lengths)
-    batch = beside([sequence(ids[:30], [12, 18]), sequence(ids[30:], [10])], 0)
+    batch = side_by_side_batch([sequence(ids[:30], [12, 18]), sequence(ids[30:], [10])], 0)
     inputs = {k: batch[k] for k in ('input_ids', 'position_ids')}
     with torch.no_grad():
         scores, alone = model(**inputs, use_cache=False).logits, model(input_ids=torch.tensor([ids[12:30]])).logits

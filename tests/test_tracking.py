@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from citrus.core.files import UserError
-from citrus.core.recipes import consistent, load_recipe, settings
+from citrus.core.recipes import consistent, settings
 from citrus.core.records import read_jsonl, write_jsonl
 from citrus.core.tracking import tracked_name, tracker_missing
 

@@ -46,6 +46,7 @@ def end_tracking(trackers: list):
     if 'wandb' not in trackers: return
     import wandb
     wandb.finish()
+    wandb.teardown()   # which remembers the name of the run
 
 # %% ../../nbs/lib/core/tracking.ipynb #8beaefa9
 def step_values(row: dict, loss: float, rate: float, speed: float) -> dict:   # row: of a history; speed: tokens a second
@@ -64,8 +65,10 @@ def tracked_steps(report_to: str, out):
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
     name = begun['run_name']
     tracker = LOGGER_TYPE_TO_CLASS[report_to]
-    run = tracker(name, home() / 'tracking') if tracker.requires_logging_directory else (
-        tracker(begun['project'], name=name, resume='allow'))
+    if report_to == 'tensorboard': run = tracker(name, home() / 'tracking')
+    else: run = tracker(begun['project'], name=name, resume='allow')
     run.start()
     try: yield run.log
-    finally: run.finish()
+    finally:
+        run.finish()
+        end_tracking([report_to])
