@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['companion', 'last_checkpoint', 'keep_checkpoint', 'forget', 'note', 'due', 'resumable', 'Progress', 'read_progress',
-           'random_state', 'set_random_state', 'save_tensors', 'save_checkpoint', 'load_tensors', 'load_checkpoint']
+           'random_state', 'set_random_state', 'save_tensors', 'save_checkpoint', 'write_checkpoint', 'load_tensors',
+           'load_checkpoint']
 
 # %% ../../nbs/lib/train/checkpoints.ipynb #489c40b8
 import json, shutil, time
@@ -15,6 +16,7 @@ from pathlib import Path
 # %% ../../nbs/lib/train/checkpoints.ipynb #e7579371
 from ..llm.saving import settle
 from .bandit import Bandit
+from .disk import agreed, has_room, learning_weights, room_or_none
 from .dither import dither_shards
 
 # %% ../../nbs/lib/train/checkpoints.ipynb #16ad081d
@@ -46,28 +48,37 @@ def note(out, step: int, loss: float):
 
 def due(since: float, seconds: float) -> bool:
     "Whether it is time for a checkpoint; the clock of the first process decides for all"
-    import torch
-    from accelerate import PartialState
-    from accelerate.utils import broadcast
-    return bool(broadcast(torch.tensor(int(time.time() - since >= seconds), device=PartialState().device)).item())
+    return agreed(time.time() - since >= seconds)
 
 # %% ../../nbs/lib/train/checkpoints.ipynb #a7b69578
 def resumable(trainer, out: str, seconds: float) -> str:   # The checkpoint to go on from, None if there is none
-    """Let a `Trainer` log its steps and keep checkpoints by the clock; its `output_dir` must be the training's
-    checkpoint folder"""
+    """Let a `Trainer` log its steps and keep checkpoints by the clock, where there is room; its `output_dir` must be
+    the training's checkpoint folder"""
     from transformers import TrainerCallback
+    folder = companion(out, 'checkpoint')
+    save = trainer._save_checkpoint
+    part = lambda: folder / f'checkpoint-{trainer.state.global_step}'
+    guard = lambda: room_or_none(part(), last_checkpoint(out), trainer.accelerator.num_processes)
+    def save_guarded(*args, **kw):
+        with guard(): save(*args, **kw)
+    trainer._save_checkpoint = save_guarded
 
     class Checkpoints(TrainerCallback):
         def on_train_begin(self, args, state, control, optimizer=None, **kw):
             self.since = time.time()
+            self.weights = learning_weights(trainer.model)
             if not state.global_step: dither_shards(optimizer)
-        def on_step_end(self, args, state, control, **kw): control.should_save = due(self.since, seconds)
+        def on_step_end(self, args, state, control, **kw):
+            control.should_save = False
+            if not due(self.since, seconds): return
+            control.should_save = has_room(folder, last_checkpoint(out), self.weights)
+            self.since = time.time()
         def on_log(self, args, state, control, logs, **kw):
             if state.is_world_process_zero and 'loss' in logs: note(out, state.global_step, logs['loss'])
         def on_save(self, args, state, control, **kw):
             trainer.accelerator.wait_for_everyone()
-            if state.is_world_process_zero:
-                keep_checkpoint(Path(args.output_dir) / f'checkpoint-{state.global_step}', state.global_step)
+            if state.is_world_process_zero and part().exists():
+                with guard(): keep_checkpoint(part(), state.global_step)
             self.since = time.time()
     trainer.add_callback(Checkpoints())
     last = last_checkpoint(out)
@@ -115,8 +126,14 @@ def save_tensors(part: Path, model, optimizer):
     save_file(random_state(), part / 'random.safetensors')
 
 def save_checkpoint(out: str, model, optimizer, accelerator, progress: Progress):
-    "Keep all that the next step depends on; every process must call it"
+    "Keep all that the next step depends on, where there is room; every process must call it"
     part = companion(out, 'checkpoint') / 'part'
+    last = last_checkpoint(out)
+    if not has_room(part.parent, last, learning_weights(model)): return
+    with room_or_none(part, last, accelerator.num_processes): write_checkpoint(part, model, optimizer, accelerator, progress)
+
+def write_checkpoint(part: Path, model, optimizer, accelerator, progress: Progress):
+    "Write a checkpoint and give it its name; every process must call it"
     if accelerator.is_main_process:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
