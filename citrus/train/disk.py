@@ -39,8 +39,8 @@ def agreed(flag: bool) -> bool:
 
 def skipped(why: str, last: Path) -> str:   # last: the checkpoint that stays
     "The line about a checkpoint that is not written"
-    kept = f'{last.name} is kept' if last else 'there is none yet'
-    return f'no checkpoint: {why}; {kept}, the training goes on'
+    stays = f'{last.name} is kept' if last else 'there is none yet'
+    return f'no checkpoint: {why}; {stays}, the training goes on'
 
 def has_room(folder: Path, last: Path, weights: int) -> bool:   # folder: of the checkpoints
     "Whether the disk has room for another checkpoint; says so in one line where it has not"
