@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['store', 'commit', 'manifest', 'run_folder', 'Stage', 'linked', 'assemble', 'die_with_parent', 'hold', 'sweep',
            'copy_whole', 'discard', 'show_life', 'begin_session', 'sessions', 'open_folder', 'stage', 'unrepeatable',
-           'describe_file', 'result_files', 'device', 'earlier', 'work_on', 'process_memory', 'closing_manifest',
-           'seal', 'link']
+           'describe_file', 'result_files', 'device', 'earlier', 'work_on', 'process_memory', 'described_files',
+           'closing_manifest', 'seal', 'link']
 
 # %% ../../nbs/lib/core/store.ipynb #89e28c7f
 import contextlib, ctypes, fcntl, hashlib, json, os, platform, re, shutil, signal, subprocess, sys
@@ -21,6 +21,7 @@ from .engines import release
 from .files import atomic, home, need_writable, root, UserError
 from .ingredients import drawings_of, ingredients, versions
 from .keys import digest
+from .loadable import write_folder_page
 from .parameters import fitting, notebook_path, parameters, STAGES
 from .records import read_jsonl, write_jsonl
 
@@ -254,14 +255,20 @@ def process_memory(what: str = 'VmRSS') -> int:   # Bytes; VmRSS: held now, VmHW
     return 1024 * int(re.search(rf'{what}:\s+(\d+) kB', status)[1])
 
 # %% ../../nbs/lib/core/store.ipynb #621e6253
+def described_files(s: Stage) -> dict:
+    "The files of a stage, its page among them, which is written from the others"
+    results = {n: p for n, p in result_files(s.dir).items() if n != 'README.md'}
+    files = {name: describe_file(path) for name, path in results.items()}
+    written = write_folder_page(s.name, s.dir, files)
+    return files | ({'README.md': describe_file(written)} if written else {})
+
 def closing_manifest(s: Stage, metrics: dict) -> dict:
     "All that the manifest of a stage says"
     recipe = os.environ.get('CITRUS_RECIPE', '')
     drawings = {name: code for name, (_, _, code) in drawings_of(s.name).items()}
-    files = {name: describe_file(path) for name, path in result_files(s.dir).items()}
     return dict(
         stage=s.name, key=s.key, run=s.run, recipe=recipe, params=s.params, inputs=s.made_of['inputs'],
-        files=files, metrics=metrics, seed=s.params.get('seed'), **work_on(s.dir), versions=versions(),
+        files=described_files(s), metrics=metrics, seed=s.params.get('seed'), **work_on(s.dir), versions=versions(),
         repeatable=not s.doubts, doubts=s.doubts, made_of=s.made_of, drawings=drawings)
 
 @patch
