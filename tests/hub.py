@@ -17,6 +17,8 @@ class Hub(BaseHTTPRequestHandler):
     status, hanging, first = 500, set(), {}  # what a failing request gets; paths that never answer; path: how many more requests are answered before it fails for good
     sent = Counter()                         # path: GETs of a whole file or a part of it
     asked = set()                            # revisions that were asked for
+    repos, blobs, parts = {}, {}, Counter()  # what was pushed, (type, id): {private, files {path: bytes}, commits}; LFS objects by hash; PUTs of each
+    broken, left, wrong = '', 0, 401         # requests whose path has this in it fail after so many more, with this status
 
     def log_message(self, *args): pass
 
@@ -56,7 +58,7 @@ class Hub(BaseHTTPRequestHandler):
         path = unquote(path)
         named = re.search(r'(?:datasets|models)?/?([\w.-]+/[\w.-]+)(?:/(resolve|tree|revision)/([^/]+)/?(.*))?$', re.sub('^/(api/)?', '', path).replace('datasets/', '').replace('models/', ''))
         id, what, revision, rest = named.groups() if named else ('', '', '', '')
-        sets = {'goat/set': self.files} | self.sets
+        sets = {'goat/set': self.files} | self.sets | {id: repo['files'] for (_, id), repo in self.repos.items()}
         if id not in sets: return self.answer(404, b'{}', X_Error_Code='RepoNotFound')
         if revision: Hub.asked.add((id, revision))
         about = dict(id=id, sha=COMMIT if revision in (None, 'main', COMMIT) else revision, private=False, gated='auto' if id in self.gated else False, disabled=False, downloads=0, likes=0, tags=[],
@@ -68,10 +70,98 @@ class Hub(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def do_POST(self):   # `paths-info`: what is known of some paths
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
+        if self.refused(): return self.answer(Hub.wrong, b'{"error": "no"}', Content_Type='application/json')
+        if '/paths-info/' in self.path: return self.known(body.decode())
+        if self.path == '/api/repos/create': return self.create(json.loads(body))
+        if self.path == '/api/validate-yaml': return self.validate(json.loads(body))
+        kind, id = self.pushed()
+        if '/preupload/' in self.path: return self.preupload(kind, id, json.loads(body))
+        if self.path.endswith('/objects/batch'): return self.batch(json.loads(body))
+        if '/commit/' in self.path: return self.commit(kind, id, [json.loads(l) for l in body.splitlines()])
+        self.answer(404, b'{}')
+
+    def do_PUT(self):   # an LFS object, or settings
+        body = self.rfile.read(int(self.headers.get('Content-Length') or 0)) if 'Content-Length' in self.headers else self.chunks()
+        if self.refused(): return self.answer(Hub.wrong)
+        if self.path.endswith('/settings'):
+            Hub.repos[self.pushed()]['private'] = json.loads(body).get('visibility') != 'public'
+            return self.say({})
+        Hub.parts[self.path] += 1
+        assert hashlib.sha256(body).hexdigest() == self.path.split('/')[-1]
+        Hub.blobs[self.path.split('/')[-1]] = body
+        self.answer(200)
+
+    def chunks(self):
+        "A body that comes in pieces"
+        body = b''
+        while n := int(self.rfile.readline(), 16):
+            body += self.rfile.read(n)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def say(self, value, status=200): self.answer(status, json.dumps(value).encode(), Content_Type='application/json')
+
+    def refused(self):
+        "Whether this request is one that fails; without a token every one that writes"
+        if '/paths-info/' in self.path or self.path.startswith('/lfs/'): token = True
+        else: token = self.headers.get('Authorization') == 'Bearer hf_goat'
+        if not token: Hub.wrong = 401
+        if Hub.broken and Hub.broken in self.path: Hub.left -= 1
+        return not token or bool(Hub.broken and Hub.broken in self.path and Hub.left < 0)
+
+    def pushed(self):
+        "(type, id) of the repository that a path names"
+        path = re.sub('^/(api/)?', '', self.path.partition('?')[0])
+        kind = 'dataset' if path.startswith('datasets/') else 'model'
+        return kind, re.match(r'(?:datasets/|models/)?([\w.-]+/[\w.-]+?)(?:\.git)?(?:/|$)', path)[1]
+
+    def create(self, wanted):
+        id = f"{wanted['organization']}/{wanted['name']}"
+        key = wanted.get('type') or 'model', id
+        there = key in Hub.repos
+        Hub.repos.setdefault(key, dict(private=wanted.get('visibility') == 'private', files={}, commits=0))
+        self.say(dict(url=f'http://{self.headers["Host"]}/{"datasets/" if key[0] == "dataset" else ""}{id}'), 409 if there else 200)
+
+    def validate(self, card):
+        "The head of a card as the hub reads it: YAML, with a licence, and results in the form of a model index"
+        import yaml
+        head = re.match(r'---\n(.*?)\n---\n', card['content'], re.S)
+        try: data = yaml.safe_load(head[1])
+        except (yaml.YAMLError, TypeError): return self.say(dict(errors=[dict(message='the head is no YAML')], warnings=[]), 400)
+        faults = [] if isinstance(data.get('license'), str) else ['license is missing']
+        for model in data.get('model-index', []):
+            for r in model['results']: faults += [f'{k} is missing' for k in ('task', 'dataset', 'metrics') if not r.get(k)]
+        base = data.get('base_model')
+        if base and not re.fullmatch(r'[\w.-]+/[\w.-]+', base): faults.append(f'base_model: {base}')
+        self.say(dict(errors=[dict(message=f) for f in faults], warnings=[]), 400 if faults else 200)
+
+    def preupload(self, kind, id, wanted):
+        if (kind, id) not in Hub.repos: return self.answer(404, X_Error_Code='RepoNotFound')
+        there = Hub.repos[kind, id]['files']
+        large = lambda path: path.endswith(('.safetensors', '.jsonl'))
+        oid = lambda path: (hashlib.sha256(there[path]).hexdigest() if large(path) else hashlib.sha1(b'blob %d\0' % len(there[path]) + there[path]).hexdigest()) if path in there else None
+        self.say(dict(files=[dict(path=f['path'], uploadMode='lfs' if large(f['path']) else 'regular', shouldIgnore=False, oid=oid(f['path'])) for f in wanted['files']]))
+
+    def batch(self, wanted):
+        upload = lambda oid: {} if oid in Hub.blobs else dict(actions=dict(upload=dict(href=f'http://{self.headers["Host"]}/lfs/{oid}')))
+        self.say(dict(transfer='basic', objects=[o | upload(o['oid']) for o in wanted['objects']]))
+
+    def commit(self, kind, id, lines):
+        import base64
+        repo = Hub.repos[kind, id]
+        for line in lines:
+            if line['key'] == 'file': repo['files'][line['value']['path']] = base64.b64decode(line['value']['content'])
+            if line['key'] == 'lfsFile': repo['files'][line['value']['path']] = Hub.blobs[line['value']['oid']]
+        repo['commits'] += 1
+        self.say(dict(commitUrl=f'http://{self.headers["Host"]}/{id}/commit/{COMMIT}', commitOid=COMMIT))
+
+    def known(self, body):   # `paths-info`: what is known of some paths
         id = re.search(r'datasets/([\w.-]+/[\w.-]+)/', self.path)[1]
         files = ({'goat/set': self.files} | self.sets)[id]
-        paths = re.findall(r'paths=([^&]+)', self.rfile.read(int(self.headers['Content-Length'])).decode())
+        paths = re.findall(r'paths=([^&]+)', body)
         known = [e for e in self.listing(files, '', True) if e['path'] in [p.replace('%2F', '/') for p in paths]]
         self.answer(200, json.dumps(known).encode(), Content_Type='application/json')
 

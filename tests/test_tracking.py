@@ -1,6 +1,5 @@
 "Following a training: every step reaches the tracker, the arms' weights among them, a restart goes on in the same run, and nothing else changes."
 import importlib
-import json
 import sys
 
 import numpy as np

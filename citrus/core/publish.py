@@ -16,6 +16,7 @@ from .lineage import lineage, maker
 from .parameters import notebook_path, STAGES, STUDIES
 from .prose import keep_outputs, publish_results, rewrite
 from .runner import advice, library_notebooks, papermill_run, place_of
+from .sharing import share
 from .stale import publish_stale
 from .store import linked, manifest, run_folder
 
@@ -106,10 +107,15 @@ def publish_args(argv: list) -> argparse.Namespace:
     old = 'copy nothing: write which published figures are of older code, and say why'
     p.add_argument('run', nargs='?', help="name of the run (default: 'default')")
     p.add_argument('--stale', action='store_true', help=old)
+    p.add_argument('--hub', metavar='USER', help='instead, push its models and data to this user or organisation of the hub')
+    p.add_argument('--public', action='store_true', help='with --hub: for everybody to see; private without it')
     return p.parse_args(argv)
 
 def publish_command(args: argparse.Namespace):
     "Do what a parsed command line says. Raises `UserError` for a run beside an option that takes none"
+    if args.public and not args.hub: raise UserError('--public says how --hub pushes: give both')
+    if args.hub and args.stale: raise UserError('--hub and --stale are two commands')
+    if args.hub: return print(share(args.run or 'default', args.hub, args.public).to_string(index=False))
     need_clone()
     if args.stale and args.run: raise UserError('--stale takes no run: it is about what is published already')
     if args.stale:
