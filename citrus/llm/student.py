@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['GGUF', 'HUB_FILES', 'read_gguf', 'fields', 'byte_pairs', 'build_tokenizer', 'name_tokens', 'convert', 'micro',
-           'from_hub', 'check_student', 'template_file', 'make_student']
+           'taken', 'from_hub', 'check_student', 'template_file', 'make_student']
 
 # %% ../../nbs/lib/llm/student.ipynb #163638f5
-import shutil, tempfile
+import os, shutil, tempfile
 from pathlib import Path
 
 # %% ../../nbs/lib/llm/student.ipynb #c9a7f336
@@ -101,24 +101,29 @@ def micro(folder: Path, seed: int):
 # %% ../../nbs/lib/llm/student.ipynb #c6a340c7
 HUB_FILES = ['*.safetensors', '*.safetensors.index.json', '*.json', '*.jinja', '*.model', '*.txt']
 
+def taken(source: Path, to: Path):
+    "Take a file from the cache: weights by a second name, if it is on the same disk; the rest, which a run may change, as a copy"
+    whole = source.resolve()   # the cache names its files by links
+    try:
+        if source.suffix == '.safetensors': return os.link(whole, to)
+    except OSError: pass       # another disk, or one without such names
+    shutil.copyfile(whole, to)
+
 def from_hub(id: str, revision: str, folder: Path):
-    "Fetch a hub model: safetensors, configuration and tokenizer only. Raises `UserError` if it cannot be had"
+    """Fetch a hub model: safetensors, configuration and tokenizer only; what the client's cache has is not fetched again.
+    Raises `UserError` if it cannot be had"""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     try:
-        snapshot_download(
-            id,
-            revision=revision_of(id, revision, 'model'),
-            local_dir=folder,
-            allow_patterns=HUB_FILES,
-            ignore_patterns=['*/*'],
-        )
+        commit = revision_of(id, revision, 'model')
+        cached = snapshot_download(id, revision=commit, allow_patterns=HUB_FILES, ignore_patterns=['*/*'])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, UserError) as e:
         raise UserError(
             f"assets.student = {id!r}: neither 'smollm2', 'micro', a folder, nor a hub model that can be"
             f" fetched ({str(e).strip().splitlines()[0]})"
         ) from None
-    shutil.rmtree(folder / '.cache', ignore_errors=True)
+    folder.mkdir()
+    for source in Path(cached).iterdir(): taken(source, folder / source.name)
 
 # %% ../../nbs/lib/llm/student.ipynb #121408ae
 def check_student(student: str, folder: Path):   # student: the stage's parameter
