@@ -49,13 +49,18 @@ Run `{run}`, stage `{stage}-{key}`, commit {commit} of citrus{dirty}, recipe {re
 def results_part(rows: list) -> str:   # rows: of scores.csv
     "The results of a model, as a part of its page"
     if not rows: return '\n## Results\n\nThis run did not evaluate it.\n'
-    line = lambda r: f'| {r["benchmark"]} | {float(r["accuracy"]):.3f} | {r["n"]} | {float(r["low"]):.3f} to {float(r["high"]):.3f} | {r["chance"]} |'
+    line = lambda r: (
+        f'| {r["benchmark"]} | {float(r["accuracy"]):.3f} | {r["n"]} |'
+        f' {float(r["low"]):.3f} to {float(r["high"]):.3f} | {r["chance"]} |'
+    )
     return RESULTS.format(rows='\n'.join(map(line, rows)))
 
 def origin_part(m: dict, run: str) -> str:   # m: manifest of the stage
     "Which code and data made it, as a part of its page"
     dirty = ', with changes of its own' if m['dirty'] else ''
-    return ORIGIN.format(run=run, stage=m['stage'], key=m['key'], commit=m['commit'], dirty=dirty, recipe=m['recipe'] or 'none')
+    return ORIGIN.format(
+        run=run, stage=m['stage'], key=m['key'], commit=m['commit'], dirty=dirty, recipe=m['recipe'] or 'none'
+    )
 
 def hub_model_page(folder: Path, m: dict, run: str, base: str, sets: list, rows: list) -> str:
     "The card of a model, with what is known when it is shared; base and sets: names on the hub; rows: of scores.csv"
@@ -81,15 +86,27 @@ SET_PAGE = '''# {title} of the run `{run}` of citrus
 
 Left out: {left}.
 
-Licences: what is taken from the Human Phenotype Ontology ({version}, https://hpo.jax.org, unaltered) is under the HPO licence, and the HPO Consortium is to be cited; the words that a language model wrote are under the terms of its maker; passages: {passages}.
+Licences: what is taken from the Human Phenotype Ontology ({version}, https://hpo.jax.org, unaltered) is under the HPO licence,
+and the HPO Consortium is to be cited; the words that a language model wrote are under the terms of its maker; passages: {passages}.
 '''
 
-def hub_set_page(folder: Path, files: dict, m: dict, run: str, **words) -> str:   # files: name -> rows; words: of `SET_PAGE`
+def hub_set_page(
+    folder: Path,
+    files: dict,
+    m: dict,
+    run: str,
+    **words,
+) -> str:   # files: name -> rows; words: of `SET_PAGE`
     "The card of a data set that is shared"
     from huggingface_hub import DatasetCard, DatasetCardData
     head = loading_head(folder_sets(folder, {n: dict(rows=rows) for n, rows in files.items()}))
     data = DatasetCardData(
-        license='other', language=['en'], tags=['medical', 'research-only', 'synthetic'], task_categories=['question-answering'], **head)
+        license='other',
+        language=['en'],
+        tags=['medical', 'research-only', 'synthetic'],
+        task_categories=['question-answering'],
+        **head,
+    )
     table = '\n'.join(f'| {Path(n).stem} | {rows} |' for n, rows in files.items())
     card = DatasetCard(f'---\n{data}\n---\n' + SET_PAGE.format(table=table, run=run, **words) + origin_part(m, run))
     return str(card)

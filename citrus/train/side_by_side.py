@@ -19,7 +19,9 @@ def side_by_side_batch(sequences: list, padding: int) -> dict:   # padding: a to
     places = torch.tensor([positions(s['seq_lengths'], width) for s in sequences])
     labels = torch.tensor(column('labels', -100)).masked_fill(places == 0, -100)   # no row foretells the next
     tokens = torch.tensor([len(s['input_ids']) for s in sequences])
-    return dict(input_ids=torch.tensor(column('input_ids', padding)), labels=labels, position_ids=places, tokens=tokens)
+    return dict(
+        input_ids=torch.tensor(column('input_ids', padding)), labels=labels, position_ids=places, tokens=tokens
+    )
 
 # %% ../../nbs/lib/train/side_by_side.ipynb #aac57819
 def side_by_side_trainer(processing_class, **settings):   # processing_class: the tokenizer
@@ -34,5 +36,6 @@ def side_by_side_trainer(processing_class, **settings):   # processing_class: th
             self._metrics['train']['num_tokens'] = [tokens]
             return loss
     trainer = SideBySide(processing_class=processing_class, **settings)
-    trainer.data_collator = lambda sequences: side_by_side_batch(sequences, processing_class.pad_token_id)   # TRL refuses another in its arguments
+    # TRL refuses another in its arguments
+    trainer.data_collator = lambda sequences: side_by_side_batch(sequences, processing_class.pad_token_id)
     return trainer
