@@ -84,7 +84,7 @@ SET_PAGE = '''# {title} of the run `{run}` of citrus
 |---|---|
 {table}
 
-Left out: {left}.
+Left out, because the run did not make it or may not pass it on: {left}.
 
 Licences: what is taken from the Human Phenotype Ontology ({version}, https://hpo.jax.org, unaltered) is under the HPO licence,
 and the HPO Consortium is to be cited; the words that a language model wrote are under the terms of its maker; passages: {passages}.

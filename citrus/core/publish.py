@@ -115,7 +115,7 @@ def publish_command(args: argparse.Namespace):
     "Do what a parsed command line says. Raises `UserError` for a run beside an option that takes none"
     if args.public and not args.hub: raise UserError('--public says how --hub pushes: give both')
     if args.hub and args.stale: raise UserError('--hub and --stale are two commands')
-    if args.hub: return print(share_run(args.run or 'default', args.hub, args.public).to_string(index=False))
+    if args.hub: return print(*share_run(args.run or 'default', args.hub, args.public), sep='\n')
     need_clone()
     if args.stale and args.run: raise UserError('--stale takes no run: it is about what is published already')
     if args.stale:

@@ -49,7 +49,7 @@ class Terms:
                 else ''
             )
         if source == 'textbook': return '' if is_open(self.passages) else f'passages under: {self.passages}'
-        return f'text of {source}, which this run did not make'
+        return f'text of {source}'   # which the run did not make
 
 # %% ../../nbs/lib/core/shareable.ipynb #692f1e10
 def passage_licence(clean: dict, arm: str) -> str:   # clean: parameters of the stage

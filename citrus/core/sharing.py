@@ -10,8 +10,6 @@ __all__ = ['SHARED_MODELS', 'SHARED_SETS', 'ACCOUNTS', 'READ_BY', 'STUDENTS', 'H
 import json, shutil
 from dataclasses import dataclass, field
 
-import pandas as pd
-
 from .files import home, UserError
 from .model_pages import hub_model_page, hub_set_page, scores_of
 from .shareable import Terms, terms_of, write_shareable
@@ -49,7 +47,7 @@ class SharedRun:
     public: bool
     folders: dict                             # stage -> finished folder
     terms: Terms
-    rows: list = field(default_factory=list)  # of the table of what was done
+    lines: list = field(default_factory=list)   # what was done, one for each repository
 
     def student(self) -> str:
         "The model that the run started from, by its name on the hub; '' for one that has none"
@@ -138,7 +136,7 @@ def share_model(shared: SharedRun, name: str, sets: list):   # sets: names of th
     page = hub_model_page(folder, manifest(shared.folders[stage]), shared.run, base, data, scores)
     files = {n: p for n, p in result_files(folder).items() if n != 'README.md'}
     push(shared, name, 'model', files, page)
-    shared.rows.append(dict(repository=shared.repo(name), kind='model', files=len(files) + 1, rows=None, left_out=''))
+    shared.lines.append(f'{shared.repo(name)}: model')
 
 def staged_set(shared: SharedRun, name: str) -> tuple:   # (folder, file -> rows, reason -> rows left out)
     "Write the rows of a set that may be passed on"
@@ -160,35 +158,27 @@ def share_set(shared: SharedRun, name: str) -> bool:
     "Push a data set with its card; whether there was a row to push"
     stage, _ = SHARED_SETS[name]
     folder, files, left = staged_set(shared, name)
-    reasons = '; '.join(f'{n} rows: {why}' for why, n in left.items())
+    reasons = '; '.join(f'{n} rows: {why}' for why, n in left.items()) or 'nothing'
     if files:
         version = manifest(shared.folders['assets'])['metrics'].get('hpo', 'version in the manifest')
         words = dict(
             title=name,
             account=ACCOUNTS[name],
             version=version,
-            left=reasons or 'nothing',
+            left=reasons,
             passages=shared.terms.passages,
         )
         page = hub_set_page(folder, files, manifest(shared.folders[stage]), shared.run, **words)
         push(shared, name, 'dataset', {n: folder / n for n in files}, page)
-    repo = shared.repo(name) if files else ''
-    shared.rows.append(
-        dict(
-            repository=repo or f'({name})',
-            kind='dataset',
-            files=len(files),
-            rows=sum(files.values()),
-            left_out=reasons,
-        )
-    )
+    shared.lines.append(f'{shared.repo(name)}: {sum(files.values())} rows; left out: {reasons}')
     return bool(files)
 
-def share_run(run: str, user: str, public: bool) -> pd.DataFrame:   # A row for each repository
+def share_run(run: str, user: str, public: bool) -> list:   # A line for each repository
     "Push the models and the data of a run. Raises `UserError` at the first thing that the hub refuses"
     shared = read_run(run, user, public)
     there = [name for name, (stage, _) in SHARED_SETS.items() if stage in shared.folders]
     sets = [name for name in there if share_set(shared, name)]
     for name, stage in SHARED_MODELS.items():
-        if stage in shared.folders and (shared.folders[stage] / name).exists(): share_model(shared, name, sets)
-    return pd.DataFrame(shared.rows)
+        folder = shared.folders.get(stage)
+        if folder and (folder / name).exists(): share_model(shared, name, sets)
+    return shared.lines
