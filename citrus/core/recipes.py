@@ -7,7 +7,7 @@ __all__ = ['OWN_ARMS', 'UNUSED_RULES', 'FAULTS', 'Strict', 'parse_yaml', 'find_r
            'load_recipe', 'read_set', 'overlaid', 'check_names', 'settings', 'batch_fault', 'control_fault',
            'votes_fault', 'exams_fault', 'pool_fault', 'seeds_fault', 'unknown_arms', 'arm_fault', 'folder_fault',
            'unread_fault', 'pairs_fault', 'general_fault', 'names_fault', 'student_fault', 'tracker_fault',
-           'consistent']
+           'value_faults', 'consistent']
 
 # %% ../../nbs/lib/core/recipes.ipynb #4de01500
 import re
@@ -299,12 +299,16 @@ FAULTS = {
     names_fault: ('clean', 'cost'),
     student_fault: ('assets',)}
 
-def consistent(
+def value_faults(
     values: dict,   # As `settings` gives it
     stages: list,   # Those that are to run
-):
-    "Raises `UserError` for parameters that contradict one another"
-    for fault, concerned in FAULTS.items():
-        for stage in concerned:
-            why = fault(stage, values) if stage in stages else ''
-            if why: raise UserError(f'{stage}: {why}')
+) -> list:          # (stage, why)
+    "Parameters that contradict one another"
+    asked = [(stage, find) for find, concerned in FAULTS.items() for stage in concerned if stage in stages]
+    whys = [(stage, find(stage, values)) for stage, find in asked]
+    return [(stage, why) for stage, why in whys if why]
+
+def consistent(values: dict, stages: list):
+    "Raises `UserError` for parameters that contradict one another, all of them at once"
+    faults = [f'{stage}: {why}' for stage, why in value_faults(values, stages)]
+    if faults: raise UserError('\n  '.join(faults))

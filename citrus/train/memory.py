@@ -254,9 +254,10 @@ def tuning_step(s: Shape, sft: dict) -> Step:   # sft: parameters of the stage
     tokens = sft['length'] * rows
     return Step(s, tokens, tokens, sft['processes'], chunked=True, lora=sft['lora_rank'], masked=rows)
 
-def steps_of(values: dict) -> dict:   # stage -> `Step`; values: as `citrus.core.recipes.settings` gives them
-    "The training steps of a recipe. Raises `UserError` for a student whose shape is not known"
-    s = student_shape(values['assets']['student'])
+def steps_of(values: dict, shape: Shape = None) -> dict:   # stage -> `Step`; values: as `citrus.core.recipes.settings` gives them
+    """The training steps of a recipe, for its student or another shape.
+    Raises `UserError` for a student whose shape is not known"""
+    s = shape or student_shape(values['assets']['student'])
     pretrain = values['pretrain']
     tokens = pretrain['length'] * pretrain['micro_batch']
     return dict(
