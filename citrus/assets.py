@@ -18,6 +18,7 @@ from .data.arms import ARMS
 from .data.instructions import dialogues, instructions, worked_reasoning
 from .data.questions import BENCHMARKS
 from .data.wheels import pins, wheel
+from .llm.loading import weight_bytes
 
 # %% ../nbs/10_assets.ipynb #0ed1e8c5
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ SPOKEN = 4 * 10**9   # bytes of a model that is asked here; a larger one needs d
 
 def say(folder: Path, text: str, tokens: int = 48) -> str:
     "The greedy reply of a model to one user turn; of a large one only that it is not asked"
-    size = sum(p.stat().st_size for p in folder.glob('*.safetensors'))
+    size = weight_bytes(folder)
     if size > SPOKEN: return f'not asked: it has {size / 1e9:.0f} GB, and this stage has no devices'
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

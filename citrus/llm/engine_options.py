@@ -11,7 +11,7 @@ import ast, difflib, functools, importlib.util
 from dataclasses import replace
 from pathlib import Path
 
-from ..core.files import UserError
+from ..core.files import rehearsing, UserError
 from .models import Model
 
 # %% ../../nbs/lib/llm/engine_options.ipynb #84aecf14
@@ -29,7 +29,7 @@ def engine_arguments() -> tuple:   # () where vLLM is not installed
 
 def need_vllm(who: str):
     "Raises `UserError` where vLLM is not installed"
-    if engine_arguments(): return
+    if engine_arguments() or rehearsing(): return
     raise UserError(f"{who} needs vLLM, which is not installed here: pip install -c constraints.txt -e '.[gpu]'")
 
 # %% ../../nbs/lib/llm/engine_options.ipynb #2f55cab6

