@@ -1,6 +1,7 @@
 "A hub on this machine: what `datasets` and `huggingface_hub` ask of one, sets of every schema that recipes name, and the ways in which a server fails."
 import hashlib
 import json
+import random
 import re
 import threading
 from collections import Counter
@@ -225,3 +226,88 @@ def schema_sets(n=3):   # id: {path: bytes}
         'qiaojin/PubMedQA': {'README.md': card(pqa_labeled='pqa_labeled/train.jsonl')} | {'pqa_labeled/train.jsonl': many(lambda i: dict(pubid=i, question=f'Do goats climb tree {i}?', context=dict(contexts=[GOATS]), final_decision='yes', long_answer='They do.'))},
         'HPAI-BSC/CareQA': {'README.md': card('test', CareQA_en='CareQA_en.json')} | {'CareQA_en.json': many(lambda i: {f'op{k}': t for k, t in enumerate(['Goat', 'Cow', 'Ant', 'Owl'], 1)} | dict(question=f'{QUESTION} {i}', cop=1, category='Goats', year=2024, unique_id=f'u{i}', exam_id=1))},
         'TIGER-Lab/MMLU-Pro': {f'data/{s}.jsonl': many(lambda i: dict(question_id=i, question=f'{QUESTION} {i}', options=['Goat', 'Cow'], answer='A', answer_index=0, category='health', src='goats')) for s in ('test', 'validation')}}
+
+
+# --- what a rehearsal reads: the same schemas, with text that passes the filters and rows that are unlike each other ---------
+
+SYLLABLES = 'ba be bi bo da de di do ka ke ki ko la le li lo ma me mi mo na ne ni no ra re ri ro ta te ti to va ve vi vo'.split()
+CHINESE = '山羊 树木 夜里 医生 病人 发热 咳嗽 检查 结果 显示 血压 升高 治疗 之后 症状 减轻 我们 认为 需要 继续 观察 因为 没有 其他 原因 可以 解释 这种 情况 所以 建议 休息 多喝 开水'.split()
+
+
+class Words:
+    "Text of real abstracts, of which no sentence comes twice, and invented names"
+    def __init__(self, seed=0):
+        from citrus.data.abstracts import abstracts_2021
+        self.rng = random.Random(seed)
+        self.sentences = (s for d in abstracts_2021() for s in re.split(r'(?<=[.])\s+(?=[A-Z])', d['text']) if 60 < len(s) < 300)
+
+    def name(self): return ''.join(self.rng.choice(SYLLABLES) for _ in range(4)).capitalize() + ' disease'
+    def text(self, n): return ' '.join(next(self.sentences) for _ in range(n))
+    def chinese(self, n): return ''.join(''.join(self.rng.choice(CHINESE) for _ in range(9)) + '。' for _ in range(n))
+    def stem(self): return f'{self.text(2)} What is the most likely diagnosis?'
+    def options(self): return [self.name() for _ in range(4)]
+
+
+def rehearsal_sets(n=40):   # id: {path: bytes}
+    "What the recipes read, a little of it"
+    w = Words()
+    few = max(1, n // 8)
+    rows = lambda make, count=n: lines(*(make(i) for i in range(count)))
+    four = lambda: dict(zip(('opa', 'opb', 'opc', 'opd'), w.options()))
+
+    def medqa(i):
+        options = dict(zip('ABCD', w.options()))
+        return dict(question=w.stem(), options=options, answer_idx='A', answer=options['A'], meta_info='step1', metamap_phrases=[])
+    talk = lambda i: dict(id=i, conversations=turns(w.text(1), w.text(2), w.text(1), w.text(1)), label={}, langdetect='en', source='x')
+    think = lambda: f'<think>{w.text(3)}</think>\n<answer>{w.name()}</answer>'
+    late = dict(id='late', conversations=[{'from': 'gpt', 'value': w.text(1)}, {'from': 'human', 'value': w.text(1)}])   # begins with the assistant
+    sets = schema_sets(few)
+    sets['BAAI/Infinity-Instruct'] |= {f'{c}/train.jsonl': rows(talk, 3) + lines(late) + rows(talk) for c in ('7M', 'Gen')}
+    sets['jdh-algo/Citrus_S3']['data/Citrus_S3.jsonl'] = rows(lambda i: dict(input=w.stem(), output=think()))
+    sets['jdh-algo/JMED']['JMED.jsonl'] = rows(lambda i: dict(id=i, department='x', question=w.chinese(4), options={l: w.name() for l in LETTERS}, answer=['B']), few)
+    sets['MedRAG/textbooks'] = {f'chunk/Book_{k}.jsonl': rows(lambda i: dict(id=f'{k}_{i}', title='Book', content=w.text(6), contents=''), few) for k in range(18)}
+    sets['MedRAG/pubmed'] = {f'chunk/pubmed23n{k:04}.jsonl': rows(lambda i: dict(id=f'{k}_{i}', title='x', content=w.text(6), contents='', PMID=i), few) for k in range(8)}
+    sets['epfl-llm/guidelines']['open_guidelines.jsonl'] = rows(lambda i: dict(id=f'g{i}', source='x', title='x', clean_text=w.text(6), raw_text='', url='', overview=''))
+    sets['HuggingFaceFW/fineweb-edu'] = {f'data/CC-{k}/train.jsonl': rows(lambda i: dict(text=w.text(6), id=f'f{k}{i}', url='http://x.org', language='en')) for k in range(2)}
+    sets['BAAI/CCI3-HQ'] = {f'data/part_{k:06}.jsonl': rows(lambda i: dict(id=f'c{k}{i}', text=w.chinese(20), score=3.0)) for k in range(2)}
+    sets['CASIA-LM/ChineseWebText2.0'] = {f'ChineseWebText2.0/0/{k}.jsonl': rows(lambda i: dict(text=w.chinese(20), quality_score=0.9)) for k in range(2)}
+    medical_zh = json.dumps([dict(id=i, conversations=turns(w.chinese(1), w.chinese(20))) for i in range(n)]).encode()
+    sets['FreedomIntelligence/HuatuoGPT2-Pretraining-Instruction']['data/Encyclopedia_cn.json'] = medical_zh
+    sets['GAIR/MathPile'] = {f'train/textbooks/{k}.jsonl': rows(lambda i: dict(text=w.text(6), meta={})) for k in range(2)}
+    code = lambda i: '\n'.join(f'def {w.name().split()[0].lower()}(a, b):\n    "{w.text(1)}"\n    return a + {i} * b\n' for _ in range(4))
+    sets['bigcode/the-stack-dedup'] = {f'data/python/data-0000{k}.jsonl': rows(lambda i: dict(hexsha=f's{k}{i}', content=code(i))) for k in range(2)}
+    sets['openai/gsm8k'] |= {'main/train.jsonl': rows(lambda i: dict(question=f'{w.text(1)} How many are {i} and two?', answer=f'{w.text(1)}\n#### {i + 2}'))}
+    sets['deepmind/aqua_rat']['raw/train.jsonl'] = rows(lambda i: dict(question=f'{w.text(1)} How many?', options=['A)2', 'B)4', 'C)6', 'D)8', 'E)10'], rationale=w.text(1), correct='B'))
+    sets['GBaker/MedQA-USMLE-4-options'] = {f'phrases_no_exclude_{s}.jsonl': rows(medqa) for s in ('train', 'test')}
+    sets['openlifescienceai/medmcqa'] = {f'data/{s}.jsonl': rows(lambda i: four() | dict(id=f'{s}{i}', question=w.stem(), cop=0, subject_name='x', exp='')) for s in ('train', 'validation', 'test')}
+    sets['qiaojin/PubMedQA']['pqa_labeled/train.jsonl'] = rows(lambda i: dict(pubid=i, question=f'Is it so that {w.text(1)[:-1]}?', context=dict(contexts=[w.text(3)]), final_decision='yes', long_answer='x'))
+    return sets
+
+
+LLAMA = dict(architectures=['LlamaForCausalLM'], model_type='llama', hidden_act='silu', rms_norm_eps=1e-5, rope_theta=5e5, max_position_embeddings=131072, tie_word_embeddings=False, torch_dtype='bfloat16',
+             rope_scaling=dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192, rope_type='llama3'))
+SHAPES = {   # hidden, layers, heads, key heads, feed-forward, vocabulary
+    'meta-llama/Llama-3.1-8B': (4096, 32, 32, 8, 14336, 128256), 'meta-llama/Llama-3.1-8B-Instruct': (4096, 32, 32, 8, 14336, 128256), 'meta-llama/Llama-3.1-70B': (8192, 80, 64, 8, 28672, 128256),
+    'Qwen/Qwen2.5-72B': (8192, 80, 64, 8, 29568, 152064), 'Qwen/Qwen2.5-72B-Instruct': (8192, 80, 64, 8, 29568, 152064), 'Qwen/Qwen2.5-7B-Instruct': (3584, 28, 28, 4, 18944, 152064),
+    'HuggingFaceTB/SmolLM2-1.7B-Instruct': (2048, 24, 32, 32, 8192, 49152)}
+
+
+def rehearsal_models(folder):   # folder: a model whose tokenizer they have; id: {path: bytes}
+    "Configurations and tokenizers of the models that recipes name, without weights; base models have no chat template"
+    models = {}
+    for id, (hidden, layers, heads, keys, mlp, vocab) in SHAPES.items():
+        kind = dict(LLAMA) if 'Llama' in id or 'SmolLM' in id else {k: v for k, v in LLAMA.items() if k != 'rope_scaling'} | dict(architectures=['Qwen2ForCausalLM'], model_type='qwen2')
+        shape = dict(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=keys, intermediate_size=mlp, vocab_size=vocab)
+        if 'SmolLM' in id: kind['tie_word_embeddings'] = True
+        files = {'config.json': json.dumps(kind | shape).encode()} | {n: (folder / n).read_bytes() for n in ('tokenizer.json', 'tokenizer_config.json')}
+        if 'nstruct' in id: files['chat_template.jinja'] = (folder / 'chat_template.jinja').read_bytes()
+        models[id] = files
+    return models
+
+
+if __name__ == '__main__':   # python tests/hub.py MODEL_FOLDER: a hub with all that the recipes name, until its standard input closes
+    import sys
+    from pathlib import Path
+    Hub.sets = rehearsal_sets() | rehearsal_models(Path(sys.argv[1]))
+    print(serve(), flush=True)
+    sys.stdin.read()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .engines import need_free_devices
 from .files import atomic, Parser, root, UserError
+from .loads import note_loads
 from .store import die_with_parent
 
 # %% ../../nbs/lib/core/launch.ipynb #194d760f
@@ -160,6 +161,7 @@ def launch(
 # %% ../../nbs/lib/core/launch.ipynb #fe548fae
 def call(function: str, arguments: dict):
     "Import and call `module.function` of this package"
+    note_loads(function.partition('.')[0])
     module, _, name = function.rpartition('.')
     return getattr(importlib.import_module(f'citrus.{module}'), name)(**arguments)
 

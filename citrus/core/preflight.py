@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BUILD', 'H100', 'CHECKPOINT', 'RECIPE_CHECKS', 'MACHINE_CHECKS', 'fault', 'packages_used', 'package_faults',
            'optimiser_faults', 'shape_named', 'device_faults', 'capacity', 'memory_faults', 'disk_faults',
-           'model_bytes', 'engine_fault', 'engine_faults', 'faults_of', 'fault_lines', 'preflight']
+           'model_bytes', 'engine_fault', 'engine_faults', 'faults_of', 'fault_lines', 'stop_at', 'preflight']
 
 # %% ../../nbs/lib/core/preflight.ipynb #0b6ca02e
 import importlib.util, shutil, subprocess, sys
@@ -124,7 +124,7 @@ def engine_faults(values: dict, stages: list) -> list:   # rows
             if why: rows.append(fault(stage, 'engine', m.name, why))
     return rows
 
-# %% ../../nbs/lib/core/preflight.ipynb #91930322
+# %% ../../nbs/lib/core/preflight.ipynb #c3f26403
 RECIPE_CHECKS = probe_sets, probe_servers, package_faults
 MACHINE_CHECKS = device_faults, memory_faults, engine_faults, optimiser_faults, disk_faults
 
@@ -137,11 +137,14 @@ def fault_lines(faults: pd.DataFrame) -> str:
     "A table of faults as lines"
     return '\n'.join(f'  {r.stage}.{r.parameter} ({r.what}): {r.fault}' for r in faults.itertuples())
 
+def stop_at(faults: pd.DataFrame):
+    "Raises `UserError` with all faults, if there are any"
+    if faults.empty: return
+    raise UserError(f'{len(faults)} faults that would stop this run later; nothing has been run\n{fault_lines(faults)}')
+
 def preflight(
     values: dict,   # As `settings` gives them
     stages: list,   # That are to run
 ):
     "Raises `UserError` with all that would stop a run later"
-    faults = faults_of(values, stages, RECIPE_CHECKS + MACHINE_CHECKS)
-    if faults.empty: return
-    raise UserError(f'{len(faults)} faults that would stop this run later; nothing has been run\n{fault_lines(faults)}')
+    stop_at(faults_of(values, stages, RECIPE_CHECKS + MACHINE_CHECKS))

@@ -7,7 +7,7 @@ __all__ = ['GO_ON', 'ADVICE', 'KERNEL_ENV', 'module_of', 'module_path', 'place_o
            'library_code', 'exported_code', 'same_text', 'out_of_step', 'last_manifest', 'why_run', 'need_inputs',
            'plan', 'needed', 'chosen', 'advice', 'place', 'failure', 'seconds_of', 'last_seconds', 'CellBar',
            'AtomicHandler', 'keep_failed', 'papermill_run', 'set_environment', 'run_notebook', 'lock_of', 'bring',
-           'closing_row', 'need_devices', 'run_stages']
+           'closing_row', 'run_stages']
 
 # %% ../../nbs/lib/core/runner.ipynb #4b79924e
 import ast, contextlib, functools, json, logging, os, re, sys, time
@@ -19,7 +19,6 @@ import pandas as pd
 from .files import atomic, home, need_writable, root, UserError
 from .ingredients import differences, has_flag, ingredients, own_module
 from .keys import bare, digest, is_docstring
-from .launch import divided, nodes
 from .parameters import cell_statements, cells, nearest, notebook_path, STAGES, STUDIES
 from .store import assemble, hold, link, linked, manifest, run_folder, seal, Stage, store
 
@@ -291,20 +290,13 @@ def closing_row(step, m: dict, seconds: float) -> dict:   # step: a row of `plan
     rows = sum(f['rows'] or 0 for name, f in m['files'].items() if name.endswith('jsonl'))
     return dict(stage=step.stage, action=step.action, seconds=round(seconds, 1), rows=rows, metrics=metrics)
 
-def need_devices(stages: list, values: dict):   # values: as `settings` gives it
-    "Raises `UserError` if a stage asks for more devices than there are"
-    for name in stages:
-        if values[name].get('processes', 1) > 1: divided(values[name]['processes'], nodes(), name)
-
 def run_stages(
-    run: str,        # Name of the run
-    values: dict,    # As `settings` gives it
-    stages: list,    # Stages to bring up to date, in order
-) -> pd.DataFrame:   # A row for each stage
-    "Bring stages of a run up to date. Raises `UserError` if one asks for more devices than there are"
+    run: str,              # Name of the run
+    values: dict,          # As `settings` gives it
+    steps: pd.DataFrame,   # As `plan` gives it
+) -> pd.DataFrame:         # A row for each stage
+    "Bring stages of a run up to date, in order"
     rows = []
-    steps = plan(run, values, stages)
-    need_devices(steps[steps.action == 'run'].stage, values)   # now rather than after days of the stages before
     store().mkdir(parents=True, exist_ok=True)
     for _, step in steps.iterrows():
         print(f'{step.stage:9} {step.action:10} {step.why}', flush=True)

@@ -22,6 +22,7 @@ from .files import atomic, home, need_writable, root, UserError
 from .ingredients import drawings_of, ingredients, versions
 from .keys import digest
 from .loadable import write_folder_page
+from .loads import note_loads
 from .parameters import fitting, notebook_path, parameters, STAGES
 from .records import read_jsonl, write_jsonl
 
@@ -172,6 +173,7 @@ def stage(
     if _lock: _lock.close()
     if 'CITRUS_KEY' in os.environ: die_with_parent()
     _lock = open_folder(_open)
+    note_loads(name)
     return _open
 
 # %% ../../nbs/lib/core/store.ipynb #caf340c3

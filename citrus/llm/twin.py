@@ -9,8 +9,8 @@ __all__ = ['HEAD', 'small_config', 'make_twin']
 import math
 from pathlib import Path
 
-# %% ../../nbs/lib/llm/twin.ipynb #b3eb9745
-from .loading import TRUE_WEIGHTS
+# %% ../../nbs/lib/llm/twin.ipynb #23b57eb2
+from ..core.loads import TRUE_WEIGHTS
 from .saving import save_student
 from ..train.memory import shape_of, weight_count
 
