@@ -245,6 +245,7 @@ class Words:
     def text(self, n): return ' '.join(next(self.sentences) for _ in range(n))
     def chinese(self, n): return ''.join(''.join(self.rng.choice(CHINESE) for _ in range(9)) + '。' for _ in range(n))
     def stem(self): return f'{self.text(2)} What is the most likely diagnosis?'
+    def exam(self): return f'A patient has {" and ".join(self.name() for _ in range(8))}. What is the most likely diagnosis?'
     def options(self): return [self.name() for _ in range(4)]
 
 
@@ -255,16 +256,16 @@ def rehearsal_sets(n=40):   # id: {path: bytes}
     rows = lambda make, count=n: lines(*(make(i) for i in range(count)))
     four = lambda: dict(zip(('opa', 'opb', 'opc', 'opd'), w.options()))
 
-    def medqa(i):
+    def medqa(stem):
         options = dict(zip('ABCD', w.options()))
-        return dict(question=w.stem(), options=options, answer_idx='A', answer=options['A'], meta_info='step1', metamap_phrases=[])
+        return dict(question=stem, options=options, answer_idx='A', answer=options['A'], meta_info='step1', metamap_phrases=[])
     talk = lambda i: dict(id=i, conversations=turns(w.text(1), w.text(2), w.text(1), w.text(1)), label={}, langdetect='en', source='x')
     think = lambda: f'<think>{w.text(3)}</think>\n<answer>{w.name()}</answer>'
     late = dict(id='late', conversations=[{'from': 'gpt', 'value': w.text(1)}, {'from': 'human', 'value': w.text(1)}])   # begins with the assistant
     sets = schema_sets(few)
     sets['BAAI/Infinity-Instruct'] |= {f'{c}/train.jsonl': rows(talk, 3) + lines(late) + rows(talk) for c in ('7M', 'Gen')}
     sets['jdh-algo/Citrus_S3']['data/Citrus_S3.jsonl'] = rows(lambda i: dict(input=w.stem(), output=think()))
-    sets['jdh-algo/JMED']['JMED.jsonl'] = rows(lambda i: dict(id=i, department='x', question=w.chinese(4), options={l: w.name() for l in LETTERS}, answer=['B']), few)
+    sets['jdh-algo/JMED']['JMED.jsonl'] = rows(lambda i: dict(id=i, department='x', question=w.chinese(4), options={l: w.name() for l in LETTERS}, answer=['B']), 1000)
     sets['MedRAG/textbooks'] = {f'chunk/Book_{k}.jsonl': rows(lambda i: dict(id=f'{k}_{i}', title='Book', content=w.text(6), contents=''), few) for k in range(18)}
     sets['MedRAG/pubmed'] = {f'chunk/pubmed23n{k:04}.jsonl': rows(lambda i: dict(id=f'{k}_{i}', title='x', content=w.text(6), contents='', PMID=i), few) for k in range(8)}
     sets['epfl-llm/guidelines']['open_guidelines.jsonl'] = rows(lambda i: dict(id=f'g{i}', source='x', title='x', clean_text=w.text(6), raw_text='', url='', overview=''))
@@ -278,9 +279,11 @@ def rehearsal_sets(n=40):   # id: {path: bytes}
     sets['bigcode/the-stack-dedup'] = {f'data/python/data-0000{k}.jsonl': rows(lambda i: dict(hexsha=f's{k}{i}', content=code(i))) for k in range(2)}
     sets['openai/gsm8k'] |= {'main/train.jsonl': rows(lambda i: dict(question=f'{w.text(1)} How many are {i} and two?', answer=f'{w.text(1)}\n#### {i + 2}'))}
     sets['deepmind/aqua_rat']['raw/train.jsonl'] = rows(lambda i: dict(question=f'{w.text(1)} How many?', options=['A)2', 'B)4', 'C)6', 'D)8', 'E)10'], rationale=w.text(1), correct='B'))
-    sets['GBaker/MedQA-USMLE-4-options'] = {f'phrases_no_exclude_{s}.jsonl': rows(medqa) for s in ('train', 'test')}
-    sets['openlifescienceai/medmcqa'] = {f'data/{s}.jsonl': rows(lambda i: four() | dict(id=f'{s}{i}', question=w.stem(), cop=0, subject_name='x', exp='')) for s in ('train', 'validation', 'test')}
-    sets['qiaojin/PubMedQA']['pqa_labeled/train.jsonl'] = rows(lambda i: dict(pubid=i, question=f'Is it so that {w.text(1)[:-1]}?', context=dict(contexts=[w.text(3)]), final_decision='yes', long_answer='x'))
+    sets['GBaker/MedQA-USMLE-4-options'] = {'phrases_no_exclude_train.jsonl': rows(lambda i: medqa(w.stem())), 'phrases_no_exclude_test.jsonl': rows(lambda i: medqa(w.exam()), 1273)}
+    sets['openlifescienceai/medmcqa'] = {f'data/{s}.jsonl': rows(lambda i: four() | dict(id=f'{s}{i}', question=w.stem() if s == 'train' else w.exam(), cop=0, subject_name='x', exp=''), count) for s, count in (('train', n), ('validation', 4183), ('test', few))}
+    sets['qiaojin/PubMedQA']['pqa_labeled/train.jsonl'] = rows(lambda i: dict(pubid=i, question=w.exam(), context=dict(contexts=[w.exam()]), final_decision='yes', long_answer='x'), 1000)
+    sets['HPAI-BSC/CareQA']['CareQA_en.json'] = json.dumps([dict(zip(('op1', 'op2', 'op3', 'op4'), w.options())) | dict(question=w.exam(), cop=1, category='x', year=2024, unique_id=f'u{i}', exam_id=1) for i in range(5621)]).encode()
+    sets['TIGER-Lab/MMLU-Pro']['data/test.jsonl'] = rows(lambda i: dict(question_id=i, question=w.exam(), options=w.options(), answer='A', answer_index=0, category='health' if i < 818 else 'biology', src='x'), 818 + 717)
     return sets
 
 

@@ -9,9 +9,9 @@ __all__ = ['ALL', 'INSTEAD', 'A_NODE', 'NODES', 'NO_SSH', 'smaller', 'small_numb
 import os, re, shlex, sys
 from pathlib import Path
 
-# %% ../../nbs/lib/core/rehearsal.ipynb #b1725c8b
+# %% ../../nbs/lib/core/rehearsal.ipynb #d34aa8fa
 from .files import atomic, home, root
-from .parameters import notebook_path, parameters
+from .parameters import fitting, notebook_path, parameters
 from .recipes import parse_yaml
 
 # %% ../../nbs/lib/core/rehearsal.ipynb #ff75bb1c
@@ -28,7 +28,7 @@ def small_numbers() -> dict:   # stage -> {parameter: number}
     path = root() / 'nbs' / 'rehearsal.yml'
     return parse_yaml(path.read_text(encoding='utf-8'), str(path))
 
-# %% ../../nbs/lib/core/rehearsal.ipynb #08df57e0
+# %% ../../nbs/lib/core/rehearsal.ipynb #f84f418e
 INSTEAD = {   # (stage, parameter) -> {value of the recipe: what the rehearsal has in its place}
     ('clean', 'executor'): dict(slurm='local', ray='local'),
     ('prefer', 'backend'): dict(vllm='serve'),
@@ -43,7 +43,8 @@ def rehearsed(values: dict) -> dict:   # values: as `settings` gives them; so is
         docs = parameters(notebook_path(stage))
         for name, small in numbers.items():
             zero_is_all = bool(re.search(ALL, docs[name].doc))
-            new[stage][name] = smaller(new[stage][name], small, zero_is_all)
+            value = smaller(new[stage][name], small, zero_is_all)
+            new[stage][name] = fitting(value, docs[name], f'{stage}.{name}')
     for (stage, name), others in INSTEAD.items():
         value = new[stage][name]
         if isinstance(value, str): new[stage][name] = others.get(value, value)

@@ -70,7 +70,8 @@ def plot_documents(funnel: pd.DataFrame):   # A figure
     left = funnel[funnel.step == REMOVAL_STEPS[-1]].left
     shares.index = map(with_n, map(in_words, shares.index), read)
     fig, [ax] = panels(8, 0.32 * len(shares) + 1.5)
-    draw_parts(ax, shares.loc[:, shares.sum() > 0])
+    some = shares.loc[:, shares.sum() > 0]
+    draw_parts(ax, shares.iloc[:, :1] if some.empty else some)   # where nothing was removed, a row of zeros
     for row, (end, n) in enumerate(zip(ends, left)): number_beside(ax, row, end, f'{n:,} left')
     ax.set(xlim=(0, 1.15 * max(ends.max(), 1)), xlabel='removed, % of the documents read')
     legend_below(fig, ax, 4)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SERVER_OPTIONS', 'BACKEND_OPTIONS', 'ENGINE_BACKENDS', 'FAST', 'engine_arguments', 'need_vllm', 'known_options',
-           'unknown_option', 'of_model', 'equipped', 'check_engine', 'engine_settings', 'memory_claim']
+           'unknown_option', 'unchecked', 'of_model', 'equipped', 'check_engine', 'engine_settings', 'memory_claim']
 
 # %% ../../nbs/lib/llm/engine_options.ipynb #fc8d278f
 import ast, difflib, functools, importlib.util
@@ -62,11 +62,16 @@ FAST = (
     ' max_parallel_loading_workers use_tqdm_on_load hf_token'
 ).split()
 
+def unchecked(model: Model) -> bool:
+    "Whether nobody here knows the names that an engine takes: in a rehearsal without vLLM"
+    return model.backend in ENGINE_BACKENDS and not engine_arguments()
+
 def of_model(model: Model, engine: dict) -> dict:
     "What a parameter `engine` says for one model. Raises `UserError` for a name in its own part that it cannot take"
     known = known_options(model.backend)
     own = engine.get(model.name, {})
     if not isinstance(own, dict): raise UserError(f'engine: {model.name!r} is a model, and needs a mapping of options')
+    if unchecked(model): known = [*known, *own, *(name for name, value in engine.items() if not isinstance(value, dict))]
     bad = [name for name in own if name not in known]
     if bad: raise unknown_option(bad[0], known, f'engine of the model {model.name!r}')
     return {name: value for name, value in engine.items() if name in known} | own
@@ -84,16 +89,17 @@ def equipped(model: Model, engine: dict) -> Model:
 def check_engine(engine: dict, models: list, who: str):   # who: `stage.parameter`, for the message
     "Raises `UserError` for a name in a parameter `engine` that is neither an option of a model nor a model"
     backends = {m.backend for m in models}
-    blind = backends & set(ENGINE_BACKENDS) and not engine_arguments()
+    blind = any(map(unchecked, models))
     known = {name for b in backends for name in known_options(b)} | {m.name for m in models}
     bad = [name for name in engine if name not in known]
     if bad and not blind: raise unknown_option(bad[0], known, who)
     for m in models:
-        if not (m.backend in ENGINE_BACKENDS and blind): of_model(m, engine)
+        of_model(m, engine)
 
 def engine_settings(model: Model) -> dict:
     "The arguments of vLLM's engine that a model brings"
     settings = model.options | model.flags
+    if unchecked(model): return {k: v for k, v in settings.items() if k not in BACKEND_OPTIONS[model.backend]}
     return {k: v for k, v in settings.items() if k in engine_arguments()}
 
 def memory_claim(model: Model) -> tuple:   # (share of the memory, numbers of the devices, () for all)
