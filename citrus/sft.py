@@ -162,11 +162,11 @@ def tuning_results(history: list) -> dict:
     )
 
 # %% ../nbs/70_sft.ipynb #d2a0b1db
-def hub_dialogues(spec: str, folder: Path, most: int) -> RowFile:   # folder: for the rows, and what was refused
-    "The first rows of a hub data set, given as id or id:config; all of them if `most` is 0. It is read once"
+def hub_dialogues(spec: str, folder: Path, limit: int) -> RowFile:   # folder: for the rows, and what was refused
+    "The first rows of a hub data set, given as id or id:config; all of them if the limit is 0. It is read once"
     id, _, config = spec.partition(':')
     refused = Counter()
-    def rows(): yield from islice(hub('sft', id, config=config or None, refused=refused), most or None)
+    def rows(): yield from islice(hub('sft', id, config=config or None, refused=refused), limit or None)
     path = folder / f'{re.sub(r"[^0-9A-Za-z]+", "-", spec)}.jsonl'
     dialogues = spool(path, rows(), 'sft')
     if refused:
@@ -220,14 +220,14 @@ def short_rows(embedded, n: int, longest: int, seed: int) -> list:   # `sft` rec
 
 def taught_rows(s, folder: Path) -> dict:   # stage name -> `RowList` of `sft` records; folder: for rows of the hub
     "What each stage teaches, before anything is taken out"
-    longest, seed, most = (s.params[name] for name in ('longest', 'seed', 'hub_rows'))
+    longest, seed, limit = (s.params[name] for name in ('longest', 'seed', 'hub_rows'))
     mixed = lambda *sources: seeded_sample(RowList(sources), sum(map(len, sources)), seed)
-    general = lambda hub_id, *others: hub_dialogues(hub_id, folder, most) if hub_id else short_rows(*others, longest, seed)
+    general = lambda hub_id, *others: hub_dialogues(hub_id, folder, limit) if hub_id else short_rows(*others, longest, seed)
     own = lambda stage, file: row_file(s.folders[stage] / file)
     textbook = seeded_sample(RowList([own('textbook', 'textbook.jsonl')]), s.params['textbook_rows'], seed)
     simple = general(s.params['sft1_hub'], instructions, s.params['instruction_rows'])
     sft3 = [own('synth', 'sft3.jsonl')]
-    if s.params['sft3_hub']: sft3.append(hub_dialogues(s.params['sft3_hub'], folder, most))
+    if s.params['sft3_hub']: sft3.append(hub_dialogues(s.params['sft3_hub'], folder, limit))
     return dict(
         sft1=mixed(own('cases', 'facts.jsonl'), textbook, simple),
         sft2=RowList([general(s.params['sft2_hub'], dialogues, s.params['dialogue_rows'])]),

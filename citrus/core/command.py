@@ -17,7 +17,8 @@ from .files import home, Parser, root, UserError
 from .lineage import collect, runs, why
 from .loads import loads_table
 from .parameters import STAGES
-from .preflight import device_faults, fault_lines, faults_of, MACHINE_CHECKS, preflight, RECIPE_CHECKS, stop_at
+from .preflight import device_faults, fault_lines, faults_of, MACHINE_CHECKS, preflight
+from .preflight import RECIPE_CHECKS, stop_at
 from .recipes import consistent, load_recipe, settings
 from .rehearsal import rehearse_here, rehearsed
 from .runner import advice, chosen, GO_ON, out_of_step, plan, run_stages
@@ -69,7 +70,8 @@ def one_purpose(given: set):
     "Raises `UserError` for options of which one would be ignored"
     if '--yes' in given and '--gc' not in given: raise UserError('--yes goes with --gc only')
     if given >= {'--only', '--from'}: raise UserError('--only and --from do not go together: name one stage')
-    if given >= {'--dry', '--slurm'}: raise UserError('--dry and --slurm do not go together: the one says, the other writes')
+    if given >= {'--dry', '--slurm'}:
+        raise UserError('--dry and --slurm do not go together: the one says, the other writes')
     if given >= {'--rehearse', '--dry'}: raise UserError('--rehearse and --dry do not go together')
     for option in ('--list', '--why', '--gc', '--figures'):
         others = sorted(given - {option, '--yes'})
@@ -126,7 +128,12 @@ def draw_figures():
     print(f'{len(drawn)} figures drawn in {root() / "figures"}')
     if faults: raise UserError('\n  '.join([f'{len(faults)} figures could not be drawn', *faults]))
 
-def write_jobs(args: argparse.Namespace, name: str, values: dict, steps: pd.DataFrame):   # steps: as `plan` gives them
+def write_jobs(
+    args: argparse.Namespace,
+    name: str,
+    values: dict,
+    steps: pd.DataFrame,   # as `plan` gives them
+):
     "Write what is still to run as Slurm jobs"
     command = ['citrus_run', '--name', name]
     if args.recipe: command += ['--recipe', args.recipe]
