@@ -38,6 +38,9 @@ test-vllm: .venv-vllm/done ## the chat door against real vLLM on the CPU
 	.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $@
 
+rehearse: .venv/done .deepspeed/done   ## every step of a recipe on this machine, with small numbers: RECIPE=70b, or one in turn
+	$(BIN)/python tests/tools/rehearse.py $(RECIPE)
+
 hooks: .venv/done          ## this clone: commits are checked, conflicts in notebooks stay readable
 	git config core.hooksPath .githooks
 	git config merge.nbdev-merge.name 'cells of a notebook, by nbdev'
@@ -77,4 +80,4 @@ gpu-check:                 ## one GPU: speed, memory and parity with a processor
 	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(BIN)/pip install -q --target .deepspeed --no-deps --no-build-isolation -c constraints.txt deepspeed hjson msgpack ninja nvidia-ml-py py-cpuinfo einops
 	touch $@
 
-.PHONY: run check test test-vllm hooks lab figures chaos control kill-synth gpu-parts gpu-check
+.PHONY: run check test test-vllm rehearse hooks lab figures chaos control kill-synth gpu-parts gpu-check

@@ -40,7 +40,7 @@ def packages_used(
 def package_faults(values: dict, stages: list) -> list:   # rows
     "Packages that are not installed"
     asked = [(stage, *use) for stage in stages for use in packages_used(**values[stage]).items()]
-    advice = "is not installed: pip install -c constraints.txt -e '.[gpu,cluster]'"
+    advice = "is not installed: pip install -c constraints.txt -e '.[gpu,cluster]', or for a rehearsal `make rehearse`"
     return [
         fault_row(s, parameter, name, advice)
         for s, name, parameter in asked

@@ -77,4 +77,8 @@ def rehearse_here(values: dict, name: str):   # values: of the recipe
     if not assets.is_symlink():
         assets.symlink_to(home() / 'assets', target_is_directory=True)
     os.environ.update(rehearsal_machines(values, folder))
+    beside = root() / '.deepspeed'   # where it is installed without an environment of its own: `make rehearse`
+    if beside.is_dir():
+        sys.path.append(str(beside))
+        os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [os.environ.get('PYTHONPATH'), str(beside)]))
     os.environ.update(CITRUS_REHEARSAL=name, CITRUS_HOME=str(folder), DS_ACCELERATOR='cpu', CUDA_VISIBLE_DEVICES='')
