@@ -34,7 +34,9 @@ def last_cost(m: dict) -> Cost:   # m: a manifest
     computed = 'CPU' not in m['device'] and need(m['params']) == 'gpu'
     asked = machines(m['params'])
     disk = sum(f['bytes'] for f in m['files'].values()) / 1e9
-    return Cost(hours, hours * asked.nodes * asked.gpus if computed else None, disk, by='last run')
+    peak = None if computed else m.get('peak')   # of a process; what a GPU held is not noted
+    memory = peak and peak / GIB
+    return Cost(hours, hours * asked.nodes * asked.gpus if computed else None, disk, memory, 'last run')
 
 # %% ../../nbs/lib/core/costs.ipynb #b3d0000a
 def training_tokens(stage: str, values: dict) -> int:   # 0 where it is not known

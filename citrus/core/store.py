@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['store', 'commit', 'manifest', 'run_folder', 'Stage', 'linked', 'assemble', 'die_with_parent', 'hold', 'sweep',
            'copy_whole', 'discard', 'show_life', 'begin_session', 'sessions', 'open_folder', 'stage', 'unrepeatable',
-           'describe_file', 'result_files', 'device', 'earlier', 'work_on', 'process_memory', 'described_files',
-           'closing_manifest', 'seal', 'link']
+           'describe_file', 'result_files', 'device', 'earlier', 'work_on', 'process_memory', 'most_memory',
+           'described_files', 'closing_manifest', 'seal', 'link']
 
 # %% ../../nbs/lib/core/store.ipynb #89e28c7f
-import contextlib, ctypes, fcntl, hashlib, json, os, platform, re, shutil, signal, subprocess, sys
+import contextlib, ctypes, fcntl, hashlib, json, os, platform, re, resource, shutil, signal, subprocess, sys
 import threading, time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -256,6 +256,12 @@ def process_memory(what: str = 'VmRSS') -> int:   # Bytes; VmRSS: held now, VmHW
     except OSError: raise UserError(missing) from None
     return 1024 * int(re.search(rf'{what}:\s+(\d+) kB', status)[1])
 
+def most_memory() -> int | None:   # Bytes; None on a system without `/proc`
+    "The most that one process of this stage has held: this one, or one that it launched and that has ended"
+    try: own = process_memory('VmHWM')
+    except UserError: return None
+    return max(own, 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+
 # %% ../../nbs/lib/core/store.ipynb #621e6253
 def described_files(s: Stage) -> dict:
     "The files of a stage, its page among them, which is written from the others"
@@ -270,7 +276,7 @@ def closing_manifest(s: Stage, metrics: dict) -> dict:
     drawings = {name: code for name, (_, _, code) in drawings_of(s.name).items()}
     return dict(
         stage=s.name, key=s.key, run=s.run, recipe=recipe, params=s.params, inputs=s.made_of['inputs'],
-        files=described_files(s), metrics=metrics, seed=s.params.get('seed'), **work_on(s.dir), versions=versions(),
+        files=described_files(s), metrics=metrics, seed=s.params.get('seed'), **work_on(s.dir), peak=most_memory(), versions=versions(),
         repeatable=not s.doubts, doubts=s.doubts, made_of=s.made_of, drawings=drawings)
 
 @patch
