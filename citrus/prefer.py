@@ -25,6 +25,7 @@ from .train.arrow_rows import encode_file, encoded_counts, encoded_set
 from .train.checkpoints import companion, forget, resumable
 from .train.preference import answer_logp, collate, collate_alone, cpo_simpo, fit_to_train, PairEncoder
 from .train.samples import general_questions
+from .train.products import use_spans
 from .train.shared_prompt import shares_prompt
 from .train.steps import exact_sums, load_student
 from .train.trainers import adapters, follow_schedule, logged_steps, one_bar, save_trained
@@ -117,7 +118,7 @@ def preference_settings(out: str, base: str, length: int, micro_batch: int, **se
 # %% ../nbs/80_prefer.ipynb #05c559e3
 def trainable(base: str, lora_rank: int):
     "The model of a folder in float32, with LoRA adapters if their rank is not 0"
-    model = fit_to_train(load_student(base)).train()
+    model = use_spans(fit_to_train(load_student(base)).train())
     if not lora_rank: return model
     from peft import get_peft_model
     return get_peft_model(model, adapters(lora_rank))

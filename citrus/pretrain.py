@@ -30,6 +30,7 @@ from .train.checkpoints import due, forget, last_checkpoint, load_checkpoint, no
 from .train.checkpoints import save_checkpoint
 from .train.rule_figures import rule_in_words
 from .train.sampler import draw_arms, streams
+from .train.products import use_spans
 from .train.steps import devices, divide, on_devices, one_step, schedule, student_for
 from .train.validation import validation_loss
 
@@ -190,7 +191,7 @@ def pretrain(
     tokenizer = AutoTokenizer.from_pretrained(base)
     cache = tokens or Path(out).with_name('.tokens')
     with accelerator.main_process_first(): sources = streams(arms, tokenizer, length, seed, cache)
-    model = student_for(base, micro_batch * length, accelerator.num_processes)
+    model = use_spans(student_for(base, micro_batch * length, accelerator.num_processes))
     bandit = bandit_for(sources, arms, model.config.vocab_size, steps, rule)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay)
     model, optimizer = on_devices(accelerator, model, optimizer)

@@ -22,6 +22,7 @@ from ..core.keys import digest
 from ..core.store import process_memory
 from ..core.style import draw_interval, MODEL_COLOR, name_rows, number_beside, OTHER_COLOR, panel_lines, panels
 from ..train.preference import answer_logp, collate, cpo_simpo, SIDES
+from ..train.products import use_spans
 from ..train.steps import load_student
 
 # %% ../../nbs/studies/cost.ipynb #61ffb22d
@@ -48,7 +49,8 @@ def apart(pairs: list, side: str) -> dict:   # input_ids, attention_mask, labels
 
 # %% ../../nbs/studies/cost.ipynb #781b89b6
 def citrus_loss(model, pairs: list, part: int = 1024):
-    "Our loss"
+    "Our loss, with the attention of our trainer"
+    use_spans(model)
     batch = collate(pairs)
     tokens = int(batch['count'][:len(pairs)].sum())
     return cpo_simpo(answer_logp(model, batch, part=part), batch['count'], *TERMS, len(pairs), tokens)[0]

@@ -20,6 +20,7 @@ from ..core.records import read_jsonl
 from ..core.style import legend_below, MODEL_COLOR, panel_lines, panels, SUBJECT_COLOR
 from ..llm.loading import compute_dtype
 from ..train.sampler import pack_documents
+from ..train.products import use_spans
 from ..train.memory import shape_of, token_flops
 from ..train.steps import devices, load_student, one_step
 
@@ -77,7 +78,7 @@ def packed_stepper(folder, length: int):   # Takes the documents of a step, give
     "The loop of 50_pretrain on a model of its own"
     import torch
     accelerator = devices()
-    model = load_student(folder).train()
+    model = use_spans(load_student(folder).train())
     model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-5))
 
     def step(docs):

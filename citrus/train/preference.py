@@ -19,6 +19,7 @@ from ..core.files import UserError
 from ..llm.local import conversation
 from .arrow_rows import int_table
 from .encoding import reply_text
+from .products import with_spans
 from .shared_prompt import pack_prompts, visible
 from .token_files import whole_tokenizer
 
@@ -183,7 +184,8 @@ def answer_logp(
     part: int = 1024,   # Tokens of the vocabulary scored at a time
 ):                      # (2B,) the chosen answers first
     "Summed log-probability of each answer"
-    mask = batch['mask'] if 'mask' in batch else visible(batch['segment'])
+    segment = batch['segment']
+    mask = batch['mask'] if 'mask' in batch else with_spans(visible(segment), segment)
     with scoring(head or model.get_output_embeddings(), batch, part):
         each = model(
             input_ids=batch['input_ids'],
