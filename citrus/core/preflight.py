@@ -35,6 +35,7 @@ def packages_used(
     wanted = {}
     if processes > 1: wanted['deepspeed'] = 'processes'
     if executor: wanted['datatrove'] = 'executor'
+    if report_to != 'none': wanted[report_to] = 'report_to'
     return wanted
 
 def package_faults(values: dict, stages: list) -> list:   # rows
