@@ -29,6 +29,7 @@ def fault_row(stage: str, parameter: str, what: str, why: str) -> dict:   # A ro
 def packages_used(
     processes: int = 1,
     executor: str = '',
+    report_to: str = 'none',
     **others,
 ) -> dict:   # package -> the parameter that asks for it
     "The packages that a stage needs beside those of every installation"
