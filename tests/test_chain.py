@@ -283,6 +283,6 @@ def test_preference_training_moves_the_margin(micro, store, tmp_path):
     pairs = [dict(id=str(i), question_id=str(i), prompt=[dict(role='user', content=f'Question {i}?')], chosen=[dict(role='assistant', content='Alder is right.')],
                   rejected=[dict(role='assistant', content='Birch, no doubt.')], n_correct=1, n_samples=2) for i in range(16)]
     write_jsonl(tmp_path / 'pairs.jsonl', pairs, 'pair')
-    train_preferred(str(tmp_path / 'model'), str(store / 'runs' / 'micro' / 'assets' / 'base'), str(tmp_path / 'pairs.jsonl'), 10.0, 5.4, 0.05, 2e-3, 4, 2, 300.0, 0, 2048, 1, 0)
+    train_preferred(str(tmp_path / 'model'), str(store / 'runs' / 'micro' / 'assets' / 'base'), str(tmp_path / 'pairs.jsonl'), 10.0, 5.4, 0.05, 2e-3, 4, 2, 300.0, 'none', 0, 2048, 1, 0)
     log = read_jsonl(tmp_path / 'model.history.jsonl')
     assert len(log) == 8 and log[-1]['margin'] > log[0]['margin'] + 0.5 and (tmp_path / 'model' / 'model.safetensors').exists()

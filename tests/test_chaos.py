@@ -56,7 +56,7 @@ def train(folder, student, at=0):
 
 def made(folder):
     "Hashes of the models and histories"
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob('*')) if p.is_file() and not p.name.startswith('.')}
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob('*')) if p.is_file() and not any(part.startswith('.') for part in p.relative_to(folder).parts)}
 
 
 def test_every_training_resumes_bit_for_bit(micro, store, tmp_path):

@@ -255,7 +255,7 @@ def sft_stage(tmp_path, monkeypatch, hub_id, stem):
     turns = [dict(conversations=[{'from': 'human', 'value': f'{i}?'}, {'from': 'gpt', 'value': str(i)}]) for i in range(40)] + [dict(conversations=[{'from': 'goat', 'value': 'meh'}])] * 3
     write_jsonl(Path(hub_id) / 'train.jsonl', turns)
     HUB[hub_id] = Adapter('sft', lambda i, r: dialogue_row(f'hub-{i}', 1, 'goats', r))
-    params = dict(longest=1400, seed=3, textbook_rows=8, sft1_hub=hub_id, sft2_hub='', sft3_hub='', instruction_rows=5, dialogue_rows=6, workers=2, control=False)
+    params = dict(longest=1400, seed=3, textbook_rows=8, sft1_hub=hub_id, sft2_hub='', sft3_hub='', hub_rows=0, instruction_rows=5, dialogue_rows=6, workers=2, control=False)
     s = Stage('sft', 'run', params, {}, folders)
     s.dir.mkdir(parents=True)
     return s

@@ -42,7 +42,7 @@ def test_a_data_set_of_the_hubs_form_agrees(name, monkeypatch):
     from citrus.data.hub import hub_records
     e = EXAMS[name]
     path = lambda file: next(iter(sorted(FILES.rglob(file))))
-    def hub(kind, id, split, config, revision):
+    def hub(kind, id, split, config, revision=None):
         rows = [r for f in e.files if config is None or f.startswith((f'{config}_', 'ori', 'care')) for r in e.rows(path(f))]
         return hub_records(datasets.Dataset.from_list(rows), id, split)
     monkeypatch.setattr(exams, 'hub', hub)
@@ -55,7 +55,7 @@ def test_jmed_of_our_own_making(monkeypatch):
     from citrus.data.questions import LETTERS
     from citrus.data.hub import hub_records
     rows = [dict(question=f'Patient {i} has blue nails.', options={l: f'Disease {l}' for l in LETTERS[:21]}, answer=[LETTERS[i % 21]]) for i in range(1000)]
-    monkeypatch.setattr(exams, 'hub', lambda kind, id, split, config, revision: hub_records(datasets.Dataset.from_list(rows), id, split))
+    monkeypatch.setattr(exams, 'hub', lambda kind, id, split, config, revision=None: hub_records(datasets.Dataset.from_list(rows), id, split))
     found = load_exam('jmed')
     assert len(found[0]['options']) == 21 and {q['answer'] for q in found} == set(LETTERS[:21]) and card('jmed', found)['agrees'] == 'not seen before'
 

@@ -111,7 +111,7 @@ def test_files_that_a_stage_reads_are_ingredients():
 def test_a_lesson_a_plot_prose_and_the_books_rerun_nothing(before, copy):
     edit(copy, '50_pretrain', ("panels(10, 4", "panels(11, 4"))
     edit(copy, 'lib/train/rule_figures', ("panels(", "panels(1 + "))
-    edit(copy, 'lib/core/store', ('Write the manifest of this stage', 'Write its manifest'), ("recipe = os.environ.get('CITRUS_RECIPE', '')", "recipe = os.environ.get('CITRUS_RECIPE', 'none')"))
+    edit(copy, 'lib/core/store', ('write the manifest of this stage', 'write its manifest'), ("recipe = os.environ.get('CITRUS_RECIPE', '')", "recipe = os.environ.get('CITRUS_RECIPE', 'none')"))
     add_cell(copy, '20_cases', 'len([1, 2, 3])', position=12)
     add_cell(copy, '90_evaluate', 'another = [1, 2, 3]', position=12)
     assert changed(before, copy) == set()
