@@ -80,3 +80,18 @@ def micro(store, shared):
     with alone(shared / 'micro.lock'):
         if not said.exists(): said.write_text(citrus_run(store, '--recipe', str(MICRO), PYTHONPATH=path, CITRUS_TRACE=str(store / 'trace.txt')))
     return said.read_text()
+
+
+@pytest.fixture
+def endpoint():
+    "Starts servers of `endpoint.py` with the given options; gives their base URLs"
+    started = []
+
+    def start(**options):
+        command = [sys.executable, str(MICRO.with_name('endpoint.py')), *(str(a) for k, v in options.items() for a in (f'--{k.replace("_", "-")}', v))]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return started[-1].stdout.readline().strip()
+    yield start
+    for p in started:
+        p.kill()
+        p.wait()

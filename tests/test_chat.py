@@ -25,21 +25,6 @@ HERE = Path(__file__).parent
 def own_ledger(tmp_path, monkeypatch): monkeypatch.setenv('CITRUS_HOME', str(tmp_path / 'home'))
 
 
-@pytest.fixture
-def endpoint():
-    "Starts servers of `endpoint.py` with the given options; gives their base URLs"
-    started = []
-
-    def start(**options):
-        command = [sys.executable, str(HERE / 'endpoint.py'), *(str(a) for k, v in options.items() for a in (f'--{k.replace("_", "-")}', v))]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        return started[-1].stdout.readline().strip()
-    yield start
-    for p in started:
-        p.kill()
-        p.wait()
-
-
 def stats(url): return json.load(urllib.request.urlopen(url.replace('/v1', '/stats')))
 def user(text): return [dict(role='user', content=text)]
 def rows(model): return [json.loads(line) for line in ledger_path(model).read_bytes().split(b'\n')[:-1]]

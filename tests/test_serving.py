@@ -40,21 +40,6 @@ def own_home(tmp_path, monkeypatch):
     release(patience=2.0)
 
 
-@pytest.fixture
-def endpoint():
-    "Starts servers of `endpoint.py` with the given options; gives their base URLs"
-    started = []
-
-    def start(**options):
-        command = [sys.executable, str(HERE / 'endpoint.py'), *(str(a) for k, v in options.items() for a in (f'--{k.replace("_", "-")}', v))]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        return started[-1].stdout.readline().strip()
-    yield start
-    for p in started:
-        p.kill()
-        p.wait()
-
-
 # --- a server that is not there --------------------------------------------------------------------------------------
 
 def full(**engine):

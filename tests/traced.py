@@ -18,9 +18,6 @@ def names(labels):
     return {(module, part) for module, label in labels for name in label.split(', ') for part in (name, name.rpartition('.')[2])}
 
 
-NO_RESULT = 'core.tracking', 'core.loads'   # all of it is bookkeeping
-
-
 def uncovered(lines):
     "Lines of a trace whose function is no ingredient of their stage"
     held = {stage: names(labels(stage)) for stage in STAGES}
@@ -29,6 +26,5 @@ def uncovered(lines):
     for stage, module, function in (line.split() for line in lines):
         module = own_module(notebook_path(stage)) if module == 'notebook' else module
         name = function.partition('.<locals>')[0]
-        if module in NO_RESULT: continue
         if not {(f'citrus.{module}', n) for n in (name, name.partition('.')[0])} & held[stage]: left.append((stage, module, function))
     return left

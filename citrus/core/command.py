@@ -21,7 +21,7 @@ from .preflight import device_faults, fault_lines, faults_of, MACHINE_CHECKS, pr
 from .preflight import RECIPE_CHECKS, stop_at
 from .recipes import consistent, load_recipe, settings
 from .rehearsal import rehearse_here, rehearsed
-from .runner import advice, chosen, GO_ON, out_of_step, plan, run_stages
+from .runner import advice, chosen, GO_ON, out_of_step, plan, run_stages, still_to_run
 from .slurm import write_slurm
 from .stale import redraw_published
 from .store import run_folder
@@ -100,8 +100,7 @@ def rehearse(name: str, values: dict, stages: list, recipe: str):   # values: of
     rehearse_here(values, name)
     small = rehearsed(values)
     steps = plan(name, small, stages)
-    to_run = list(steps[steps.action == 'run'].stage)
-    stop_at(faults_of(small, to_run, RECIPE_CHECKS + (device_faults,)))
+    stop_at(faults_of(small, still_to_run(steps), RECIPE_CHECKS + (device_faults,)))
     os.environ['CITRUS_RECIPE'] = recipe
     report(name, run_stages(name, small, steps))
     devices = {stage: p.get('processes', 1) for stage, p in values.items()}
@@ -138,7 +137,7 @@ def write_jobs(
     command = ['citrus_run', '--name', name]
     if args.recipe: command += ['--recipe', args.recipe]
     if args.set: command += ['--set', *args.set]
-    write_slurm(Path(args.slurm), command, values, [*steps[steps.action == 'run'].stage])
+    write_slurm(Path(args.slurm), command, values, still_to_run(steps))
 
 def run_command(args: argparse.Namespace):
     "Do what a parsed command line says"
@@ -158,7 +157,7 @@ def run_command(args: argparse.Namespace):
     steps = plan(name, values, stages)
     if args.dry: return print(with_costs(steps, name, values).to_string(index=False))
     if args.slurm: return write_jobs(args, name, values, steps)
-    preflight(values, list(steps[steps.action == 'run'].stage))
+    preflight(values, still_to_run(steps))
     os.environ['CITRUS_RECIPE'] = args.recipe
     report(name, with_costs(run_stages(name, values, steps), name, values))
 

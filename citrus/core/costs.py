@@ -15,6 +15,7 @@ import pandas as pd
 from .files import UserError
 from .needs import above_embedded, machines, need
 from .runner import last_manifest
+from ..train.disk import WEIGHT_BYTES
 from ..train.memory import GIB, gpu_hours, H100, memory, PROMPT, settled, Shape, steps_of, student_shape
 from ..train.memory import weight_count
 
@@ -60,7 +61,7 @@ def models_disk(stage: str, shape: Shape, values: dict) -> float:   # GB
 
 def checkpoint_disk(shape: Shape) -> float:   # GB
     "Disk of the checkpoints of a training: two, while the newer one is written"
-    return 2 * 14 * weight_count(shape) / 1e9
+    return 2 * WEIGHT_BYTES * weight_count(shape) / 1e9
 
 def peak_disk(stage: str, shape: Shape, values: dict) -> float:   # GB
     "Disk that a stage holds at its highest, as far as models are concerned"

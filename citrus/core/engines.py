@@ -83,7 +83,7 @@ def empty_devices():
 
 # %% ../../nbs/lib/core/engines.ipynb #6bd0f849
 def engine_notes() -> list:   # Notes of this machine, each with its file
-    "The engines that processes of ours have engine_notes; one whose processes are all gone is forgotten"
+    "The engines that processes of ours have noted; one whose processes are all gone is forgotten"
     notes = []
     for path in sorted((home() / 'engines').glob('*.json')):
         try: note = json.loads(path.read_text(encoding='utf-8'))

@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from .files import root, UserError
+from .needs import CPU_STUDENTS
 from .parameters import fitting, nearest, notebook_path, parameters, STAGES
 from .revisions import known_rows
 from .tracking import tracker_missing
@@ -276,7 +277,7 @@ def student_fault(stage: str, values: dict) -> str:
     template = values[stage]['chat_template']
     places = root() / 'nbs' / 'recipes' / template, root() / 'nbs' / template
     if template and not any(p.is_file() for p in places): return f'chat_template = {template!r}: there is no such file'
-    if name in ('smollm2', 'micro') or re.fullmatch(r'[\w.-]+/[\w.-]+', name): return ''
+    if name in CPU_STUDENTS or re.fullmatch(r'[\w.-]+/[\w.-]+', name): return ''
     if name and (root() / 'nbs' / name).is_dir(): return ''
     return f'student = {name!r}: needs smollm2, micro, a folder, or a hub id as owner/name'
 

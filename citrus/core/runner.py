@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['GO_ON', 'ADVICE', 'KERNEL_ENV', 'module_of', 'module_path', 'place_of', 'notebooks', 'library_notebooks',
            'library_code', 'exported_code', 'same_text', 'out_of_step', 'last_manifest', 'why_run', 'need_inputs',
-           'plan', 'needed', 'chosen', 'advice', 'place', 'failure', 'seconds_of', 'last_seconds', 'CellBar',
-           'AtomicHandler', 'keep_failed', 'papermill_run', 'set_environment', 'run_notebook', 'lock_of', 'bring',
-           'closing_row', 'run_stages']
+           'plan', 'still_to_run', 'needed', 'chosen', 'advice', 'place', 'failure', 'seconds_of', 'last_seconds',
+           'CellBar', 'AtomicHandler', 'keep_failed', 'papermill_run', 'set_environment', 'run_notebook', 'lock_of',
+           'bring', 'closing_row', 'run_stages']
 
 # %% ../../nbs/lib/core/runner.ipynb #4b79924e
 import ast, contextlib, functools, json, logging, os, re, sys, time
@@ -124,6 +124,10 @@ def plan(
         why = why_run(folder, last_manifest(run, name), made_of)
         rows.append(dict(stage=name, key=keys[name], action=action, why=why))
     return pd.DataFrame(rows)
+
+def still_to_run(steps: pd.DataFrame) -> list:   # steps: as `plan` gives them; names of stages
+    "The stages that are not finished"
+    return list(steps[steps.action == 'run'].stage)
 
 # %% ../../nbs/lib/core/runner.ipynb #bbf4acb7
 def needed(stage: str) -> list:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.files import UserError
+from ..core.parameters import fault_row
 from ..core.revisions import HUB_ID, revision_of
 from . import access, remote   # the second adds the kind `hub`
 from .access import first_line
@@ -134,7 +135,7 @@ def model_faults(student: str, revision: str, **others) -> list:   # others: the
     from huggingface_hub import hf_hub_download
     try: hf_hub_download(student, 'config.json', revision=revision_of(student, revision, 'model'))
     except Exception as e:
-        return [dict(stage='assets', parameter='student', what=student, fault=first_line(e))]
+        return [fault_row('assets', 'student', student, first_line(e))]
     return []
 
 def probe_sets(values: dict, stages: list) -> list:   # values: as `settings` gives them; {stage, parameter, what, fault}
@@ -144,6 +145,6 @@ def probe_sets(values: dict, stages: list) -> list:   # values: as `settings` gi
         for use in sets_used(values, stages):
             for file, why in probe_set(use):
                 what = ' '.join(filter(None, [use.id, use.config, file]))
-                faults.append(dict(stage=use.stage, parameter=use.parameter, what=what, fault=why))
+                faults.append(fault_row(use.stage, use.parameter, what, why))
         if 'assets' in stages: faults += model_faults(**values['assets'])
     return faults

@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 
 from ..core.files import UserError
-from ..core.parameters import allowed, notebook_path, parameters
+from ..core.parameters import allowed, fault_row, notebook_path, parameters
 from .casting import with_temperature
 from .engine_options import check_engine, ENGINE_BACKENDS, need_vllm
 from .models import Model
@@ -137,11 +137,11 @@ def probe_servers(values: dict, stages: list) -> list:   # values: stage -> {par
     asked = []
     for stage in stages:
         try: asked += [(stage, name, model) for name, model in stage_models(stage, values[stage])]
-        except UserError as e: rows.append(dict(stage=stage, parameter='engine', what=stage, fault=str(e)))
+        except UserError as e: rows.append(fault_row(stage, 'engine', stage, str(e)))
     first = {}
     for use in asked: first.setdefault(repr(use[2]), use)
     models = [model for *_, model in first.values()]
     with ThreadPoolExecutor(16) as pool: faults = pool.map(door_faults, models)
     for (stage, name, _), pairs in zip(first.values(), faults):
-        rows += [dict(stage=stage, parameter=name, what=what, fault=fault) for what, fault in pairs]
+        rows += [fault_row(stage, name, what, fault) for what, fault in pairs]
     return rows

@@ -27,6 +27,7 @@ from ..data.abstracts import abstracts_2021
 from ..data.contamination import build_index
 from ..data.row_contamination import decontaminate
 from ..data.row_files import row_file, RowList, seeded_sample
+from ..train.disk import folder_bytes
 from ..train.arrow_rows import DialogueEncoder, encode_file, encoded_set
 from ..train.sampler import Stream
 from ..train.token_files import TokenDocuments, tokenise_arms
@@ -127,7 +128,7 @@ def in_own_process(step: str, place: Place) -> dict:   # As `step_use` gives it
 # %% ../../nbs/studies/sizes.ipynb #3f9acfc8
 def bytes_under(path: Path) -> int:
     "Bytes of a file, or of all files of a folder"
-    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob('*') if f.is_file())
+    return path.stat().st_size if path.is_file() else folder_bytes(path)
 
 def tokens_under(place: Place, name: str) -> int:   # 0 where there are none
     "Tokens of the token files, or of the encoded rows"

@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 
-BOOKS = {'stage', 'finish', 'save_fig', 'notebook_path', 'unrepeatable', 'code_behind', 'show_life'}   # see `core.ingredients.BOOKKEEPING`
+BOOKS = {'stage', 'finish', 'save_fig', 'notebook_path', 'unrepeatable', 'code_behind', 'show_life', 'begin_tracking', 'end_tracking', 'tracked_steps', 'step_values'}   # see `core.ingredients.BOOKKEEPING`
 HOUSE = os.path.abspath(f'{__file__}/../../../citrus') + os.sep
 LAUNCHED = sys.argv[0].endswith('citrus_train')
 RUNNER = any(a.endswith('citrus_run') for a in sys.orig_argv[:2])   # runs no stage itself, and reads the whole library
