@@ -165,8 +165,8 @@ PLACES = {'pre-train on': 12, 'search': 62}
 
 def again_share(g: pd.DataFrame) -> float:
     "Bytes that a restart reads for each further byte of text; what it reads of the tokenizer is the same at any size"
-    more = g.iloc[-1] - g.iloc[0]
-    return more.read_again / more.text
+    more = lambda name: g[name].iloc[-1] - g[name].iloc[0]
+    return more('read_again') / more('text')
 
 def growth_row(step: str, g: pd.DataFrame) -> dict:   # g: the sizes of a step, rising
     "How cost and memory of a step grow"
