@@ -21,7 +21,7 @@ from tqdm import tqdm
 # %% ../../nbs/studies/scale.ipynb #78f79cc6
 from ..core.stats import wilson
 from ..core.store import process_memory
-from ..core.style import LINE_COLOR, MODEL_COLOR, name_rows, no_difference, panels
+from ..core.style import LINE_COLOR, MODEL_COLOR, name_rows, no_difference, panel_lines, panels
 from ..data.arms import ARMS
 from ..data.near_copies import spoil
 from ..data.quality import ngrams
@@ -272,6 +272,7 @@ def plot_speed(table: pd.DataFrame):   # A figure
     name_rows(ax, list(theirs.step))
     no_difference(ax, 1)
     ax.set(xlabel='CPU-seconds, times those of the one pass with all filters and the signature')
+    panel_lines(ax, f'n = {table.n.max():,} documents, each step once')
     return fig
 
 # %% ../../nbs/studies/scale.ipynb #28f8fcf0
