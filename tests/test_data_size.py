@@ -321,3 +321,12 @@ def test_files_are_hashed_without_being_held(tmp_path):
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
             assert about == dict(rows=dict(jsonl=data.count(b'\n'), csv=data.count(b'\n') - 1, bin=None)[ending], bytes=len(data), sha256=hashlib.sha256(data).hexdigest()) and peak < 4 << 20
+
+
+def test_the_study_runs_as_a_notebook(store):
+    "What its processes run is found by them too, which the lessons do not try"
+    import pandas as pd
+    from conftest import MICRO, citrus_run
+    said = citrus_run(store, '--recipe', str(MICRO), '--only', 'sizes', '--name', 'sizes')
+    table = pd.read_csv(store / 'runs' / 'sizes' / 'sizes' / 'sizes.csv')
+    assert 'sizes' in said and sorted(table.n.unique()) == [10, 20, 40] and (table.cpu_seconds > 0).all() and table.step.nunique() > 4
