@@ -22,7 +22,7 @@ from ..core.files import UserError
 from ..core.records import write_jsonl
 from ..core.shards import begin_worker
 from ..core.store import describe_file, process_memory
-from ..core.style import legend_below, panels
+from ..core.style import legend_below, panel_lines, panels
 from ..data.abstracts import abstracts_2021
 from ..data.contamination import build_index
 from ..data.row_contamination import decontaminate
@@ -221,8 +221,14 @@ def plot_sizes(measured: pd.DataFrame):   # A figure
     for step, g in measured.groupby('step', sort=False):
         left.loglog(g.n, g.cpu_seconds, 'o-', label=step)
         right.semilogx(g.n, g.peak / 2**20, 'o-')
-    left.set(xlabel='documents or conversations', ylabel='CPU-seconds')
-    right.set(xlabel='documents or conversations', ylabel='largest memory, MB', ylim=(0, None))
+    sizes = sorted(measured.n.unique())
+    for ax in (left, right):
+        ax.minorticks_off()
+        ax.set_xticks(sizes, [f'{n:,}' for n in sizes])
+        ax.set_xlabel('documents or conversations')
+        panel_lines(ax, f'n = {len(sizes)} sizes, each measured once')
+    left.set_ylabel('CPU-seconds')
+    right.set(ylabel='largest memory, MB', ylim=(0, 1.15 * measured.peak.max() / 2**20))
     legend_below(fig, left, 6)
     return fig
 
