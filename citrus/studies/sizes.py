@@ -9,7 +9,7 @@ __all__ = ['MEASURED', 'FULL', 'RANKS', 'WORKERS', 'PLACES', 'real_words', 'part
            'growth_row', 'growth_table', 'full_row', 'full_table', 'plot_sizes']
 
 # %% ../../nbs/studies/sizes.ipynb #e9e44452
-import importlib, json, multiprocessing, random, tempfile, time
+import json, multiprocessing, random, tempfile, time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,9 +123,8 @@ def in_own_process(step: str, place: Place) -> dict:   # As `step_use` gives it
     "Measure a step in a process that is forked from one that has the libraries, and nothing else"
     server = multiprocessing.get_context('forkserver')
     server.set_forkserver_preload(['citrus.studies.sizes', 'datasets', 'torch', 'transformers', 'trl'])
-    library = importlib.import_module('citrus.studies.sizes')   # what a notebook defines, another process does not find
-    same = library.Place(**vars(place))
-    with server.Pool(1, initializer=begin_worker) as pool: return pool.apply(library.step_use, (step, same))
+    from citrus.studies.sizes import Place, step_use   # of the library: another process does not find what a notebook defines
+    with server.Pool(1, initializer=begin_worker) as pool: return pool.apply(step_use, (step, Place(**vars(place))))
 
 # %% ../../nbs/studies/sizes.ipynb #3f9acfc8
 def bytes_under(path: Path) -> int:
