@@ -13,7 +13,6 @@ import pandas as pd
 
 # %% ../../nbs/lib/core/loads.ipynb #b174d41d
 from .files import home, rehearsing
-from ..train.memory import H100
 
 # %% ../../nbs/lib/core/loads.ipynb #906573d8
 TRUE_WEIGHTS = 'weights_of_the_real_one'   # what the configuration of a twin remembers
@@ -53,10 +52,10 @@ def note_loads(stage: str):
 BYTES = dict(float32=4, bfloat16=2, float16=2)
 PLACED_BY_SIZE = 'llm.loading.open_model'   # Divides a large model by itself
 
-def load_row(note: dict, devices: dict) -> dict:   # devices: of each stage
+def load_row(note: dict, devices: dict, room: int) -> dict:   # devices: of each stage; room: bytes of one
     "A note at the real size"
     held = note['weights'] * BYTES[note['format']] / (devices.get(note['stage'], 1) if note['divided'] else 1)
-    fits = held <= H100 or note['who'] == PLACED_BY_SIZE
+    fits = held <= room or note['who'] == PLACED_BY_SIZE
     return {k: note[k] for k in ('stage', 'who', 'format', 'divided')} | dict(
         gb=held / 1e9, verdict='' if fits else 'too much for one process'
     )
@@ -64,6 +63,7 @@ def load_row(note: dict, devices: dict) -> dict:   # devices: of each stage
 def loads_table(path: Path, devices: dict) -> pd.DataFrame:   # devices: stage -> processes of the real run
     "What the processes of a rehearsal would have held at the real size, each kind of load once"
     notes = [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()] if path.exists() else []
-    rows = [load_row(note, devices) for note in notes]
+    from citrus.train.memory import H100   # here: whatever opens a stage imports this module, and only a rehearsal ends in a table
+    rows = [load_row(note, devices, H100) for note in notes]
     columns = ['stage', 'who', 'format', 'divided', 'gb', 'verdict']
     return pd.DataFrame(rows, columns=columns).drop_duplicates(ignore_index=True).round(1)

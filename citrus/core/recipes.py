@@ -279,7 +279,7 @@ def student_fault(stage: str, values: dict) -> str:
     if template and not any(p.is_file() for p in places): return f'chat_template = {template!r}: there is no such file'
     if name in CPU_STUDENTS or re.fullmatch(r'[\w.-]+/[\w.-]+', name): return ''
     if name and (root() / 'nbs' / name).is_dir(): return ''
-    return f'student = {name!r}: needs smollm2, micro, a folder, or a hub id as owner/name'
+    return f'student = {name!r}: needs {", ".join(CPU_STUDENTS)}, a folder, or a hub id as owner/name'
 
 # %% ../../nbs/lib/core/recipes.ipynb #f398b2b3
 def tracker_fault(stage: str, values: dict) -> str:
