@@ -17,6 +17,7 @@ from citrus.core.files import UserError
 from citrus.core.loads import loads_table
 from citrus.core.preflight import device_faults, engine_faults, faults_of, memory_faults, optimiser_faults, package_faults
 from citrus.core.recipes import consistent, load_recipe, settings
+from citrus.core.rehearsal import rehearsed
 from citrus.llm.probe import probe_servers
 
 CHAIN = 'assets cases clean textbook pretrain synth sft prefer evaluate report'.split()
@@ -109,6 +110,12 @@ AutoModelForCausalLM.from_pretrained(folder / 'twin', dtype=torch.float32)   # a
 note_loads('evaluate')
 open_model(folder / 'twin')
 '''
+
+
+def test_a_rehearsal_leaves_the_expert_steps_enough():
+    "What is known, the candidates, each finding and the conclusion, each refused once: with 8 steps no reasoning of gpu could end, and stage 3 had no row"
+    p = rehearsed(settings(load_recipe('gpu')))
+    assert p['synth']['reasoner'] == 'expert' and p['synth']['rounds'] >= 2 * (3 + p['cases']['findings'][1] + p['cases']['absent'])
 
 
 def test_a_large_model_in_one_process_is_seen_in_a_rehearsal(tmp_path):
