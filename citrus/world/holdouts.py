@@ -56,7 +56,8 @@ def draw_patients(
     own = findings_asked(portions, split)
     pools = {f: [ts for ts in explained(world, f, ts, each) if belongs(ts, split)] for f, ts in own.items()}
     different = list(rounds(pools, rng))
-    if not different or split != 'train' and len(different) < n:
+    fewest = 1 if split == 'train' else n   # training tells a patient again
+    if len(different) < fewest:
         raise UserError(f'cases: {split} has {len(different)} patients that one family explains, {n} are asked for')
     again = itertools.islice(itertools.cycle(different), n or len(different))
     disease = lambda f: min(world.families[f].members)

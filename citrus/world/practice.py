@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OF_DISEASE', 'OF_FINDING', 'ASK_FINDING', 'ASK_DISEASE', 'OPERATIONS', 'Table', 'table_of', 'told_facts',
-           'ask_finding', 'ask_disease', 'together', 'ask_several', 'ask_both', 'ask_in_turn', 'ask_named',
-           'lists_by_chance', 'ask_shared', 'ask_narrowed', 'Operation', 'turns', 'practice_rows', 'operations_of',
-           'practice_texts']
+           'ask_finding', 'ask_disease', 'together', 'ask_several', 'ask_both', 'ask_in_turn', 'ask_named', 'few',
+           'ask_repeated', 'lists_by_chance', 'ask_shared', 'ask_narrowed', 'Operation', 'turns', 'practice_rows',
+           'operations_of', 'practice_texts']
 
 # %% ../../nbs/lib/world/practice.ipynb #d676911d
 import random
@@ -106,15 +106,24 @@ def ask_in_turn(table: Table, rng: random.Random) -> list:
 # %% ../../nbs/lib/world/practice.ipynb #55217fe0
 def ask_named(table: Table, rng: random.Random) -> list:
     "The findings of a sentence, in their order"
-    some = rng.sample(list(table.families), rng.randint(2, 4))
+    some = rng.sample(list(table.families), rng.randint(1, 4))
     return [(f'A patient has {listing(some)}. Which findings are named?', recited('Known', some))]
+
+def few(rng: random.Random, most: int) -> int:
+    "A number from 1, small ones more often: copying is learned on short lists first"
+    return min(rng.randint(1, most), rng.randint(1, most))
+
+def ask_repeated(table: Table, rng: random.Random) -> list:
+    "A list of names drawn by chance, twice again"
+    some = rng.sample([*table.findings, *table.families], few(rng, 6))
+    return [(recited('Repeat', some), ' '.join([recited('Repeat', some)] * 2))]
 
 def lists_by_chance(names: list, rng: random.Random) -> tuple:   # two lists, in order
     "Two lists of names that share none, one or some"
-    one = rng.sample(names, min(rng.randint(2, 8), len(names)))
-    common = rng.sample(one, rng.choice([0, 1, 1, 2, 3][:len(one) + 1]))
+    one = rng.sample(names, min(few(rng, 8), len(names)))
+    common = rng.sample(one, min(rng.choice([0, 1, 1, 2, 3]), len(one)))
     others = [f for f in names if f not in one]
-    return sorted(one), sorted(common + rng.sample(others, min(rng.randint(1, 6), len(others))))
+    return sorted(one), sorted(common + rng.sample(others, min(few(rng, 6), len(others))))
 
 def ask_shared(table: Table, rng: random.Random) -> list:
     "What two lists share; their names are drawn by chance"
@@ -126,8 +135,8 @@ def ask_narrowed(table: Table, rng: random.Random) -> list:
     "What several lists leave, one after the other; their names are drawn by chance"
     names = list(table.findings)
     right = rng.choice(names)
-    draw = lambda: sorted({right, *rng.sample(names, min(rng.randint(2, 7), len(names)))})
-    lists = {t: draw() for t in rng.sample(list(table.families), 3)}
+    draw = lambda: sorted({right, *rng.sample(names, min(few(rng, 7), len(names)))})
+    lists = {word: draw() for word in ('One', 'Two', 'Three')}   # under a finding's name they would be false
     told = ' '.join(recited(t, fs) for t, fs in lists.items())
     return [(f'{told} Which are in all?', ' '.join(narrowed(lists)))]
 
@@ -142,9 +151,10 @@ class Operation:
 OPERATIONS = dict(
     finding=Operation(1, 60, ask_finding),
     disease=Operation(1, 40, ask_disease),
-    several=Operation(2, 20, ask_several),
-    both=Operation(2, 20, ask_both),
+    several=Operation(2, 15, ask_several),
+    both=Operation(2, 15, ask_both),
     in_turn=Operation(2, 20, ask_in_turn),
+    repeated=Operation(2, 10, ask_repeated),
     named=Operation(2, 10, ask_named),
     shared=Operation(2, 15, ask_shared),
     narrowed=Operation(2, 15, ask_narrowed),
