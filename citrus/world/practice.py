@@ -115,7 +115,8 @@ def few(rng: random.Random, most: int) -> int:
 
 def ask_repeated(table: Table, rng: random.Random) -> list:
     "A list of names drawn by chance, twice again"
-    some = rng.sample([*table.findings, *table.families], few(rng, 6))
+    pool = rng.choice([list(table.findings), list(table.families)])   # a disease beside a finding would be a fact
+    some = rng.sample(pool, few(rng, 6))
     return [(recited('Repeat', some), ' '.join([recited('Repeat', some)] * 2))]
 
 def lists_by_chance(names: list, rng: random.Random) -> tuple:   # two lists, in order
