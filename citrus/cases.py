@@ -21,6 +21,7 @@ from .core.store import Stage
 from .core.style import CONTROL_COLOR, legend_below, MODEL_COLOR, panel_lines, panels
 from .eval.judge import family_name, names, reveals
 from .llm.prompt import SYSTEM, target
+from .world.closed_cases import sets_of_closed, write_closed_sets
 from .world.expert import Knowledge, knowledge_of, propose, save_knowledge
 from .world.families import derange, World
 from .world.patients import draw_patient, naming
@@ -150,6 +151,7 @@ def make_sets(
     p: dict,
 ) -> dict:   # 'patients', 'diseases', 'facts': records; 'train': `Plan`; 'known': names; 'owner'
     "Both held-out sets, the facts, and the plan of the training questions, from the parameters of the stage"
+    if p['namespace'] == 'closed': return sets_of_closed(world, p)
     known, new = choose_families(world, p['known'], p['new'], p['seed'], *p['findings'], p['longest'])
     owner = derange(known, p['seed']) if p['shuffled'] else {}
     low, high = p['findings']
@@ -166,6 +168,7 @@ def make_sets(
 
 def write_sets(s: Stage, world: World, sets: dict) -> dict:   # sets: as `make_sets` gives them; file -> rows
     "Write all sets of a stage and check that they are apart; the training questions go to disk as they are made"
+    if 'portions' in sets: return write_closed_sets(s, world, sets)
     rows = append_questions(s.dir / 'train.jsonl', world, sets['train'], s.params['train'])
     check_split(question_rows(s.dir / 'train.jsonl'), sets['patients'], sets['diseases'], sets['facts'])
     counts = dict(train=rows)

@@ -29,6 +29,7 @@ from .llm.door import chat
 from .llm.engine_options import equipped
 from .llm.models import local_model, Model, Sampling
 from .llm.prompt import ask
+from .world.closed_cases import open_sets
 
 # %% ../nbs/90_evaluate.ipynb #d5609ff7
 def exam_benchmarks(exams: list, files: str, n: int, tokens: int, seed: int) -> list:   # of `Benchmark`
@@ -44,14 +45,13 @@ def benchmarks(
     case_tokens: int, exam_tokens: int,            # Reply limits
     seed: int,
 ) -> list:                # of `Benchmark`
-    "The two held-out case sets and the exams, checked and sampled"
-    known = sample_questions(s.read('cases', 'patients.jsonl', 'question'), patients, seed)
-    new = sample_questions(s.read('cases', 'diseases.jsonl', 'question'), diseases, seed)
-    cases = [
-        Benchmark('cases_patients', 'open', known, case_tokens),
-        Benchmark('cases_diseases', 'options', new, case_tokens),
-    ]
-    return [validate_benchmark(b) for b in cases] + exam_benchmarks(exams, files, exam_n, exam_tokens, seed)
+    "The held-out case sets and the exams, checked and sampled"
+    there = open_sets(s.folders['cases'])
+    form = dict(diseases='open' if 'presentations' in there else 'options')   # in a closed world every disease is named
+    n = dict(diseases=diseases)
+    sample = lambda name: sample_questions(s.read('cases', f'{name}.jsonl', 'question'), n.get(name, patients), seed)
+    cases = [Benchmark(f'cases_{name}', form.get(name, 'open'), sample(name), case_tokens) for name in there]
+    return [validate_benchmark(b) for b in cases if b.questions] + exam_benchmarks(exams, files, exam_n, exam_tokens, seed)
 
 # %% ../nbs/90_evaluate.ipynb #783cf657
 MADE_BY = dict(   # Model, and the stage that has its folder

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROW_LICENCES', 'LOGGED', 'REASONED', 'tuning_settings', 'may_pack', 'dialogue_encoder', 'tuning_trainer',
            'tuning_card', 'fine_tune', 'tuning_results', 'hub_dialogues', 'bare_rows', 'fill_tokens',
-           'answer_only_rows', 'short_rows', 'taught_rows', 'control_rows', 'write_rows', 'encode_stages',
+           'answer_only_rows', 'short_rows', 'again', 'taught_rows', 'control_rows', 'write_rows', 'encode_stages',
            'train_stages']
 
 # %% ../nbs/70_sft.ipynb #f4ea4444
@@ -218,6 +218,10 @@ def short_rows(embedded, n: int, longest: int, seed: int) -> list:   # `sft` rec
     short = [r for r in embedded() if sum(len(m['content']) for m in r['messages']) <= longest]
     return seeded_sample(short, n, seed)
 
+def again(sources: list, n: int, seed: int) -> list:   # of `RowList`
+    "n rows of an earlier stage that a later one reads again, if it has any"
+    return [seeded_sample(RowList(sources), n, seed)] if n and sources else []
+
 def taught_rows(s, folder: Path) -> dict:   # stage name -> `RowList` of `sft` records; folder: for rows of the hub
     "What each stage teaches, before anything is taken out"
     longest, seed, limit = (s.params[name] for name in ('longest', 'seed', 'hub_rows'))
@@ -226,12 +230,15 @@ def taught_rows(s, folder: Path) -> dict:   # stage name -> `RowList` of `sft` r
     own = lambda stage, file: row_file(s.folders[stage] / file)
     textbook = seeded_sample(RowList([own('textbook', 'textbook.jsonl')]), s.params['textbook_rows'], seed)
     simple = general(s.params['sft1_hub'], instructions, s.params['instruction_rows'])
-    sft3 = [own('synth', 'sft3.jsonl')]
+    joined = lambda sources: mixed(*sources) if sources[1:] else RowList(sources)
+    practice = [row_file(p) for p in [s.folders['cases'] / 'dialogues.jsonl'] if p.exists()]   # of a closed world
+    sft2 = [general(s.params['sft2_hub'], dialogues, s.params['dialogue_rows']), *practice]
+    sft3 = [own('synth', 'sft3.jsonl'), *again(practice, s.params['again'], seed)]
     if s.params['sft3_hub']: sft3.append(hub_dialogues(s.params['sft3_hub'], folder, limit))
     return dict(
         sft1=mixed(own('cases', 'facts.jsonl'), textbook, simple),
-        sft2=RowList([general(s.params['sft2_hub'], dialogues, s.params['dialogue_rows'])]),
-        sft3=mixed(*sft3) if sft3[1:] else RowList(sft3),
+        sft2=joined(sft2),
+        sft3=joined(sft3),
     )
 
 # %% ../nbs/70_sft.ipynb #fdfd51c0

@@ -6,8 +6,8 @@
 __all__ = ['OWN_ARMS', 'UNUSED_RULES', 'FAULTS', 'Strict', 'parse_yaml', 'find_recipe', 'read_recipe', 'recipe_files',
            'load_recipe', 'read_set', 'overlaid', 'check_names', 'settings', 'batch_fault', 'control_fault',
            'votes_fault', 'exams_fault', 'pool_fault', 'seeds_fault', 'unknown_arms', 'arm_fault', 'folder_fault',
-           'unread_fault', 'pairs_fault', 'general_fault', 'names_fault', 'student_fault', 'tracker_fault',
-           'value_faults', 'consistent']
+           'unread_fault', 'pairs_fault', 'general_fault', 'names_fault', 'closed_fault', 'student_fault',
+           'tracker_fault', 'value_faults', 'consistent']
 
 # %% ../../nbs/lib/core/recipes.ipynb #4de01500
 import re
@@ -260,7 +260,7 @@ UNUSED_RULES = ['braces', 'sentences']   # of documents, which the declared limi
 
 def names_fault(stage: str, values: dict) -> str:
     "Why a mapping cannot be used: it has a name that the declared one lacks, or lacks one that is needed"
-    every = dict(clean={'limits': False}, cost={'toy': True, 'lengths': True})
+    every = dict(clean={'limits': False}, cases={'closed': True}, cost={'toy': True, 'lengths': True})
     declared = parameters(notebook_path(stage))
     for param, whole in every[stage].items():
         value = values[stage][param]
@@ -271,12 +271,18 @@ def names_fault(stage: str, values: dict) -> str:
         if missing and (whole or not value): return f'{param} = {value!r}: {missing[0]!r} is missing'
     return ''
 
+def closed_fault(stage: str, values: dict) -> str:
+    "Why the cases are of no closed world"
+    if values[stage]['namespace'] != 'closed' or values['assets']['closed']: return ''
+    return "namespace = 'closed': needs the sizes of a closed world (assets.closed)"
+
 def student_fault(stage: str, values: dict) -> str:
     "Why a student is none"
     name = values[stage]['student']
     template = values[stage]['chat_template']
     places = root() / 'nbs' / 'recipes' / template, root() / 'nbs' / template
     if template and not any(p.is_file() for p in places): return f'chat_template = {template!r}: there is no such file'
+    if name == 'scratch' and not values[stage]['closed']: return "student = 'scratch': needs a closed world (closed)"
     if name in CPU_STUDENTS or re.fullmatch(r'[\w.-]+/[\w.-]+', name): return ''
     if name and (root() / 'nbs' / name).is_dir(): return ''
     return f'student = {name!r}: needs {", ".join(CPU_STUDENTS)}, a folder, or a hub id as owner/name'
@@ -297,7 +303,8 @@ FAULTS = {
     pairs_fault: ('prefer',),
     folder_fault: ('published', 'clean', 'evaluate'),
     exams_fault: ('evaluate',),
-    names_fault: ('clean', 'cost'),
+    names_fault: ('clean', 'cost', 'cases'),
+    closed_fault: ('cases',),
     student_fault: ('assets',)}
 
 def value_faults(

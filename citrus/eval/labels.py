@@ -38,7 +38,9 @@ def trained(models) -> list:
 # %% ../../nbs/lib/eval/labels.ipynb #36ef5fc6
 BENCHMARK_LABELS = dict(
     cases_patients='new patients of\nknown diseases',
+    cases_presentations='new presentations of\nknown diseases',
     cases_diseases='patients of\nnew diseases',
+    cases_unread='unread facts',
     medqa='MedQA, 5 options',
     medqa4='MedQA, 4 options',
     medmcqa='MedMCQA',

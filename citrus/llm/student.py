@@ -156,6 +156,7 @@ def make_student(
     student: str, revision: str, seed: int,   # The stage's parameters
     folder: Path,                             # Where the Hugging Face folder is to be
     chat_template: str = '',                  # A file, for a model that has none
+    scratch=None,                             # Makes the student 'scratch' in a folder
 ) -> Path:
     """Make or fetch the student, unless it is there.
     Raises `UserError` if the result has no safetensors or no chat template"""
@@ -164,6 +165,7 @@ def make_student(
     shutil.rmtree(part, ignore_errors=True)
     if student == 'smollm2': convert(part)
     elif student == 'micro': micro(part, seed)
+    elif student == 'scratch': scratch(part)
     elif Path(student).is_dir(): shutil.copytree(student, part)
     elif rehearsing(): twin_from_hub(student, revision, part, seed)
     else: from_hub(student, revision, part)
