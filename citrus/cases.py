@@ -151,10 +151,12 @@ def make_sets(
     p: dict,
 ) -> dict:   # 'patients', 'diseases', 'facts': records; 'train': `Plan`; 'known': names; 'owner'
     "Both held-out sets, the facts, and the plan of the training questions, from the parameters of the stage"
-    if p['namespace'] == 'closed': return sets_of_closed(world, p)
+    low, high = p['findings']
+    if p['namespace'] == 'closed':
+        counts = {split: p[split] for split in ('train', 'patients', 'diseases')}
+        return sets_of_closed(world, p['closed'], p['known'], low, p['options'], p['seed'], **counts)
     known, new = choose_families(world, p['known'], p['new'], p['seed'], *p['findings'], p['longest'])
     owner = derange(known, p['seed']) if p['shuffled'] else {}
-    low, high = p['findings']
     further = {k: p[k] for k in ('options', 'absent', 'lay', 'history')}
     plan = functools.partial(Plan, seed=p['seed'], low=low, high=high, **further)
     return dict(

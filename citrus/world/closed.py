@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Closure', 'closure_of', 'common_findings', 'family_profiles', 'distinct_families', 'draw_families', 'families_with',
-           'thinned', 'shared', 'closed_world', 'told_world', 'finding_name', 'describe_world']
+           'thinned', 'with_company', 'closed_world', 'told_world', 'finding_name', 'describe_world']
 
 # %% ../../nbs/lib/world/closed.ipynb #29bacb76
 import random
@@ -93,15 +93,15 @@ def families_with(profiles: dict) -> dict:   # finding id -> families that show 
         for t in profiles[name]: table[t].append(name)
     return dict(sorted(table.items()))
 
-def thinned(profiles: dict, most: int) -> dict:
+def thinned(profiles: dict, carriers: int) -> dict:
     "Profiles in which at most so many families show a finding"
     thin = {name: dict(own) for name, own in profiles.items()}
     for t, names in families_with(profiles).items():
         rich = sorted(names, key=lambda f: (-len(thin[f]), digest([t, f])))
-        for name in rich[:max(len(names) - most, 0)]: del thin[name][t]
+        for name in rich[:max(len(names) - carriers, 0)]: del thin[name][t]
     return thin
 
-def shared(profiles: dict, fewest: int) -> dict:
+def with_company(profiles: dict, fewest: int) -> dict:
     "What is left once no finding has one family alone, and no family less than `fewest` findings"
     while True:
         table = families_with(profiles)
@@ -115,7 +115,7 @@ def closed_world(world: World, closure: Closure) -> World:
     "The families and findings of a closed world, cut out of the whole"
     profiles = family_profiles(world, common_findings(world, closure), closure)
     drawn = {name: profiles[name] for name in draw_families(profiles, closure)}
-    left = shared(thinned(drawn, closure.carriers), closure.fewest)
+    left = with_company(thinned(drawn, closure.carriers), closure.fewest)
     return told_world(world, left)
 
 def told_world(world: World, profiles: dict) -> World:   # profiles: family -> {finding id: frequency}

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLOSED_NAMESPACE', 'write_closed_world', 'world_of', 'closed_texts', 'closed_sets', 'name_finder', 'sentence_facts',
-           'facts_of', 'texts_trained_on', 'check_apart', 'check_told', 'vote_of_texts', 'table_scores',
-           'sets_of_closed', 'tables', 'write_closed_sets', 'open_sets']
+           'facts_of', 'texts_trained_on', 'check_disjoint', 'check_told', 'vote_of_texts', 'rank_score',
+           'table_scores', 'sets_of_closed', 'tables', 'write_closed_sets', 'open_sets']
 
 # %% ../../nbs/lib/world/closed_cases.ipynb #dc98be58
 import json, re
@@ -22,7 +22,7 @@ from .expert import knowledge_of, save_knowledge
 from .families import World, load_world
 from .holdouts import HELD_OUT, closed_questions, draw_patients
 from .portions import Portions, divide_findings, known_world, withheld_pairs
-from .practice import Table, operations_of, practice_rows, practice_texts, table_of, told_facts
+from .practice import FactTable, operations_of, practice_rows, practice_texts, fact_table, told_facts
 from .questions import Plan, findings_key
 
 # %% ../../nbs/lib/world/closed_cases.ipynb #ea365f0e
@@ -43,8 +43,8 @@ def world_of(namespace: str, path: Path) -> World:   # path: of a closed world t
         raise UserError('cases.namespace = closed: the stage assets wrote no closed world; set assets.closed')
     return told_world(load_world(CLOSED_NAMESPACE), json.loads(Path(path).read_text(encoding='utf-8')))
 
-# %% ../../nbs/lib/world/closed_cases.ipynb #ba46d9ae
-def closed_texts(table: Table, tellings: int, asked: list, seed: int) -> dict:   # source -> `document` records
+# %% ../../nbs/lib/world/closed_cases.ipynb #ba4d22bd
+def closed_texts(table: FactTable, tellings: int, asked: list, seed: int) -> dict:   # source -> `document` records
     "What pre-training reads: facts both ways, and the questions of stage 1 with their answers"
     docs = told_facts(table, tellings, seed)
     of = lambda source: [d for d in docs if d['source'] == source]
@@ -64,7 +64,7 @@ def closed_sets(
 ) -> dict:            # questions, texts, facts, dialogues: records; portions; known: names; train: `Plan`; owner
     "Every set of a closed world"
     portions = divide_findings(world, known, withholding, each, seed)
-    table = table_of(known_world(world, portions))
+    table = fact_table(known_world(world, portions))
     patients = lambda split: draw_patients(world, portions, split, counts[split], each, seed)
     questions = {split: closed_questions(world, patients(split), split, options, seed) for split in counts}
     facts = practice_rows(table, operations_of(1), single, seed)
@@ -95,19 +95,21 @@ def sentence_facts(text: str, families: re.Pattern, findings: re.Pattern):   # Y
         shown = list(dict.fromkeys(findings.findall(rest)))
         if len(shown) == 1 or len(named) == 1: yield from ((f, t) for f in named for t in shown)
 
-def facts_of(texts, table: Table) -> set:   # (family, finding)
+def facts_of(texts, table: FactTable) -> set:   # (family, finding)
     "All facts that texts tell"
     families, findings = name_finder(table.findings), name_finder(table.families)
     return {fact for text in texts for fact in sentence_facts(text, families, findings)}
 
 def texts_trained_on(sets: dict) -> list:
     "Every text of a closed world's training material, but the reasonings"
-    docs = [d['text'] for docs in sets['texts'].values() for d in docs]
-    turns = [m['content'] for r in (*sets['facts'], *sets['dialogues']) for m in r['messages']]
-    return docs + turns + [q['open_stem'] for q in sets['questions']['train']]
+    docs = [d for docs in sets['texts'].values() for d in docs]
+    rows = [*sets['facts'], *sets['dialogues']]
+    turns = [m for r in rows for m in r['messages']]
+    stems = [q['open_stem'] for q in sets['questions']['train']]
+    return [d['text'] for d in docs] + [m['content'] for m in turns] + stems
 
-# %% ../../nbs/lib/world/closed_cases.ipynb #432142a1
-def check_apart(questions: dict):   # set -> `question` records
+# %% ../../nbs/lib/world/closed_cases.ipynb #335cb89f
+def check_disjoint(questions: dict):   # set -> `question` records
     "Raises `UserError` if a patient is in two sets"
     owner = {}
     for split, qs in questions.items():
@@ -117,16 +119,23 @@ def check_apart(questions: dict):   # set -> `question` records
 
 def check_told(sets: dict, world: World):
     "Raises `UserError` if a text tells what it may not, or if a fact is told nowhere"
-    table = table_of(known_world(world, sets['portions']))
+    table = fact_table(known_world(world, sets['portions']))
     may = {(f, t) for t, names in table.families.items() for f in names}
-    told = facts_of(texts_trained_on(sets), table)
-    if told - may: raise UserError(f'cases: {len(told - may)} facts are told that are withheld or false: {min(told - may)}')
-    if may - told: raise UserError(f'cases: {len(may - told)} facts are told nowhere: {min(may - told)}')
+    stated = facts_of(texts_trained_on(sets), table)
+    if wrong := stated - may: raise UserError(f'cases: {len(wrong)} facts are told that are withheld or false: {min(wrong)}')
+    if lost := may - stated: raise UserError(f'cases: {len(lost)} facts are told nowhere: {min(lost)}')
 
 # %% ../../nbs/lib/world/closed_cases.ipynb #a37dcbcb
 def vote_of_texts(world: World) -> list:   # world: as texts tell it; (findings, family)
     "Every fact as a patient of its own"
     return [({t}, name) for name, f in world.families.items() for t in f.findings]
+
+def rank_score(rank, seen: list, qs: list) -> dict:   # seen: (findings, family) of what a ranker knows
+    "How many questions a ranker answers, with its 95 % interval (Wilson)"
+    answers = [rank(set(q['meta']['present']), seen) for q in qs]
+    right = sum(answer == q['answer_text'] for answer, q in zip(answers, qs))
+    low, high = wilson(right, len(qs))
+    return dict(n=len(qs), right=right, accuracy=right / max(len(qs), 1), low=low, high=high)
 
 def table_scores(sets: dict, world: World) -> pd.DataFrame:
     "Accuracy of the tables on every held-out set, with 95 % intervals (Wilson)"
@@ -137,17 +146,23 @@ def table_scores(sets: dict, world: World) -> pd.DataFrame:
     for name, (rank, seen) in rankers.items():
         for split in HELD_OUT:
             qs = sets['questions'][split]
-            right = sum(rank(set(q['meta']['present']), seen) == q['answer_text'] for q in qs)
-            low, high = wilson(right, len(qs))
-            rows.append(dict(ranker=name, set=split, n=len(qs), right=right, accuracy=right / len(qs), low=low, high=high))
+            rows.append(dict(ranker=name, set=split) | rank_score(rank, seen, qs))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/lib/world/closed_cases.ipynb #d9feae77
-def sets_of_closed(world: World, p: dict) -> dict:   # p: parameters of the stage `cases`
+# %% ../../nbs/lib/world/closed_cases.ipynb #f852d2f1
+def sets_of_closed(
+    world: World,
+    sizes: dict,    # The stage's parameter `closed`
+    known: int,     # Families that cases are made of
+    each: int,      # Findings of a patient
+    options: int,   # Choices of a question
+    seed: int,
+    **counts,       # Patients of the sets that every world has
+) -> dict:          # as `closed_sets` gives it
     "The sets of a run in a closed world"
-    counts = {split: p.get(split, p['closed'].get(split)) for split in ('train', *HELD_OUT)}
-    sizes = {name: n for name, n in p['closed'].items() if name not in counts}
-    return closed_sets(world, counts, p['findings'][0], p['options'], p['seed'], p['known'], **sizes)
+    further = {split: sizes[split] for split in HELD_OUT if split in sizes}
+    rest = {name: n for name, n in sizes.items() if name not in further}
+    return closed_sets(world, counts | further, each, options, seed, known, **rest)
 
 def tables(s: Stage, world: World, sets: dict) -> pd.DataFrame:   # empty for the whole ontology
     "What tables of the training patients answer in a closed world, written down and shown"
@@ -159,7 +174,7 @@ def tables(s: Stage, world: World, sets: dict) -> pd.DataFrame:   # empty for th
 # %% ../../nbs/lib/world/closed_cases.ipynb #517f6b41
 def write_closed_sets(s: Stage, world: World, sets: dict) -> dict:   # file -> rows
     "Check and write all sets of a closed world"
-    check_apart(sets['questions'])
+    check_disjoint(sets['questions'])
     check_told(sets, world)
     counts = {split: s.write(f'{split}.jsonl', qs, 'question') for split, qs in sets['questions'].items()}
     for source, docs in sets['texts'].items(): counts[source] = s.write(f'texts/{source}.jsonl', docs, 'document')

@@ -23,7 +23,7 @@ class Portions:
     read: dict     # Told by texts and shown by no case; of a family without cases, all
     unread: dict   # Told nowhere
 
-    def told(self, family: str) -> list:   # finding ids, in order
+    def known(self, family: str) -> list:   # finding ids, in order
         "All that texts tell of a family"
         return sorted([*self.shown.get(family, []), *self.read[family]])
 
@@ -55,19 +55,19 @@ def divide_findings(
     profiles = {name: list(f.findings) for name, f in world.families.items()}
     order = rng.sample(sorted(profiles), len(profiles))
     hidden = withheld(profiles, order, unread, each, 2 * each, rng)
-    told = {name: [t for t in own if t not in hidden.get(name, ())] for name, own in profiles.items()}
-    able = [*hidden, *(name for name in order if name not in hidden and len(told[name]) >= 2 * each)]
+    known = {name: [t for t in own if t not in hidden.get(name, ())] for name, own in profiles.items()}
+    able = [*hidden, *(name for name in order if name not in hidden and len(known[name]) >= 2 * each)]
     if len(able) < cases: raise UserError(f'cases.closed: {len(able)} families have findings enough for cases, {cases} are to')
-    shown = {name: sorted(rng.sample(told[name], (len(told[name]) + 1) // 2)) for name in able[:cases]}
-    read = {name: sorted(set(own) - set(shown.get(name, ()))) for name, own in told.items()}
+    shown = {name: sorted(rng.sample(known[name], (len(known[name]) + 1) // 2)) for name in able[:cases]}
+    read = {name: sorted(set(own) - set(shown.get(name, ()))) for name, own in known.items()}
     return Portions(shown, read, hidden)
 
 # %% ../../nbs/lib/world/portions.ipynb #d51e9dd8
 def known_world(world: World, portions: Portions) -> World:
     "A closed world as texts tell it"
     frequency = lambda name, t: world.families[name].findings[t]
-    told = {name: {t: frequency(name, t) for t in portions.told(name)} for name in sorted(world.families)}
-    return told_world(world, told)
+    known = {name: {t: frequency(name, t) for t in portions.known(name)} for name in sorted(world.families)}
+    return told_world(world, known)
 
 def withheld_pairs(portions: Portions) -> set:   # (family, finding id)
     "What no text may tell"

@@ -15,18 +15,18 @@ from ..core.parameters import nearest
 from ..llm.from_scratch import Build, from_scratch
 from .closed import families_with
 from .families import World
-from .practice import OPERATIONS, Table, practice_rows, table_of, told_facts
+from .practice import OPERATIONS, FactTable, practice_rows, fact_table, told_facts
 from .questions import PRESENT, OPEN
 
-# %% ../../nbs/lib/world/world_student.ipynb #b3407a38
-def false_table(table: Table, seed: int) -> Table:
+# %% ../../nbs/lib/world/world_student.ipynb #d28816b0
+def false_table(table: FactTable, seed: int) -> FactTable:
     "The names of a world with facts drawn by chance"
     rng = random.Random(digest(['false', seed]))
     some = lambda names: sorted(rng.sample(list(names), min(4, len(names))))
     families = {t: some(table.findings) for t in table.families}
-    return Table(families, {name: some(table.families) for name in table.findings})
+    return FactTable(families, {name: some(table.families) for name in table.findings})
 
-def wordings(table: Table, seed: int) -> list:
+def wordings(table: FactTable, seed: int) -> list:
     "Texts that hold every name and every wording of a closed world, and no fact of it"
     false = false_table(table, seed)
     rows = practice_rows(false, list(OPERATIONS), 3000, seed)
@@ -45,7 +45,7 @@ def closed_student(world: World, build: dict, seed: int):   # build: fields of `
     weights = Build(**{name: value for name, value in build.items() if name not in BUILD})
     def make(folder: Path):
         if world is None: raise UserError("assets.student = 'scratch': is made for a closed world; set assets.closed")
-        table = table_of(world)
+        table = fact_table(world)
         names = [*table.findings, *table.families] if sizes['names'] else []
         from_scratch(folder, wordings(table, seed), names, sizes['vocabulary'], weights, seed)
     return make
