@@ -46,9 +46,7 @@ def world_of(namespace: str, path: Path) -> World:   # path: of a closed world t
 # %% ../../nbs/lib/world/closed_cases.ipynb #ba4d22bd
 def closed_texts(table: FactTable, tellings: int, asked: list, seed: int) -> dict:   # source -> `document` records
     "What pre-training reads: facts both ways, and the questions of stage 1 with their answers"
-    docs = told_facts(table, tellings, seed)
-    of = lambda source: [d for d in docs if d['source'] == source]
-    return dict(by_disease=of('by_disease'), by_finding=of('by_finding'), asked=practice_texts(asked))
+    return told_facts(table, tellings, seed) | dict(asked=practice_texts(asked, seed))
 
 def closed_sets(
     world: World,

@@ -31,7 +31,8 @@ def wordings(table: FactTable, seed: int) -> list:
     false = false_table(table, seed)
     rows = practice_rows(false, list(OPERATIONS), 3000, seed)
     asked = [f'{form.format(who="A patient", what="fever")} {OPEN}' for form in PRESENT]
-    return [d['text'] for d in told_facts(false, 4, seed)] + [m['content'] for r in rows for m in r['messages']] + 40 * asked
+    facts = [d['text'] for docs in told_facts(false, 4, seed).values() for d in docs]
+    return facts + [m['content'] for r in rows for m in r['messages']] + 40 * asked
 
 # %% ../../nbs/lib/world/world_student.ipynb #24e4764a
 BUILD = dict(vocabulary=500, names=True)   # of the tokenizer; the rest as `Build` has it
