@@ -13,7 +13,7 @@ RECIPES = sorted(p.stem for p in FOLDER.glob('*.yml'))
 
 
 def test_all_recipes_are_here():
-    assert RECIPES == ['70b', '72b', '8b', 'control', 'curriculum', 'full', 'gpu', 'paper'] and (FOLDER / 'zero3.yaml').exists()
+    assert RECIPES == ['70b', '72b', '8b', 'control', 'curriculum', 'full', 'gpu', 'lab', 'paper'] and (FOLDER / 'zero3.yaml').exists()
 
 
 @pytest.mark.parametrize('name', RECIPES)

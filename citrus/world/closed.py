@@ -38,18 +38,18 @@ class Closure:
 def closure_of(sizes: dict) -> Closure:   # of some fields
     "The sizes of a recipe. Raises `UserError` for a name that does not exist"
     for name in sizes:
-        if name not in Closure.__dataclass_fields__: raise nearest('size of a closed world', name, Closure.__dataclass_fields__)
+        if name not in Closure.__dataclass_fields__:
+            raise nearest('size of a closed world', name, Closure.__dataclass_fields__)
     return Closure(**sizes)
 
 # %% ../../nbs/lib/world/closed.ipynb #c2ebf854
 def common_findings(world: World, closure: Closure) -> list:   # ids, the most common first
     "The findings of a closed world. Raises `UserError` if there are too few"
-    able = lambda t: t in world.terms and len(world.terms[t].name) <= closure.finding_letters
-    shown = Counter(
-        t for f in world.families.values() for t, q in f.findings.items() if q >= closure.frequency and able(t)
-    )
+    shown = Counter(t for f in world.families.values() for t, q in f.findings.items() if q >= closure.frequency)
+    able = [t for t in shown if t in world.terms and len(world.terms[t].name) <= closure.finding_letters]
+    ranked = sorted(able, key=lambda t: (-shown[t], t))
     chosen = []
-    for t in sorted(shown, key=lambda t: (-shown[t], t))[closure.skipped:]:
+    for t in ranked[closure.skipped:]:
         if len(chosen) == closure.findings: return chosen
         if not any(t in world.ancestors(o) or o in world.ancestors(t) for o in chosen): chosen.append(t)
     if len(chosen) == closure.findings: return chosen
@@ -105,7 +105,10 @@ def with_company(profiles: dict, fewest: int) -> dict:
     "What is left once no finding has one family alone, and no family less than `fewest` findings"
     while True:
         table = families_with(profiles)
-        left = {name: {t: q for t, q in own.items() if len(table[t]) > 1} for name, own in profiles.items()}
+        left = {
+            name: {t: q for t, q in own.items() if len(table[t]) > 1}
+            for name, own in profiles.items()
+        }
         left = {name: own for name, own in left.items() if len(own) >= fewest}
         if left == profiles: return left
         profiles = left
@@ -134,5 +137,11 @@ def describe_world(world: World) -> dict:
     profiles = {name: f.findings for name, f in world.families.items()}
     table = families_with(profiles)
     facts = sum(map(len, profiles.values()))
-    return dict(families=len(profiles), findings=len(table), facts=facts, fewest_carriers=min(map(len, table.values())),
-                most_carriers=max(map(len, table.values())), findings_a_family=round(facts / len(profiles), 1))
+    return dict(
+        families=len(profiles),
+        findings=len(table),
+        facts=facts,
+        fewest_carriers=min(map(len, table.values())),
+        most_carriers=max(map(len, table.values())),
+        findings_a_family=round(facts / len(profiles), 1),
+    )

@@ -120,7 +120,8 @@ def check_told(sets: dict, world: World):
     table = fact_table(known_world(world, sets['portions']))
     may = {(f, t) for t, names in table.families.items() for f in names}
     stated = facts_of(texts_trained_on(sets), table)
-    if wrong := stated - may: raise UserError(f'cases: {len(wrong)} facts are told that are withheld or false: {min(wrong)}')
+    if wrong := stated - may:
+        raise UserError(f'cases: {len(wrong)} facts are told that are withheld or false: {min(wrong)}')
     if lost := may - stated: raise UserError(f'cases: {len(lost)} facts are told nowhere: {min(lost)}')
 
 # %% ../../nbs/lib/world/closed_cases.ipynb #a37dcbcb

@@ -26,7 +26,8 @@ def findings_asked(portions: Portions, split: str) -> dict:   # family -> findin
     return {name: ts for name, ts in portions.read.items() if (name in portions.shown) == in_cases}
 
 def explained(world: World, family: str, findings: list, each: int) -> list:   # of tuples of finding ids
-    "Every set of so many of a family's findings that only this family explains, in an order by their frequency and chance"
+    """Every set of so many of a family's findings that only this family explains, in an order by their frequency
+    and chance"""
     frequency = world.families[family].findings
     chance = lambda ts: random.Random(digest(ts)).random()
     def rank(ts):   # Efraimidis and Spirakis 2006: a draw without replacement, by the product of the frequencies
@@ -64,7 +65,13 @@ def draw_patients(
     return [Patient(f, disease(f), rng.sample(ts, len(ts)), []) for f, ts in again]
 
 # %% ../../nbs/lib/world/holdouts.ipynb #0c26231d
-def closed_questions(world: World, patients: list, split: str, options: int, seed: int) -> list:   # `question` records
+def closed_questions(
+    world: World,
+    patients: list,
+    split: str,
+    options: int,
+    seed: int,
+) -> list:   # `question` records
     "Patients as questions; in a closed world nothing is known of them but their findings"
     names = sorted(world.families)
     rows = []

@@ -57,8 +57,12 @@ def divide_findings(
     hidden = withheld(profiles, order, unread, each, 2 * each, rng)
     known = {name: [t for t in own if t not in hidden.get(name, ())] for name, own in profiles.items()}
     able = [*hidden, *(name for name in order if name not in hidden and len(known[name]) >= 2 * each)]
-    if len(able) < cases: raise UserError(f'cases.closed: {len(able)} families have findings enough for cases, {cases} are to')
-    shown = {name: sorted(rng.sample(known[name], (len(known[name]) + 1) // 2)) for name in able[:cases]}
+    if len(able) < cases:
+        raise UserError(f'cases.closed: {len(able)} families have findings enough for cases, {cases} are to')
+    shown = {
+        name: sorted(rng.sample(known[name], (len(known[name]) + 1) // 2))
+        for name in able[:cases]
+    }
     read = {name: sorted(set(own) - set(shown.get(name, ()))) for name, own in known.items()}
     return Portions(shown, read, hidden)
 

@@ -96,19 +96,22 @@ def together(table: FactTable, n: int, rng: random.Random) -> list:   # findings
 def ask_several(table: FactTable, rng: random.Random) -> list:
     "The lists of several findings, in the order in which they are named"
     some = rng.sample(list(table.families), rng.randint(2, 4))
-    return [(f'List the diseases for {listing(some)}.', ' '.join(recited(t, table.families[t]) for t in some))]
+    answer = ' '.join(recited(t, table.families[t]) for t in some)
+    return [(f'List the diseases for {listing(some)}.', answer)]
 
 def ask_both(table: FactTable, rng: random.Random) -> list:
     "Who shows all of several findings"
     some = together(table, rng.randint(2, 3), rng)
-    return [(f'Which diseases show {listing(some)}?', ' '.join(narrowed(table.lists(some))))]
+    answer = ' '.join(narrowed(table.lists(some)))
+    return [(f'Which diseases show {listing(some)}?', answer)]
 
 def ask_in_turn(table: FactTable, rng: random.Random) -> list:
     "A conversation: one finding after the other, and who is left"
     some = together(table, 3, rng)
     sentences = narrowed(table.lists(some))
-    answers = [sentences[0], *(' '.join(pair) for pair in zip(sentences[1::2], sentences[2::2]))]
-    return [(ASK_FINDING.format(some[0]), answers[0]), *((f'And {t}?', a) for t, a in zip(some[1:], answers[1:]))]
+    later = [' '.join(pair) for pair in zip(sentences[1::2], sentences[2::2])]
+    questions = [f'And {t}?' for t in some[1:]]
+    return [(ASK_FINDING.format(some[0]), sentences[0]), *zip(questions, later)]
 
 # %% ../../nbs/lib/world/practice.ipynb #076d5d1d
 def ask_named(table: FactTable, rng: random.Random) -> list:
@@ -124,14 +127,16 @@ def ask_repeated(table: FactTable, rng: random.Random) -> list:
     "A list of names drawn by chance, twice again"
     pool = rng.choice([list(table.findings), list(table.families)])   # a disease beside a finding would be a fact
     some = rng.sample(pool, few(rng, 6))
-    return [(recited('Repeat', some), ' '.join([recited('Repeat', some)] * 2))]
+    prompt = recited('Repeat', some)
+    return [(prompt, f'{prompt} {prompt}')]
 
 def lists_by_chance(names: list, rng: random.Random) -> tuple:   # two lists, in order
     "Two lists of names that share none, one or some"
     one = rng.sample(names, min(few(rng, 8), len(names)))
     common = rng.sample(one, min(rng.choice([0, 1, 1, 2, 3]), len(one)))
     others = [f for f in names if f not in one]
-    return sorted(one), sorted(common + rng.sample(others, min(few(rng, 6), len(others))))
+    two = common + rng.sample(others, min(few(rng, 6), len(others)))
+    return sorted(one), sorted(two)
 
 def ask_shared(table: FactTable, rng: random.Random) -> list:
     "What two lists share; their names are drawn by chance"

@@ -38,7 +38,8 @@ def wordings(table: FactTable, seed: int) -> list:
 BUILD = dict(vocabulary=500, names=True)   # of the tokenizer; the rest as `Build` has it
 
 def closed_student(world: World, build: dict, seed: int):   # build: fields of `Build` and keys of `BUILD`
-    "A function that makes a student for a closed world in a folder. Raises `UserError` for a field that does not exist"
+    """A function that makes a student for a closed world in a folder.
+    Raises `UserError` for a field that does not exist"""
     known = [*BUILD, *Build.__dataclass_fields__]
     for name in build:
         if name not in known: raise nearest('size of the student', name, known)
