@@ -19,6 +19,7 @@ from tqdm import tqdm
 from .core.files import UserError
 from .core.dots import draw_groups
 from .core.launch import launch
+from .core.parameters import nearest
 from .core.stats import half_width, mean_interval
 from .core.style import CONTROL_COLOR, dotted_chance, in_words, legend_below, MODEL_COLOR, OTHER_COLOR
 from .core.style import panel_lines, panels, PART_COLORS
@@ -207,10 +208,14 @@ def pretrain(
 
 # %% ../nbs/50_pretrain.ipynb #9b3bd6c8
 def arm_files(s) -> dict:   # arm -> file of `document` records
-    "The sources of a run: those of the clean corpus and, where the recipe says so, what was made from the textbook"
+    """The sources of a run: those of the clean corpus and, where the recipe says so, what was made from the textbook.
+    Raises `UserError` for an arm that is not there"""
     folders = [s.folders['clean']]
     if s.params['textbook']: folders.append(s.folders['textbook'])
-    return {p.stem: str(p) for folder in folders for p in sorted((folder / 'arms').glob('*.jsonl'))}
+    files = {p.stem: str(p) for folder in folders for p in sorted((folder / 'arms').glob('*.jsonl'))}
+    for name in s.params['reads']:
+        if name not in files: raise nearest('arm of pretrain', name, files)
+    return {name: file for name, file in files.items() if name in (s.params['reads'] or files)}
 
 def trainings(s, rule: str, compare: bool) -> dict:   # rule -> folder of the model
     "What is trained: by the rule of the run, and with equal shares to compare with"
