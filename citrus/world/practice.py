@@ -164,13 +164,13 @@ class Operation:
 OPERATIONS = dict(
     finding=Operation(1, 60, ask_finding),
     disease=Operation(1, 40, ask_disease),
-    several=Operation(2, 15, ask_several),
-    both=Operation(2, 15, ask_both),
-    in_turn=Operation(2, 20, ask_in_turn),
+    several=Operation(2, 30, ask_several),
+    both=Operation(2, 30, ask_both),
+    in_turn=Operation(2, 10, ask_in_turn),
     repeated=Operation(2, 10, ask_repeated),
-    named=Operation(2, 10, ask_named),
-    shared=Operation(2, 15, ask_shared),
-    narrowed=Operation(2, 15, ask_narrowed),
+    named=Operation(2, 5, ask_named),
+    shared=Operation(2, 10, ask_shared),
+    narrowed=Operation(2, 5, ask_narrowed),
 )
 
 def as_turns(pairs: list) -> list:   # messages
