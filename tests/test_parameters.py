@@ -134,7 +134,7 @@ def test_the_record_of_a_training_holds_the_parameters_of_its_stage(micro, store
 
 # --- which values there are --------------------------------------------------------------------------------------------
 
-FREE = {'sources', 'executor_options', 'engine'}   # what these may hold is known to the notebook that reads them
+FREE = {'sources', 'executor_options', 'engine', 'build'}   # what these may hold is known to the notebook that reads them
 
 
 @pytest.mark.parametrize('stage', STAGES)
