@@ -13,7 +13,7 @@ from dataclasses import dataclass
 # %% ../../nbs/lib/core/needs.ipynb #b1d00006
 NODE = 8   # GPUs of a machine
 RUN_HERE = 'transformers:', 'vllm:', 'serve:'   # prefixes of models that this machine runs
-CPU_STUDENTS = 'smollm2', 'micro'   # students that need no GPU
+CPU_STUDENTS = 'smollm2', 'micro', 'scratch'   # students that need no GPU
 
 def strings_in(value) -> list:
     "All strings of a parameter's value"
