@@ -70,9 +70,9 @@ def test_an_optimiser_that_does_not_compile_is_found(monkeypatch):
 
 
 def test_a_host_that_cannot_hold_the_offloaded_state_is_found(monkeypatch):
-    monkeypatch.setattr(preflight, 'host_room', lambda: 2**40)
+    monkeypatch.setattr(preflight, 'machine_bytes', lambda: 2**40)
     assert memory_faults(recipe(), CHAIN) == []
-    monkeypatch.setattr(preflight, 'host_room', lambda: 2**39)
+    monkeypatch.setattr(preflight, 'machine_bytes', lambda: 2**39)
     [row] = memory_faults(recipe(), CHAIN)
     assert (row['stage'], row['parameter']) == ('prefer', 'offload') and 'this machine has 512' in row['fault']
 

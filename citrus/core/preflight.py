@@ -4,24 +4,24 @@
 
 # %% auto #0
 __all__ = ['BUILD', 'RECIPE_CHECKS', 'MACHINE_CHECKS', 'packages_used', 'package_faults', 'optimiser_faults', 'shape_named',
-           'device_faults', 'capacity', 'host_room', 'host_verdict', 'memory_faults', 'disk_faults', 'model_bytes',
-           'engine_fault', 'engine_faults', 'faults_of', 'fault_lines', 'stop_at', 'preflight']
+           'device_faults', 'capacity', 'host_verdict', 'memory_faults', 'disk_faults', 'model_bytes', 'engine_fault',
+           'engine_faults', 'faults_of', 'fault_lines', 'stop_at', 'preflight']
 
 # %% ../../nbs/lib/core/preflight.ipynb #db45c65d
-import importlib.util, os, shutil, subprocess, sys
+import importlib.util, shutil, subprocess, sys
 
 import pandas as pd
 
 # %% ../../nbs/lib/core/preflight.ipynb #c1708e87
 from .costs import checkpoint_disk, MODELS, models_disk
-from .files import home, UserError
+from .files import home, standing, UserError
 from .launch import divided, nodes
 from .parameters import fault_row
 from ..data.probe import probe_sets
 from ..llm.engine_options import ENGINE_BACKENDS
 from ..llm.probe import asked_models, probe_servers
-from ..train.memory import device_bytes, GIB, H100, host_bytes, memory_verdict, settled, Shape, shape_of
-from ..train.memory import spare, Step, steps_of, student_shape, weight_count
+from ..train.memory import device_bytes, GIB, H100, host_bytes, machine_bytes, memory_verdict, settled, Shape
+from ..train.memory import shape_of, spare, Step, steps_of, student_shape, weight_count
 
 # %% ../../nbs/lib/core/preflight.ipynb #763816bc
 def packages_used(
@@ -84,15 +84,11 @@ def capacity() -> int:   # bytes
     import torch
     return device_bytes() if torch.cuda.is_available() else H100
 
-def host_room() -> int:   # bytes
-    "Memory of this machine"
-    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-
 def host_verdict(step: Step) -> str:
     "Why the state that a training keeps on the host does not fit"
     return (
         f'the state of the optimiser takes {host_bytes(step) / GIB:.0f} GiB, this machine has'
-        f' {host_room() / GIB:.0f}'
+        f' {machine_bytes() / GIB:.0f}'
     )
 
 def memory_faults(values: dict, stages: list) -> list:   # rows
@@ -107,7 +103,7 @@ def memory_faults(values: dict, stages: list) -> list:   # rows
         step = settled(step, room)
         if spare(step, room) < 0:
             rows.append(fault_row(stage, 'processes', 'memory of a device', memory_verdict(step, room)))
-        if host_bytes(step) > host_room():
+        if host_bytes(step) > machine_bytes():
             rows.append(fault_row(stage, 'offload', 'memory of this machine', host_verdict(step)))
     return rows
 
@@ -118,8 +114,7 @@ def disk_faults(values: dict, stages: list) -> list:   # rows
     if not asked or not shape: return []
     final = sum(models_disk(stage, shape, values) for stage in MODELS if stage in stages)
     needed = final + checkpoint_disk(shape)   # GB
-    folder = next(p for p in (home(), *home().parents) if p.exists())
-    free = shutil.disk_usage(folder).free / 1e9
+    free = shutil.disk_usage(standing(home())).free / 1e9
     why = (
         f'{free:.0f} GB are free, models and two checkpoints take {needed:.0f} GB: free some space, or set'
         ' CITRUS_HOME'

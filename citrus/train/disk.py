@@ -11,7 +11,7 @@ import contextlib, errno, re, shutil
 from pathlib import Path
 
 # %% ../../nbs/lib/train/disk.ipynb #a1d00005
-from ..core.files import UserError
+from ..core.files import standing, UserError
 
 # %% ../../nbs/lib/train/disk.ipynb #a1d00008
 WEIGHT_BYTES = 14   # of a checkpoint, for each weight that learns
@@ -45,7 +45,7 @@ def skipped(why: str, last: Path) -> str:   # last: the checkpoint that stays
 def has_room(folder: Path, last: Path, weights: int) -> bool:   # folder: of the checkpoints
     "Whether the disk has room for another checkpoint; says so in one line where it has not"
     from accelerate import PartialState
-    there = next(p for p in (folder, *folder.parents) if p.exists())
+    there = standing(folder)
     free = shutil.disk_usage(there).free
     needed = bytes_needed(last, weights)
     if agreed(free >= needed): return True

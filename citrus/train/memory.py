@@ -6,9 +6,9 @@
 __all__ = ['SHAPES', 'GIB', 'RESERVE', 'LIVE', 'BUCKET', 'SUB_GROUP', 'WORKSPACE', 'UNSPLIT', 'TENSORS', 'PROMPT', 'H100',
            'Shape', 'shape_of', 'linears', 'layer_parameters', 'weight_count', 'multiplied', 'adapter_parameters',
            'states', 'layer_bytes', 'mask_bytes', 'logit_bytes', 'activations', 'Step', 'kernel_bytes', 'passing_bytes',
-           'memory', 'host_bytes', 'spare', 'settled', 'device_bytes', 'must_recompute', 'student_shape',
-           'preference_step', 'tuning_step', 'steps_of', 'memory_verdict', 'memory_row', 'fit_table', 'forecast',
-           'token_flops', 'gpu_hours']
+           'memory', 'host_bytes', 'spare', 'settled', 'machine_bytes', 'device_bytes', 'must_recompute',
+           'student_shape', 'preference_step', 'tuning_step', 'steps_of', 'memory_verdict', 'memory_row', 'fit_table',
+           'forecast', 'token_flops', 'gpu_hours']
 
 # %% ../../nbs/lib/train/memory.ipynb #80539e9a
 import os
@@ -215,11 +215,15 @@ def settled(step: Step, capacity: int) -> Step:
 
 
 # %% ../../nbs/lib/train/memory.ipynb #5cd624ee
+def machine_bytes() -> int:
+    "Memory of this machine"
+    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+
 def device_bytes() -> int:
     "Memory of this process's device: of the GPU, or the machine's"
     import torch
     if torch.cuda.is_available(): return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return machine_bytes()
 
 def must_recompute(
     config,   # of the model

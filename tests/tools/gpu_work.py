@@ -23,7 +23,7 @@ from citrus.sft import fine_tune
 from citrus.train.checkpoints import companion
 from citrus.train.encoding import encode_rows
 from citrus.train.memory import shape_of, SHAPES, Shape
-from citrus.train.preference import encode_pairs
+from citrus.train.preference import PairEncoder
 from citrus.train.steps import load_student
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -147,6 +147,12 @@ def run_sft(out: Path, base: Path, data: Path, c: Course) -> list:
     return [int(row['tokens']) for row in read_jsonl(f'{out}.history.jsonl')]
 
 
+def usable(pairs: list, base: Path, length: int) -> list:   # as `encode_pair` gives them
+    "The pairs that can be used"
+    encode = PairEncoder(AutoTokenizer.from_pretrained(base), length).encode
+    return [encoded for encoded, why in map(encode, pairs) if not why]
+
+
 def run_prefer(out: Path, base: Path, data: Path, c: Course) -> list:
     "Preference training on pairs"
     rows = read_jsonl(data / 'pairs.jsonl', 'pair')
@@ -154,14 +160,14 @@ def run_prefer(out: Path, base: Path, data: Path, c: Course) -> list:
         str(out), str(base), str(data / 'pairs.jsonl'), beta=10.0, gamma=5.4, alpha=0.05, learning_rate=c.rate / 100,
         global_batch=c.batch, epochs=c.steps * c.batch / len(rows), checkpoint_seconds=NEVER, report_to='none', seed=0,
         length=c.length, micro_batch=c.micro, lora_rank=0)
-    encoded, _ = encode_pairs(rows, AutoTokenizer.from_pretrained(base), c.length)
+    encoded = usable(rows, base, c.length)
     each = sum(len(tokens) for e in encoded for tokens in e.values()) / len(encoded)
     return [round((i + 1) * c.batch * each) for i in range(len(logged(out)))]
 
 
 def longest_pair(base: Path, data: Path, c: Course) -> tuple:   # (columns, of these answers)
     "What the longest of the pairs fills"
-    encoded, _ = encode_pairs(read_jsonl(data / 'pairs.jsonl', 'pair'), AutoTokenizer.from_pretrained(base), c.length)
+    encoded = usable(read_jsonl(data / 'pairs.jsonl', 'pair'), base, c.length)
     answers = [len(e['chosen']) + len(e['rejected']) for e in encoded]
     return max(len(e['prompt']) + n - 2 for e, n in zip(encoded, answers)), max(answers)
 
