@@ -34,8 +34,8 @@ def steady_kl(logp, reference):
 def token_rewards(reward, kl, mask, beta: float):   # reward: (replies,); kl, mask: (replies, tokens)
     "What each token is paid: its divergence, and at the last one the reward of the reply"
     paid = -beta * kl * mask
-    rows = torch.arange(len(paid))
-    paid[rows, mask.sum(1).long() - 1] += reward
+    last = (mask * torch.arange(mask.shape[1])).argmax(1)
+    paid[torch.arange(len(paid)), last] += reward
     return paid
 
 # %% ../../nbs/lib/train/policy.ipynb #787aeda1
