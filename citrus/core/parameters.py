@@ -33,6 +33,7 @@ STAGES = dict(
     synth=('60_synth', ['assets', 'cases', 'clean']),
     reflection=('studies/reflection', ['assets', 'cases', 'clean', 'synth']),
     sft=('70_sft', ['assets', 'cases', 'clean', 'textbook', 'pretrain', 'synth']),
+    students=('studies/students', ['assets', 'cases', 'pretrain', 'sft']),
     traces=('studies/traces', ['cases', 'synth', 'sft']),
     prefer=('80_prefer', ['cases', 'synth', 'sft']),
     preferences=('studies/preferences', ['assets', 'cases']),
@@ -53,6 +54,7 @@ STUDIES = {   # Run when they are named, not as part of the chain
     'rules',
     'scale',
     'sizes',
+    'students',
     'throughput',
     'traces',
 }
