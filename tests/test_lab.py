@@ -4,10 +4,9 @@ import random
 import pytest
 
 from citrus.core.files import UserError
-from citrus.llm.prompt import ask, parse_reply
 from citrus.world.chart import weigh
 from citrus.world.closed import closed_world, closure_of, describe_world
-from citrus.world.closed_cases import check_disjoint, check_told, facts_of, open_sets, sets_of_closed, table_scores, texts_trained_on
+from citrus.world.closed_cases import check_disjoint, check_told, facts_of, sets_of_closed, table_scores
 from citrus.world.expert import knowledge_of
 from citrus.world.families import load_world
 from citrus.world.holdouts import HELD_OUT, families_left, draw_patients

@@ -10,7 +10,7 @@ import re
 
 from .extract import mark
 from .judge import last_named
-from ..llm.prompt import parse_reply, target
+from ..llm.prompt import parse_reply
 
 # %% ../../nbs/lib/eval/reward.ipynb #4170b8e4
 HEADINGS = '## Thinking', '## Final Response'

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLOSED_NAMESPACE', 'write_closed_world', 'world_of', 'closed_texts', 'closed_sets', 'name_finder', 'sentence_facts',
            'facts_of', 'texts_trained_on', 'check_disjoint', 'check_told', 'vote_of_texts', 'rank_score',
-           'table_scores', 'sets_of_closed', 'tables', 'write_closed_sets', 'open_sets']
+           'table_scores', 'sets_of_closed', 'divided_again', 'tables', 'write_closed_sets', 'open_sets']
 
 # %% ../../nbs/lib/world/closed_cases.ipynb #dc98be58
 import json, re
@@ -21,7 +21,7 @@ from .closed import closed_world, closure_of, told_world
 from .expert import knowledge_of, save_knowledge
 from .families import World, load_world
 from .holdouts import HELD_OUT, closed_questions, draw_patients
-from .portions import Portions, divide_findings, known_world, withheld_pairs
+from .portions import divide_findings, known_world
 from .practice import FactTable, operations_of, practice_rows, practice_texts, fact_table, told_facts
 from .questions import Plan, findings_key
 
@@ -162,6 +162,16 @@ def sets_of_closed(
     further = {split: sizes[split] for split in HELD_OUT if split in sizes}
     rest = {name: n for name, n in sizes.items() if name not in further}
     return closed_sets(world, counts | further, each, options, seed, known, **rest)
+
+def divided_again(p: dict, world: World, more: int) -> dict:   # p: parameters of the stage `cases`; more: added to its seed
+    """The sets of the same world whose findings are divided anew, checked.
+    Raises `UserError` if the run has no closed world"""
+    if p['namespace'] != 'closed': raise UserError('this run has no closed world; take the recipe lab')
+    counts = {split: p[split] for split in ('train', 'patients', 'diseases')}
+    sets = sets_of_closed(world, p['closed'], p['known'], p['findings'][0], p['options'], p['seed'] + more, **counts)
+    check_disjoint(sets['questions'])
+    check_told(sets, world)
+    return sets
 
 def tables(s: Stage, world: World, sets: dict) -> pd.DataFrame:   # empty for the whole ontology
     "What tables of the training patients answer in a closed world, written down and shown"

@@ -13,7 +13,6 @@ from ..core.files import UserError
 from ..core.keys import digest
 from ..core.parameters import nearest
 from ..llm.from_scratch import Build, from_scratch
-from .closed import families_with
 from .families import World
 from .practice import OPERATIONS, FactTable, practice_rows, fact_table, told_facts
 from .questions import PRESENT, OPEN
