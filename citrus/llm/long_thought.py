@@ -9,7 +9,7 @@ __all__ = ['NARRATOR', 'ANSWERER', 'told_steps', 'joined_steps', 'narrate_skill'
 import random
 
 from ..eval.judge import is_right
-from .models import Model, Sampling
+from .models import Model
 from .monologue import concludes
 from .prompt import parse_reply, target
 from .roles import role_prompt, ROLE_TASKS, sections, tag
