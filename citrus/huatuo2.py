@@ -47,7 +47,8 @@ def unify_funnel(pieces: dict, replies: dict) -> pd.DataFrame:   # both: arm -> 
 
 def tuning_rows(s, n: int, seed: int) -> list:   # `sft` records
     "Rows of the three stages of fine-tuning"
-    rows = [r for name in ('sft1', 'sft2', 'sft3') for r in s.read('sft', f'{name}.jsonl', 'sft')]
+    stages = [s.read('sft', f'{name}.jsonl', 'sft') for name in ('sft1', 'sft2', 'sft3')]
+    rows = list(itertools.chain(*stages))
     return seeded_sample(rows, n or len(rows), seed)
 
 # %% ../nbs/85_huatuo2.ipynb #becc36eb
@@ -70,7 +71,8 @@ def ordered(rows: list, weights: dict, copies: int, order: str, seed: int) -> li
     if order in ('uniform', 'two_stages'): priority = np.ones(len(rows))
     numbers = priority_order(priority, times, seed)
     if order == 'two_stages': numbers = sorted(numbers, key=lambda i: kinds[i] == 'tuning')   # keeps the order within
-    return [rows[i] | dict(id=f'{rows[i]["id"]}-{place}') for place, i in enumerate(numbers)]
+    drawn = [rows[i] for i in numbers]
+    return [r | dict(id=f'{r["id"]}-{place}') for place, r in enumerate(drawn)]
 
 def mixture_table(rows: list, arms: list, order: str, parts: int = 10) -> pd.DataFrame:
     "Share of each source in each tenth of an order"
@@ -86,7 +88,8 @@ def mixture_table(rows: list, arms: list, order: str, parts: int = 10) -> pd.Dat
 def train_orders(s, rows: list, weights: dict) -> pd.DataFrame:
     "Train the base model on the rows in every order; the mixture of each as a table"
     p = s.params
-    settings = {k: v for k, v in manifest(s.folders['sft'])['params'].items() if k in TRAINING}
+    tuned = manifest(s.folders['sft'])['params']
+    settings = {k: tuned[k] for k in TRAINING}
     settings |= dict(learning_rate=p['learning_rate'], epochs=1, report_to='none', seed=p['seed'])
     mixtures = []
     for order in p['orders']:
@@ -102,8 +105,10 @@ def losses_of(folder: Path, orders: list) -> pd.DataFrame:
     "The training loss of every order by progress"
     tables = []
     for order in orders:
-        loss = [h['loss'] for h in read_jsonl(folder / f'{order}.history.jsonl')]
-        tables.append(pd.DataFrame(dict(order=order, progress=(np.arange(len(loss)) + 0.5) / len(loss), loss=loss)))
+        history = read_jsonl(folder / f'{order}.history.jsonl')
+        progress = (np.arange(len(history)) + 0.5) / len(history)
+        loss = [h['loss'] for h in history]
+        tables.append(pd.DataFrame(dict(order=order, progress=progress, loss=loss)))
     return pd.concat(tables, ignore_index=True)
 
 def plot_orders(mixtures: pd.DataFrame, losses: pd.DataFrame):
@@ -112,9 +117,11 @@ def plot_orders(mixtures: pd.DataFrame, losses: pd.DataFrame):
     first = mixtures[mixtures.order == mixtures.order.iloc[0]]
     for (source, g), color in zip(first.groupby('source', sort=False), itertools.cycle(PART_COLORS)):
         left.plot(g.progress, g.share, 'o-', ms=3, color=color, label=in_words(source))
-    left.set(xlabel='share of the rows that was read', ylabel=f'share of a source ({in_words(first.order.iloc[0])})', ylim=(-0.03, 1.03))
+    label = f'share of a source ({in_words(first.order.iloc[0])})'
+    left.set(xlabel='share of the rows that was read', ylabel=label, ylim=(-0.03, 1.03))
     for (order, g), color in zip(losses.groupby('order', sort=False), PART_COLORS):
-        right.plot(g.progress, g.loss.rolling(max(1, len(g) // 20), min_periods=1).mean(), color=color, label=in_words(order))
+        smooth = g.loss.rolling(max(1, len(g) // 20), min_periods=1).mean()
+        right.plot(g.progress, smooth, color=color, label=in_words(order))
     right.set(xlabel='share of the steps', ylabel='training loss, nats a token')
     right.legend(fontsize=8, frameon=False)
     panel_lines(right, 'one seed each; a loss falls where easier rows are read')

@@ -12,7 +12,7 @@ from citrus.world.families import load_world
 from citrus.world.holdouts import HELD_OUT, families_left, draw_patients
 from citrus.world.narrowing import narrowed
 from citrus.world.portions import known_world, withheld_pairs
-from citrus.world.practice import OPERATIONS, fact_table, practice_rows
+from citrus.world.practice import PRACTISED, fact_table, practice_rows
 from citrus.world.steps import candidates_step, conclusion_step
 from citrus.world.telling import monologue
 from citrus.world.world_student import closed_student, wordings
@@ -70,7 +70,7 @@ def test_what_is_withheld_is_in_no_text(world, sets):
 
 def test_every_answer_of_practice_is_true(world, sets):
     table = fact_table(known_world(world, sets['portions']))
-    for name in OPERATIONS:
+    for name in PRACTISED:
         for r in practice_rows(table, [name], 60, 3):
             last = r['messages'][-1]['content']
             if name in ('finding', 'several', 'both'):

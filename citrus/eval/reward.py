@@ -21,8 +21,8 @@ def with_headings(think: str, response: str) -> str:
 
 def in_tags(text: str) -> str:   # the text itself if it has no headings
     "A reply with headings as one with tags; what is wrong with its form stays wrong"
-    for heading, tag in zip(HEADINGS, ('think', 'answer')):
-        text = re.sub(rf'^{heading}[ \t]*$', '</think>\n<answer>' if tag == 'answer' else '<think>', text, flags=re.M)
+    for heading, tag in zip(HEADINGS, ('<think>', '</think>\n<answer>')):
+        text = re.sub(rf'^{heading}[ \t]*$', tag, text, flags=re.M)
     return f'{text.rstrip()}</answer>' if '<answer>' in text and '</answer>' not in text else text
 
 # %% ../../nbs/lib/eval/reward.ipynb #0f83bc60
@@ -32,7 +32,8 @@ def hedged(answer: str, names: list) -> bool:   # names: of candidates
     "Whether an answer names several things"
     if SEVERAL.search(answer): return True
     first = last_named(answer, names)
-    return bool(first) and bool(last_named(answer, [n for n in names if n != first and first not in n and n not in first]))
+    apart = [n for n in names if first not in n and n not in first]
+    return bool(first) and bool(last_named(answer, apart))
 
 def reward(text: str, question: dict, cut: bool = False) -> float:
     "What a reply earns (HuatuoGPT-o1, section 3.2): 1, 0.1 or 0"

@@ -163,12 +163,25 @@ def sets_of_closed(
     rest = {name: n for name, n in sizes.items() if name not in further}
     return closed_sets(world, counts | further, each, options, seed, known, **rest)
 
-def divided_again(p: dict, world: World, more: int) -> dict:   # p: parameters of the stage `cases`; more: added to its seed
+def divided_again(
+    world: World,
+    more: int,        # Added to the seed
+    namespace: str,
+    closed: dict,
+    known: int,
+    findings: list,
+    options: int,
+    seed: int,
+    train: int,
+    patients: int,
+    diseases: int,
+    **others,         # The other parameters of the stage `cases`
+) -> dict:
     """The sets of the same world whose findings are divided anew, checked.
     Raises `UserError` if the run has no closed world"""
-    if p['namespace'] != 'closed': raise UserError('this run has no closed world; take the recipe lab')
-    counts = {split: p[split] for split in ('train', 'patients', 'diseases')}
-    sets = sets_of_closed(world, p['closed'], p['known'], p['findings'][0], p['options'], p['seed'] + more, **counts)
+    if namespace != 'closed': raise UserError('this run has no closed world; take the recipe lab')
+    counts = dict(train=train, patients=patients, diseases=diseases)
+    sets = sets_of_closed(world, closed, known, findings[0], options, seed + more, **counts)
     check_disjoint(sets['questions'])
     check_told(sets, world)
     return sets

@@ -27,7 +27,7 @@ def shown_by(k: Knowledge, named: dict, family: str) -> list:   # named: finding
 
 def strategy_in(text: str) -> str:   # '' in the first round
     "The strategy that a section names"
-    return next((name for name, told in STRATEGIES.items() if told in text), '')
+    return next((name for name, sentence in STRATEGIES.items() if sentence in text), '')
 
 def next_guess(k: Knowledge, named: dict, ranked: list, before: list, strategy: str) -> str:   # ranked: families as drawn
     "What the expert concludes next, by a strategy"
@@ -35,9 +35,13 @@ def next_guess(k: Knowledge, named: dict, ranked: list, before: list, strategy: 
     count = lambda f: len(shown_by(k, named, f))
     lacking = [t for t in named if before and t not in shown_by(k, named, before[-1])]
     if strategy == 'verification': return max(ranked, key=count)
-    if strategy == 'correction' and lacking: return next((f for f in fresh if f in k.carriers.get(lacking[0], {})), fresh[0])
-    if strategy == 'backtracking' and before[1:]: return next((f for f in fresh if count(f) >= count(before[-2])), fresh[0])
-    return fresh[0]
+    better = fresh
+    if strategy == 'correction' and lacking:
+        shows_it = k.carriers.get(lacking[0], {})
+        better = [f for f in fresh if f in shows_it]
+    if strategy == 'backtracking' and before[1:]:
+        better = [f for f in fresh if count(f) >= count(before[-2])]
+    return (better or fresh)[0]
 
 # %% ../../nbs/lib/world/search_parts.ipynb #eeac592d
 def check_words(k: Knowledge, named: dict, family: str) -> str:
@@ -52,12 +56,12 @@ def teach_skill(k: Knowledge, messages: list, temperature: float, rng: random.Ra
     named, belief = understand(k, part['Question'])
     before = concluded(part.get('Earlier steps', ''))
     strategy = strategy_in(part.get('How to go on', ''))
-    told = part.get('For you alone', '').removeprefix('The answer is ').partition('. Write')[0]
-    guess = told or next_guess(k, named, propose(belief, temperature, rng), before, strategy)
-    thoughts = [recited(lower(name), sorted(k.carriers.get(t, {}))) for t, name in named.items()] or ['Nothing is known.']
-    agreed = [f'<verification>{check_words(k, named, before[-1])}</verification>'] if before and strategy else []
-    thinking = [f'<thinking>{text}</thinking>' for text in thoughts]
-    check = f'<verification>{check_words(k, named, guess)}</verification>'
-    return ''.join([*agreed, *thinking, f'<conclusion>{guess}</conclusion>', check])
+    given = part.get('For you alone', '').removeprefix('The answer is ').partition('. Write')[0]
+    guess = given or next_guess(k, named, propose(belief, temperature, rng), before, strategy)
+    lists = [recited(lower(name), sorted(k.carriers.get(t, {}))) for t, name in named.items()]
+    check = lambda family: f'<verification>{check_words(k, named, family)}</verification>'
+    agreed = check(before[-1]) if before and strategy else ''
+    thinking = [f'<thinking>{text}</thinking>' for text in lists or ['Nothing is known.']]
+    return ''.join([agreed, *thinking, f'<conclusion>{guess}</conclusion>', check(guess)])
 
 SKILLS[TEACHER] = teach_skill

@@ -14,7 +14,7 @@ from ..core.keys import digest
 from ..core.parameters import nearest
 from ..llm.from_scratch import Build, from_scratch
 from .families import World
-from .practice import OPERATIONS, FactTable, practice_rows, fact_table, told_facts
+from .practice import PRACTISED, FactTable, practice_rows, fact_table, told_facts
 from .questions import PRESENT, OPEN
 
 # %% ../../nbs/lib/world/world_student.ipynb #d28816b0
@@ -28,7 +28,7 @@ def false_table(table: FactTable, seed: int) -> FactTable:
 def wordings(table: FactTable, seed: int) -> list:
     "Texts that hold every name and every wording of a closed world, and no fact of it"
     false = false_table(table, seed)
-    rows = practice_rows(false, list(OPERATIONS), 3000, seed)
+    rows = practice_rows(false, list(PRACTISED), 3000, seed)
     asked = [f'{form.format(who="A patient", what="fever")} {OPEN}' for form in PRESENT]
     facts = [d['text'] for docs in told_facts(false, 4, seed).values() for d in docs]
     return facts + [m['content'] for r in rows for m in r['messages']] + 40 * asked
