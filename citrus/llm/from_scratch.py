@@ -103,7 +103,9 @@ def start_alike(model, tokenizer, names: list, spread: float):
     import torch
     rows = model.get_input_embeddings().weight.data   # of the output too: they are tied
     places = lambda joint: tokenizer.convert_tokens_to_ids([name + joint for name in names])
-    for joint in JOINTS: rows[places(joint)] = rows[places('')] + spread * torch.randn(rows.shape[1])
+    for joint in JOINTS:
+        moved = spread * torch.randn(rows.shape[1])
+        rows[places(joint)] = rows[places('')] + moved
 
 def from_scratch(folder: Path, texts, names: list, vocabulary: int, build: Build, seed: int):
     "Make a student: its tokenizer from texts and names, its weights by chance"

@@ -45,13 +45,16 @@ def closure_of(sizes: dict) -> Closure:   # of some fields
 # %% ../../nbs/lib/world/closed.ipynb #c2ebf854
 def common_findings(world: World, closure: Closure) -> list:   # ids, the most common first
     "The findings of a closed world. Raises `UserError` if there are too few"
-    shown = Counter(t for f in world.families.values() for t, q in f.findings.items() if q >= closure.frequency)
-    able = [t for t in shown if t in world.terms and len(world.terms[t].name) <= closure.finding_letters]
+    often = lambda f: [t for t, q in f.findings.items() if q >= closure.frequency]
+    shown = Counter(t for f in world.families.values() for t in often(f))
+    short = lambda t: len(world.terms[t].name) <= closure.finding_letters
+    able = [t for t in shown if t in world.terms and short(t)]
     ranked = sorted(able, key=lambda t: (-shown[t], t))
     chosen = []
     for t in ranked[closure.skipped:]:
         if len(chosen) == closure.findings: return chosen
-        if not any(t in world.ancestors(o) or o in world.ancestors(t) for o in chosen): chosen.append(t)
+        related = lambda o: t in world.ancestors(o) or o in world.ancestors(t)
+        if not any(map(related, chosen)): chosen.append(t)
     if len(chosen) == closure.findings: return chosen
     raise UserError(f'closed.findings = {closure.findings}: there are only {len(chosen)}')
 
@@ -63,7 +66,8 @@ def family_profiles(world: World, findings: list, closure: Closure) -> dict:   #
     for name, family in sorted(world.families.items()):
         own = {t: q for t, q in family.findings.items() if t in listed and q >= closure.frequency}
         if len(name) > closure.family_letters or len(own) < closure.fewest: continue
-        frequent = sorted(own.keys() - naming(world, name), key=lambda t: (-own[t], t))[:closure.most]
+        sayable = own.keys() - naming(world, name)
+        frequent = sorted(sayable, key=lambda t: (-own[t], t))[:closure.most]
         if len(frequent) >= closure.fewest: profiles[name] = {t: own[t] for t in frequent}
     return profiles
 

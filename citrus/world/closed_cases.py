@@ -8,7 +8,7 @@ __all__ = ['CLOSED_NAMESPACE', 'write_closed_world', 'world_of', 'closed_texts',
            'table_scores', 'sets_of_closed', 'divided_again', 'tables', 'write_closed_sets', 'open_sets']
 
 # %% ../../nbs/lib/world/closed_cases.ipynb #dc98be58
-import json, re
+import itertools, json, re
 from pathlib import Path
 
 import pandas as pd
@@ -91,7 +91,7 @@ def sentence_facts(text: str, families: re.Pattern, findings: re.Pattern):   # Y
         named = list(dict.fromkeys(families.findall(sentence)))
         rest = families.sub('', sentence)
         shown = list(dict.fromkeys(findings.findall(rest)))
-        if len(shown) == 1 or len(named) == 1: yield from ((f, t) for f in named for t in shown)
+        if 1 in (len(shown), len(named)): yield from itertools.product(named, shown)
 
 def facts_of(texts, table: FactTable) -> set:   # (family, finding)
     "All facts that texts tell"
@@ -198,9 +198,10 @@ def write_closed_sets(s: Stage, world: World, sets: dict) -> dict:   # file -> r
     "Check and write all sets of a closed world"
     check_disjoint(sets['questions'])
     check_told(sets, world)
-    counts = {split: s.write(f'{split}.jsonl', qs, 'question') for split, qs in sets['questions'].items()}
-    for source, docs in sets['texts'].items(): counts[source] = s.write(f'texts/{source}.jsonl', docs, 'document')
-    for name in ('facts', 'dialogues'): counts[name] = s.write(f'{name}.jsonl', sets[name], 'sft')
+    write = lambda name, rows, kind: s.write(f'{name}.jsonl', rows, kind)
+    counts = {split: write(split, qs, 'question') for split, qs in sets['questions'].items()}
+    for source, docs in sets['texts'].items(): counts[source] = write(f'texts/{source}', docs, 'document')
+    for name in ('facts', 'dialogues'): counts[name] = write(name, sets[name], 'sft')
     known = known_world(world, sets['portions'])
     save_knowledge(knowledge_of(known, sets['known']), s.dir / 'knowledge.json')
     return counts

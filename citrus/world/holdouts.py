@@ -34,7 +34,8 @@ def explained(world: World, family: str, findings: list, each: int) -> list:   #
         weight = 1.0
         for t in ts: weight *= frequency[t]
         return -chance(ts) ** (1 / weight)
-    whole = [ts for ts in itertools.combinations(sorted(findings), each) if world.explainers(ts) == {family}]
+    every = itertools.combinations(sorted(findings), each)
+    whole = [ts for ts in every if world.explainers(ts) == {family}]
     return sorted(whole, key=rank)
 
 # %% ../../nbs/lib/world/holdouts.ipynb #7a3f0731
@@ -55,7 +56,8 @@ def draw_patients(
     "The patients of a set. Raises `UserError` if there are too few"
     rng = random.Random(digest(['drawn', split, seed]))
     own = findings_asked(portions, split)
-    pools = {f: [ts for ts in explained(world, f, ts, each) if belongs(ts, split)] for f, ts in own.items()}
+    pool = lambda f: [ts for ts in explained(world, f, own[f], each) if belongs(ts, split)]
+    pools = {f: pool(f) for f in own}
     different = list(rounds(pools, rng))
     fewest = 1 if split == 'train' else n   # training tells a patient again
     if len(different) < fewest:
@@ -84,5 +86,6 @@ def closed_questions(
 # %% ../../nbs/lib/world/holdouts.ipynb #b15ded37
 def families_left(world: World, patients: list) -> list:   # means, after the first finding, the second ...
     "How many families explain the first findings of patients"
-    counts = [[len(world.explainers(p.present[:k + 1])) for k in range(len(p.present))] for p in patients]
+    left = lambda p, k: len(world.explainers(p.present[:k + 1]))
+    counts = [[left(p, k) for k in range(len(p.present))] for p in patients]
     return [sum(column) / len(column) for column in zip(*counts)]

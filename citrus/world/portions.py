@@ -55,22 +55,26 @@ def divide_findings(
     profiles = {name: list(f.findings) for name, f in world.families.items()}
     order = rng.sample(sorted(profiles), len(profiles))
     hidden = withheld(profiles, order, unread, each, 2 * each, rng)
-    known = {name: [t for t in own if t not in hidden.get(name, ())] for name, own in profiles.items()}
-    able = [*hidden, *(name for name in order if name not in hidden and len(known[name]) >= 2 * each)]
+    not_hidden = lambda name: [t for t in profiles[name] if t not in hidden.get(name, ())]
+    known = {name: not_hidden(name) for name in profiles}
+    rich = [name for name in order if len(known[name]) >= 2 * each]
+    able = [*hidden, *(name for name in rich if name not in hidden)]
     if len(able) < cases:
         raise UserError(f'cases.closed: {len(able)} families have findings enough for cases, {cases} are to')
     shown = {
         name: sorted(rng.sample(known[name], (len(known[name]) + 1) // 2))
         for name in able[:cases]
     }
-    read = {name: sorted(set(own) - set(shown.get(name, ()))) for name, own in known.items()}
+    left = lambda name: set(known[name]) - set(shown.get(name, ()))
+    read = {name: sorted(left(name)) for name in known}
     return Portions(shown, read, hidden)
 
 # %% ../../nbs/lib/world/portions.ipynb #d51e9dd8
 def known_world(world: World, portions: Portions) -> World:
     "A closed world as texts tell it"
     frequency = lambda name, t: world.families[name].findings[t]
-    known = {name: {t: frequency(name, t) for t in portions.known(name)} for name in sorted(world.families)}
+    profile = lambda name: {t: frequency(name, t) for t in portions.known(name)}
+    known = {name: profile(name) for name in sorted(world.families)}
     return told_world(world, known)
 
 def withheld_pairs(portions: Portions) -> set:   # (family, finding id)

@@ -35,7 +35,8 @@ def fact_table(world: World) -> FactTable:   # world: as texts tell it
     "The facts of a closed world in words"
     ids = families_with({name: f.findings for name, f in world.families.items()})
     families = {finding_name(world, t): names for t, names in ids.items()}
-    findings = {name: sorted(finding_name(world, t) for t in f.findings) for name, f in world.families.items()}
+    named = lambda ids: sorted(finding_name(world, t) for t in ids)
+    findings = {name: named(f.findings) for name, f in world.families.items()}
     return FactTable(dict(sorted(families.items())), dict(sorted(findings.items())))
 
 # %% ../../nbs/lib/world/practice.ipynb #ccde4ff8
@@ -57,8 +58,10 @@ PAGE = 12   # Facts, or questions with their answers, on a page
 def pages(source: str, lines: list, seed: int) -> list:   # `document` records
     "Lines in an order by chance, some on each page"
     mixed = random.Random(digest(['pages', source, seed])).sample(lines, len(lines))
-    texts = ['\n'.join(mixed[i:i + PAGE]) for i in range(0, len(mixed), PAGE)]
-    return [document(f'{source}-{seed}-{i}', source, text, 'medical') for i, text in enumerate(texts)]
+    starts = range(0, len(mixed), PAGE)
+    texts = ['\n'.join(mixed[i:i + PAGE]) for i in starts]
+    page = lambda i, text: document(f'{source}-{seed}-{i}', source, text, 'medical')
+    return [page(i, text) for i, text in enumerate(texts)]
 
 def told_facts(table: FactTable, tellings: int, seed: int) -> dict:   # source -> `document` records
     "Every fact, so many times in both directions, each time in another wording"
@@ -66,7 +69,8 @@ def told_facts(table: FactTable, tellings: int, seed: int) -> dict:   # source -
     docs = {}
     for source, (wordings, rows) in ways.items():
         forms = [wordings[i % len(wordings)] for i in range(tellings)]
-        lines = [form.format(name=name, listed='; '.join(listed)) for form in forms for name, listed in rows.items()]
+        listed = {name: '; '.join(names) for name, names in rows.items()}
+        lines = [form.format(name=name, listed=text) for form in forms for name, text in listed.items()]
         docs[source] = pages(source, lines, seed)
     return docs
 
@@ -133,7 +137,8 @@ def ask_repeated(table: FactTable, rng: random.Random) -> list:
 def lists_by_chance(names: list, rng: random.Random) -> tuple:   # two lists, in order
     "Two lists of names that share none, one or some"
     one = rng.sample(names, min(few(rng, 8), len(names)))
-    common = rng.sample(one, min(rng.choice([0, 1, 1, 2, 3]), len(one)))
+    shared = rng.choice([0, 1, 1, 2, 3])
+    common = rng.sample(one, min(shared, len(one)))
     others = [f for f in names if f not in one]
     two = common + rng.sample(others, min(few(rng, 6), len(others)))
     return sorted(one), sorted(two)
@@ -148,7 +153,8 @@ def ask_narrowed(table: FactTable, rng: random.Random) -> list:
     "What several lists leave, one after the other; their names are drawn by chance"
     names = list(table.findings)
     right = rng.choice(names)
-    draw = lambda: sorted({right, *rng.sample(names, min(few(rng, 7), len(names)))})
+    others = lambda: rng.sample(names, min(few(rng, 7), len(names)))
+    draw = lambda: sorted({right, *others()})
     lists = {word: draw() for word in ('One', 'Two', 'Three')}   # under a finding's name they would be false
     prompt = ' '.join(recited(t, fs) for t, fs in lists.items())
     return [(f'{prompt} Which are in all?', ' '.join(narrowed(lists)))]
@@ -185,7 +191,8 @@ def practice_rows(table: FactTable, operations: list, n: int, seed: int) -> list
     for i, name in enumerate(rng.choices(operations, weights, k=n)):
         operation = PRACTISED[name]
         messages = as_turns(operation.ask(table, rng))
-        rows.append(dict(id=f'{name}-{seed}-{i}', stage=operation.stage, source=name, messages=messages))
+        about = dict(id=f'{name}-{seed}-{i}', stage=operation.stage, source=name)
+        rows.append(about | dict(messages=messages))
     return rows
 
 def operations_of(stage: int) -> list:
@@ -195,4 +202,5 @@ def operations_of(stage: int) -> list:
 # %% ../../nbs/lib/world/practice.ipynb #0cc381f7
 def practice_texts(rows: list, seed: int) -> list:   # rows: `sft` records; `document` records
     "Questions with their answers as texts"
-    return pages('asked', [' '.join(m['content'] for m in r['messages']) for r in rows], seed)
+    line = lambda r: ' '.join(m['content'] for m in r['messages'])
+    return pages('asked', list(map(line, rows)), seed)
