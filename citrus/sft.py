@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROW_LICENCES', 'LOGGED', 'REASONED', 'tuning_settings', 'may_pack', 'dialogue_encoder', 'tuning_trainer',
            'tuning_card', 'fine_tune', 'tuning_results', 'hub_dialogues', 'bare_rows', 'fill_tokens',
-           'answer_only_rows', 'short_rows', 'again', 'taught_rows', 'control_rows', 'write_rows', 'encode_stages',
+           'answer_only_rows', 'short_rows', 'taught_rows', 'control_rows', 'write_rows', 'encode_stages',
            'train_stages']
 
 # %% ../nbs/70_sft.ipynb #f4ea4444
@@ -21,7 +21,7 @@ from .data.contamination import Index
 from .data.hub import hub
 from .data.instructions import dialogues, EXERCISES, instructions
 from .data.row_contamination import decontaminate
-from .data.row_files import row_file, RowFile, RowList, seeded_sample, spool
+from .data.row_files import row_file, row_files, RowFile, RowList, seeded_sample, spool
 from .llm.prompt import ask, target
 from .train.arrow_rows import DialogueEncoder, encode_file, encoded_counts, encoded_set
 from .train.cards import model_card
@@ -40,14 +40,16 @@ def tuning_settings(
     micro_batch: int,      # Sequences that a device reads at a time
     lora_rank: int,
     packed: bool = True,   # Whether several rows may share a sequence; else a step has `global_batch` rows
+    in_order: bool = False,   # Whether sequences are read in the order of their rows
     **settings,            # Further arguments of `trainer_settings`
 ):
     "TRL settings of a stage. Raises `UserError` if the global batch does not divide among the devices"
     from trl import SFTConfig
-    batch = dict(tokens=length * micro_batch, micro_batch=micro_batch)
-    shared = trainer_settings('sft', out, base, **batch, lora_rank=lora_rank, **settings)
-    ready = dict(skip_prepare_dataset=True)   # rows come encoded and packed
-    args = SFTConfig(**shared, max_length=length, packing=packed, packing_strategy='bfd', dataset_kwargs=ready)
+    batch = dict(tokens=length * micro_batch, micro_batch=micro_batch, lora_rank=lora_rank)
+    shared = trainer_settings('sft', out, base, **batch, **settings)
+    shared |= dict(dataset_kwargs=dict(skip_prepare_dataset=True))   # rows come encoded and packed
+    if in_order: shared['train_sampling_strategy'] = 'sequential'
+    args = SFTConfig(**shared, max_length=length, packing=packed, packing_strategy='bfd')
     exact_sums(args.deepspeed_plugin)
     return args
 
@@ -181,9 +183,7 @@ def bare_rows(questions: list) -> list:   # `sft` records
                  messages=[*ask(q, 'open'), reply(q)]) for q in questions]
 
 def fill_tokens(rows: list, tokens: int, folder) -> list:   # `sft` records; the last one goes over
-    """Rows in their order, from the first again if need be, until they hold a number of tokens under a model's
-    tokenizer.
-    Raises `UserError` without rows, and if none of them can be used"""
+    "Rows in order, again and again, until they hold so many tokens. Raises `UserError` without one that can be used"
     if not rows: raise UserError('sft: there are no rows to fill the tokens with')
     from transformers import AutoTokenizer
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -218,10 +218,6 @@ def short_rows(embedded, n: int, longest: int, seed: int) -> list:   # `sft` rec
     short = [r for r in embedded() if sum(len(m['content']) for m in r['messages']) <= longest]
     return seeded_sample(short, n, seed)
 
-def again(sources: list, n: int, seed: int) -> list:   # of `RowList`
-    "n rows of an earlier stage that a later one reads again, if it has any"
-    return [seeded_sample(RowList(sources), n, seed)] if n and sources else []
-
 def taught_rows(s, folder: Path) -> dict:   # stage name -> `RowList` of `sft` records; folder: for rows of the hub
     "What each stage teaches, before anything is taken out"
     longest, seed, limit = (s.params[name] for name in ('longest', 'seed', 'hub_rows'))
@@ -230,16 +226,13 @@ def taught_rows(s, folder: Path) -> dict:   # stage name -> `RowList` of `sft` r
     own = lambda stage, file: row_file(s.folders[stage] / file)
     textbook = seeded_sample(RowList([own('textbook', 'textbook.jsonl')]), s.params['textbook_rows'], seed)
     simple = general(s.params['sft1_hub'], instructions, s.params['instruction_rows'])
-    joined = lambda sources: mixed(*sources) if sources[1:] else RowList(sources)
-    practice = [row_file(p) for p in [s.folders['cases'] / 'dialogues.jsonl'] if p.exists()]   # of a closed world
+    practice = row_files(s.folders['cases'], 'dialogues.jsonl')   # of a closed world
     sft2 = [general(s.params['sft2_hub'], dialogues, s.params['dialogue_rows']), *practice]
-    sft3 = [own('synth', 'sft3.jsonl'), *again(practice, s.params['again'], seed)]
+    sft3 = [own('synth', 'sft3.jsonl')]
+    if s.params['again']: sft3.append(seeded_sample(RowList(practice), s.params['again'], seed))
     if s.params['sft3_hub']: sft3.append(hub_dialogues(s.params['sft3_hub'], folder, limit))
-    return dict(
-        sft1=mixed(own('cases', 'facts.jsonl'), textbook, simple),
-        sft2=joined(sft2),
-        sft3=joined(sft3),
-    )
+    joined = lambda sources: mixed(*sources) if sources[1:] else RowList(sources)
+    return dict(sft1=mixed(own('cases', 'facts.jsonl'), textbook, simple), sft2=joined(sft2), sft3=joined(sft3))
 
 # %% ../nbs/70_sft.ipynb #fdfd51c0
 def control_rows(s, sft3) -> list:   # sft3: its `sft` records; `sft` records
