@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Z', 'wilson', 'discordant', 'exact_p', 'error_under', 'score_interval', 't_outside', 't_quantile', 'independent',
            'mcnemar', 'difference', 'mean_variance', 'crossed', 'holm', 'standard_error', 'half_width', 'mean_interval',
-           'mean_p', 'ratio_interval']
+           'times_interval', 'mean_p', 'ratio_interval']
 
 # %% ../../nbs/lib/core/stats.ipynb #c823d820
 import math
@@ -223,6 +223,10 @@ def mean_interval(x: np.ndarray) -> tuple:   # (mean, low, high)
     if len(x) < 2: return float(x.mean()), math.nan, math.nan
     half = t_quantile(len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
+
+def times_interval(ratios: np.ndarray) -> tuple:   # (mean, low, high)
+    "The geometric mean of ratios with its 95 % interval (Student, of the logarithms)"
+    return tuple(map(math.exp, mean_interval(np.log(ratios))))
 
 def mean_p(x: np.ndarray) -> float:   # x: differences
     "Two-sided p-value of a mean of zero (Student)"

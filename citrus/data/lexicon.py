@@ -164,7 +164,9 @@ class Lexicon(Table):
         self.word = Column(dtype=np.uint64)         # hash of each word
         self.length = Column(dtype=np.int64)        # of each token
         self.mark = Column(dtype=np.int8)           # of each token
-        self.plain = []                             # tokens of each piece, for the signature
+        self.pieces = []
+        self.plain = []                             # tokens of each piece for the signature, '' before they are asked for
+        self.spelt = Column(dtype=bool)             # which pieces have them
         self.characters = 0
 
     @property
@@ -183,6 +185,14 @@ def add_tokens(self: Lexicon, spelt: list, bounds: np.ndarray) -> list:   # The 
     return [np.diff(bounds), *totals, sums(stop, bounds, np.bitwise_or)]
 
 @patch
+def spell(self: Lexicon, rows: np.ndarray):
+    "Let pieces have their tokens for the signature"
+    new = np.unique(rows[~self.spelt.data[rows]])
+    low = '\n'.join([self.pieces[row] for row in new.tolist()]).lower()
+    for row, tokens in zip(new.tolist(), plainly(low)): self.plain[row] = tokens
+    self.spelt.data[new] = True
+
+@patch
 def learn(self: Lexicon, pieces: list):
     "Analyse pieces that are new"
     low = '\n'.join(pieces).lower()
@@ -198,5 +208,7 @@ def learn(self: Lexicon, pieces: list):
     self.counts.extend(np.column_stack([*self.add_tokens(spelt, token_bounds), np.diff(word_bounds)]))
     word_rows = self.tokens.rows(' '.join(words).split())
     self.word.extend(self.tokens.hash.data[word_rows])
-    self.plain += plainly(low)
+    self.pieces += pieces
+    self.plain += [''] * len(pieces)
+    self.spelt.extend([False] * len(pieces))
     self.characters += len(low)

@@ -75,25 +75,26 @@ def shingles(texts: list, n: int) -> tuple:   # (uint64 (shingles,), int (texts,
     return np.fromiter(map(xxhash.xxh64_intdigest, parts), np.uint64, len(places)), number
 
 # %% ../../nbs/lib/data/signatures.ipynb #851bc8bd
-def plain_texts(b: Batch) -> list:   # bytes of each document
-    "The plain tokens of each document, with a blank between them"
-    plain = b.lexicon.plain
-    rows = b.rows.tolist()
-    bounds = itertools.pairwise(b.piece_at.tolist())
-    return [
-        ''.join([plain[r] for r in rows[i:j]])[:-1].encode(errors='replace')
-        for i, j in bounds
-    ]
+def plain_texts(b: Batch, asked: np.ndarray) -> list:   # asked: numbers of documents; bytes of each
+    "The plain tokens of documents, with a blank between them"
+    size = np.diff(b.piece_at)[asked]
+    rows = b.rows[spread_indices(b.piece_at[asked], size)]
+    b.lexicon.spell(rows)
+    plain = list(map(b.lexicon.plain.__getitem__, rows.tolist()))
+    bounds = itertools.pairwise(offsets(size).tolist())
+    return [''.join(plain[i:j])[:-1].encode(errors='replace') for i, j in bounds]
 
 def signatures(
     b: Batch,
     minhash: MinHash = MinHash(),
-) -> tuple:   # (number of each document that has a signature, uint64 (these, bands * rows))
+    asked=None,   # Numbers of the documents that need one; None for all
+) -> tuple:       # (number of each document that has a signature, uint64 (these, bands * rows))
     "MinHash signatures; a document with fewer tokens than a shingle has none"
-    hashes, number = shingles(plain_texts(b), minhash.shingle)
-    have = np.flatnonzero(number)
-    if not len(have): return have, np.zeros((0, minhash.functions), np.uint64)
-    return have, smallest(hashes, offsets(number[have]), minhash.functions, minhash.seed)
+    asked = np.arange(len(b.texts)) if asked is None else asked
+    hashes, number = shingles(plain_texts(b, asked), minhash.shingle)
+    long_enough = number > 0
+    if not long_enough.any(): return asked[long_enough], np.zeros((0, minhash.functions), np.uint64)
+    return asked[long_enough], smallest(hashes, offsets(number[long_enough]), minhash.functions, minhash.seed)
 
 # %% ../../nbs/lib/data/signatures.ipynb #0ee8d759
 def band_type(rows: int) -> np.dtype: return np.dtype([(f'h{i}', '<u8') for i in range(rows)] + [('doc', '<u4')])

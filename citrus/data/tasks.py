@@ -109,10 +109,9 @@ def read_batch(
         passed = {} if d.broken else passed_fields(d.text, listed, given, index, domains)
         written = written_document(doc, d, tags, by_language)
         rows.append(dict(doc=written, reason=d.broken, characters=len(d.text)) | passed)
-    have, signed = signatures(b, plan.minhash)
-    numbers = np.array(inside, np.int64)[have]
-    passing = np.array([not judged[i].broken for i in numbers], bool)
-    return rows, numbers[passing], signed[passing]
+    passing = np.array([k for k, i in enumerate(inside) if not judged[i].broken], np.int64)
+    have, signed = signatures(b, plan.minhash, passing)
+    return rows, np.array(inside, np.int64)[have], signed
 
 # %% ../../nbs/lib/data/tasks.ipynb #7dfcc6da
 def task_file(folder: Path, arm: str, i: int) -> Path: return Path(folder) / 'arms' / arm / f'{i:05d}.jsonl'

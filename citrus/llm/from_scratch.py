@@ -95,6 +95,7 @@ def scratch_model(tokenizer, build: Build, seed: int):   # A causal language mod
         **ids,
     )
     model = LlamaForCausalLM(config)
+    for layer in model.model.layers: layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight.data)
     for name, id in ids.items(): setattr(model.generation_config, name, id)
     return model
 

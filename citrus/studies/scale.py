@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['has_peer', 'Peer', 'timed', 'peer_block', 'one_pass', 'our_block', 'same_signature', 'block_rows', 'side_by_side',
-           'with_interval', 'decision_row', 'decision_agreement', 'speed_row', 'speed_table', 'spoilt_pair', 'similar',
-           'share_band', 'found_pairs', 'recall', 'exchange_words', 'mixed_documents', 'clean_batch', 'cost_row',
-           'cost', 'plot_scale', 'plot_speed', 'sample_documents', 'compare_peer']
+           'with_interval', 'decision_row', 'decision_agreement', 'with_together', 'speed_row', 'speed_table',
+           'spoilt_pair', 'similar', 'share_band', 'found_pairs', 'recall', 'exchange_words', 'mixed_documents',
+           'clean_batch', 'cost_row', 'cost', 'plot_scale', 'plot_speed', 'sample_documents', 'compare_peer']
 
 # %% ../../nbs/studies/scale.ipynb #233480ae
 import contextlib, itertools, random, tempfile, time
@@ -19,9 +19,9 @@ import pandas as pd
 from tqdm import tqdm
 
 # %% ../../nbs/studies/scale.ipynb #78f79cc6
-from ..core.stats import wilson
+from ..core.stats import times_interval, wilson
 from ..core.store import process_memory
-from ..core.style import LINE_COLOR, MODEL_COLOR, name_rows, no_difference, panel_lines, panels
+from ..core.style import draw_interval, LINE_COLOR, MODEL_COLOR, name_rows, no_difference, panel_lines, panels
 from ..data.arms import ARMS
 from ..data.near_copies import spoil
 from ..data.quality import ngrams
@@ -84,10 +84,10 @@ def peer_block(peer: Peer, texts: list, seconds: Counter) -> tuple:   # ({filter
     return decisions, signed
 
 def one_pass(texts: list, lexicon: Lexicon) -> tuple:   # ({filter: kept}, [signature or None])
-    "What one pass says of a batch"
+    "What one pass says of a batch: all filters of every document, and the signatures of those that all of them keep"
     b = Batch(texts, lexicon)
     decisions = filter_decisions(measure_batch(b))
-    have, sig = signatures(b)
+    have, sig = signatures(b, asked=np.flatnonzero(np.logical_and.reduce(list(decisions.values()))))
     of = dict(zip(have.tolist(), sig))
     return decisions, [of.get(i) for i in range(len(texts))]
 
@@ -112,19 +112,20 @@ def block_rows(part: list, arms: list, peer: tuple, ours: tuple):   # Yields dic
         row |= {f'{name} theirs': says[k] for name, says in peer[0].items()}
         yield row | {f'{name} ours': says[k] for name, says in ours[0].items()}
 
-def side_by_side(texts: list, arms: list, block: int) -> tuple:   # (a row for each document, CPU seconds by step)
+def side_by_side(texts: list, arms: list, block: int) -> tuple:   # (a row a document, CPU seconds by step of each block)
     "Both read the same documents, a block at a time in turn, so that the machine is the same for both"
     rows = []
-    seconds = Counter()
+    spent = []
     lexicon = Lexicon()
     with tempfile.TemporaryDirectory() as d:
         peer = Peer(d)
         peer_block(peer, ['warm up'], Counter())
         for i in tqdm(range(0, len(texts), block), desc='side by side'):
             part = texts[i:i + block]
-            theirs = peer_block(peer, part, seconds)
-            rows += block_rows(part, arms[i:i + block], theirs, our_block(part, lexicon, seconds))
-    return pd.DataFrame(rows), seconds
+            spent.append(Counter())
+            theirs = peer_block(peer, part, spent[-1])
+            rows += block_rows(part, arms[i:i + block], theirs, our_block(part, lexicon, spent[-1]))
+    return pd.DataFrame(rows), spent
 
 # %% ../../nbs/studies/scale.ipynb #70fbe8df
 def with_interval(row: dict, part: int) -> dict:
@@ -142,31 +143,39 @@ def decision_agreement(
     rows: pd.DataFrame,
     filters: list,
 ) -> pd.DataFrame:   # A row for each filter, all of them, and the signature
-    "Documents on which both decide alike, with 95 % intervals"
+    "Documents on which both decide alike, and signatures of those that all filters keep, with 95 % intervals"
     of = lambda who: [f'{name} {who}' for name in filters]
     table = [decision_row(name, rows[f'{name} theirs'], rows[f'{name} ours']) for name in filters]
     table.append(decision_row('all four', rows[of('theirs')].all(axis=1), rows[of('ours')].all(axis=1)))
-    same = int(rows.signature.sum())
-    table.append(with_interval(dict(what='signature, all 112 numbers', n=len(rows), same=same), same))
+    signed = rows.signature[rows[of('ours')].all(axis=1)]
+    same = int(signed.sum())
+    table.append(with_interval(dict(what='signature, all 112 numbers', n=len(signed), same=same), same))
     return pd.DataFrame(table)
 
-def speed_row(step: str, seconds: float, n: int, characters: int, ours: float) -> dict:
-    "CPU seconds of a step, and how many times ours"
+def with_together(spent: Counter) -> dict:   # step -> CPU seconds of a block
+    "The steps of a block, and the peer's filters and signature together"
+    return dict(spent) | {'filters and signature': sum(v for k, v in spent.items() if k not in ('one pass', 'in a chain'))}
+
+def speed_row(step: str, seconds: pd.Series, ours: pd.Series, n: int, characters: int) -> dict:   # of each block
+    "CPU seconds of a step, and how many times ours, with the interval over blocks"
+    times, low, high = times_interval((seconds / ours).to_numpy())
     return dict(
         step=step,
         who='ours' if step == 'one pass' else 'datatrove',
         n=n,
-        cpu_seconds=round(seconds, 2),
-        ms_per_document=round(1e3 * seconds / n, 3),
-        mb_per_second=round(characters / seconds / 1e6, 2),
-        times_ours=round(seconds / ours, 1),
+        blocks=len(seconds),
+        cpu_seconds=round(seconds.sum(), 2),
+        ms_per_document=round(1e3 * seconds.sum() / n, 3),
+        mb_per_second=round(characters / seconds.sum() / 1e6, 2),
+        times_ours=times,
+        low=low,
+        high=high,
     )
 
-def speed_table(seconds: Counter, n: int, characters: int) -> pd.DataFrame:
-    "CPU seconds of each step, and of the peer's filters and signature together"
-    together = sum(v for k, v in seconds.items() if k not in ('one pass', 'in a chain'))
-    steps = dict(seconds) | {'filters and signature': together}
-    return pd.DataFrame([speed_row(k, v, n, characters, seconds['one pass']) for k, v in steps.items()])
+def speed_table(spent: list, n: int, characters: int) -> pd.DataFrame:   # spent: CPU seconds by step of each block
+    "A row for each step"
+    steps = pd.DataFrame(map(with_together, spent))
+    return pd.DataFrame([speed_row(k, steps[k], steps['one pass'], n, characters) for k in steps])
 
 # %% ../../nbs/studies/scale.ipynb #c7cf478f
 def spoilt_pair(text: str, rng: random.Random) -> list:
@@ -268,11 +277,11 @@ def plot_speed(table: pd.DataFrame):   # A figure
     "How many times the CPU seconds of the one pass each step of the peer takes"
     theirs = table[table.who != 'ours']
     fig, [ax] = panels(7, 0.3 * len(theirs) + 0.8)
-    ax.barh(range(len(theirs)), theirs.times_ours, color=MODEL_COLOR)
+    for row, r in enumerate(theirs.itertuples()): draw_interval(ax, row, r.times_ours, r.low, r.high, MODEL_COLOR)
     name_rows(ax, list(theirs.step))
     no_difference(ax, 1)
     ax.set(xlabel='CPU-seconds, times those of the one pass with all filters and the signature')
-    panel_lines(ax, f'n = {table.n.max():,} documents, each step once')
+    panel_lines(ax, f'n = {table.n.max():,} documents in {table.blocks.max()} blocks; lines: 95 % intervals over blocks')
     return fig
 
 # %% ../../nbs/studies/scale.ipynb #28f8fcf0
@@ -291,7 +300,7 @@ def compare_peer(
 ) -> tuple:        # (agreement, speed, recall); the first two are empty without the peer
     "All that is measured against datatrove"
     if not has_peer(): return pd.DataFrame(), pd.DataFrame(), recall(texts, pairs, seed, None)
-    rows, seconds = side_by_side(texts, arms, block)
+    rows, spent = side_by_side(texts, arms, block)
     with tempfile.TemporaryDirectory() as d: near_copies = recall(texts, pairs, seed, Peer(d))
     filters = list(dict.fromkeys(whose for *_, whose in QUALITY_RULES.values()))
-    return decision_agreement(rows, filters), speed_table(seconds, len(rows), int(rows.characters.sum())), near_copies
+    return decision_agreement(rows, filters), speed_table(spent, len(rows), int(rows.characters.sum())), near_copies

@@ -17,6 +17,7 @@ from tqdm import tqdm
 # %% ../../nbs/studies/throughput.ipynb #6343ec3d
 from ..core.dots import draw_parts
 from ..core.records import read_jsonl
+from ..core.stats import times_interval
 from ..core.style import legend_below, MODEL_COLOR, panel_lines, panels, SUBJECT_COLOR
 from ..llm.loading import compute_dtype
 from ..train.sampler import pack_documents
@@ -162,10 +163,10 @@ def way_row(way: str, g: pd.DataFrame, base: pd.DataFrame, full: float) -> dict:
     tokens = g.tokens.sum()
     size = dict(way=way, steps=len(g), tokens=int(tokens), filled=tokens / g.computed.sum())
     speed = dict(tokens_a_second=tokens / g.wall.sum(), tokens_a_cpu_second=tokens / g.cpu.sum())
-    times = g.rate / base.rate
-    ratio = dict(times=times.mean(), low=times.min(), high=times.max(), cpu_times=(g.cpu_rate / base.cpu_rate).mean())
+    ratio = dict(zip(('times', 'low', 'high'), times_interval((g.rate / base.rate).to_numpy())))
+    cpu = dict(zip(('cpu_times', 'cpu_low', 'cpu_high'), times_interval((g.cpu_rate / base.cpu_rate).to_numpy())))
     share = dict(share_of_peak=speed['tokens_a_second'] / full)
-    return size | speed | share | ratio | dict(first_loss=g.loss.iloc[0])
+    return size | speed | share | ratio | cpu | dict(first_loss=g.loss.iloc[0])
 
 def throughput_table(steps: pd.DataFrame, flops: float) -> pd.DataFrame:   # flops: of training on one token
     "Tokens a second, share of the peak, and how many times the padded rate"
@@ -185,7 +186,7 @@ def plot_throughput(table: pd.DataFrame):   # As `throughput_table` gives it
     draw_parts(ax, parts.set_axis(labels), (MODEL_COLOR, SUBJECT_COLOR, '0.9'))
     ax.set(xlim=(0, 1), xlabel="share of the machine's measured peak")
     best = table.loc[table.times.idxmax()]
-    spread = f'{best.low:.1f} to {best.high:.1f} by step'
+    spread = f'interval {best.low:.1f} to {best.high:.1f}'
     words = f'{best.way}: {best.times:.1f} times the padded rate, {spread}'
     panel_lines(ax, f'{words} (n = {best.steps} steps)')
     legend_below(fig, ax, 3)

@@ -4,30 +4,24 @@
 
 # %% auto #0
 __all__ = ['THOUGHTS', 'FILLER_SENTENCE', 'lists_of', 'decided', 'rows_with_thoughts', 'of_another', 'filler_for',
-           'kinds_of_rows', 'with_practice', 'student_rows', 'rows_table', 'teach_and_ask', 'student_folders',
-           'call_for', 'taught', 'best_rates']
+           'kinds_of_rows', 'with_practice', 'student_facts', 'student_rows', 'rows_table', 'kind_call', 'kind_jobs']
 
 # %% ../../nbs/studies/traces.ipynb #68100ec8
-import random, re, shutil
-from pathlib import Path
+import random
 
 import pandas as pd
 
 # %% ../../nbs/studies/traces.ipynb #9c16de3c
-from ..core.at_once import at_once
 from ..core.keys import digest
 from ..core.records import read_jsonl, write_jsonl
 from ..core.store import manifest
-from ..eval.by_student import student_answers
-from ..llm.models import local_model
 from ..llm.prompt import ask, target
 from ..sft import bare_rows, fill_tokens
+from .students import course_call, read_rows, working
 from ..train.encoding import count_tokens
-from ..train.students import TRAINING
 from ..world.closed import finding_name
 from ..world.closed_cases import divided_again
 from ..world.families import World
-from ..world.holdouts import HELD_OUT
 from ..world.narrowing import narrowed, recited
 from ..world.portions import known_world
 from ..world.practice import fact_table, FactTable
@@ -94,13 +88,17 @@ def with_practice(rows: list, practice: list, n: int, seed: int) -> list:
     return rng.sample(mixed, len(mixed))
 
 # %% ../../nbs/studies/traces.ipynb #d5ed2136
-def student_rows(s, world: World, number: int, places: list) -> dict:   # kind -> `sft` records
+def student_facts(s, world: World, number: int) -> FactTable:
+    "What the texts of a student tell"
+    sets = divided_again(world, number, **manifest(s.folders['cases'])['params'])
+    return fact_table(known_world(world, sets['portions']))
+
+def student_rows(s, world: World, number: int, place: dict) -> dict:   # place: of a student; kind -> `sft` records
     "What every kind of a student reads"
-    sets, model = places[number]
-    known = known_world(world, divided_again(world, number, **manifest(s.folders['cases'])['params'])['portions'])
-    questions = read_jsonl(sets / 'train.jsonl', 'question')
-    rows = kinds_of_rows(questions, world, fact_table(known), model, s.params['passes'], s.params['seed'])
-    practice = read_jsonl(sets / 'dialogues.jsonl', 'sft')
+    questions = read_jsonl(place['sets'] / 'train.jsonl', 'question')
+    table = student_facts(s, world, number)
+    rows = kinds_of_rows(questions, world, table, place['model'], s.params['passes'], s.params['seed'])
+    practice = read_jsonl(place['sets'] / 'dialogues.jsonl', 'sft')
     return {kind: with_practice(some, practice, s.params['again'], s.params['seed']) for kind, some in rows.items()}
 
 def rows_table(material: dict, folder) -> pd.DataFrame:
@@ -109,46 +107,17 @@ def rows_table(material: dict, folder) -> pd.DataFrame:
     return pd.DataFrame([dict(kind=kind) | size(rows) for kind, rows in material.items()])
 
 # %% ../../nbs/studies/traces.ipynb #75bb1726
-def teach_and_ask(out: str, base: str, rows: str, sets: dict, max_tokens: int, tuning: dict):
-    "Train a student on rows, ask it, and write its answers to `out`"
-    from citrus.sft import fine_tune
-    folder = Path(out).with_suffix('.model')
-    fine_tune(str(folder), base, rows, epochs=1, report_to='none', **tuning)
-    write_jsonl(out, student_answers(local_model(Path(out).stem, folder), sets, max_tokens))
-    shutil.rmtree(folder)
-    Path(f'{folder}.history.jsonl').unlink(missing_ok=True)
+def kind_call(s, number: int, place: dict, kind: str, rows: list, rate: float) -> dict:
+    "The course of a student that reads a kind at a rate"
+    name = f'{number}-{kind}-{rate:g}'
+    file = working(s) / f'{digest(name)}.rows.jsonl'
+    if not file.exists(): write_jsonl(file, rows, 'sft')
+    stage_three = read_rows(s, file, s.params['seed'] + number, learning_rate=rate)
+    return course_call(s, place, name, 'model', [stage_three], s.params['max_tokens'])
 
-def student_folders(s) -> list:   # (folder with the sets, model after stage 2) of each
-    "The students, the run's own first; the last is for choosing rates"
-    first = s.folders['cases'], s.folders['sft'] / 'sft2'
-    numbers = sorted(int(p.name) for p in s.folders['students'].iterdir() if p.name.isdigit())
-    others = [s.folders['students'] / str(n) for n in numbers]
-    return [first, *((p, p / 'model') for p in others)]
-
-def call_for(s, number: int, kind: str, rows: list, rate: float, places: list) -> dict:   # places: as `student_folders` has them
-    "The arguments of `teach_and_ask` for a student"
-    sets, model = places[number]
-    name = re.sub(r'\W+', '_', kind)
-    slug = f'{number}-{name}-{rate:g}'
-    file = s.dir / f'.{slug}.rows.jsonl'
-    out = s.dir / 'students' / f'{slug}.jsonl'
-    if not out.exists() and not file.exists(): write_jsonl(file, rows, 'sft')
-    params = manifest(s.folders['sft'])['params']
-    tuning = {k: params[k] for k in TRAINING} | dict(learning_rate=rate, seed=s.params['seed'] + number)
-    held_out = {name: str(sets / f'{name}.jsonl') for name in HELD_OUT}
-    return dict(out=str(out), base=str(model), rows=str(file), sets=held_out, max_tokens=s.params['max_tokens'], tuning=tuning)
-
-def taught(s, jobs: list, name: str) -> pd.DataFrame:   # jobs: (student, kind, rate, arguments of `teach_and_ask`)
-    "Make the students that are not there, and give the answers of all"
-    at_once('studies.traces.teach_and_ask', [call for *_, call in jobs], s.params['workers'], name)
-    rows = []
-    for student, kind, rate, call in jobs:
-        rows += [dict(kind=kind, student=student, rate=rate) | r for r in read_jsonl(call['out'])]
-    return pd.DataFrame(rows)
-
-# %% ../../nbs/studies/traces.ipynb #aa66067c
-def best_rates(answers: pd.DataFrame) -> dict:   # kind -> rate
-    "The rate at which each kind does best on new patients and new presentations"
-    of_interest = answers[answers.set.isin(['patients', 'presentations'])]
-    accuracy = of_interest.groupby(['kind', 'rate', 'set'], sort=False).correct.mean().groupby(['kind', 'rate'], sort=False).mean()
-    return {kind: accuracy[kind].idxmax() for kind in accuracy.index.get_level_values(0).unique()}
+def kind_jobs(s, number: int, place: dict, rows: dict, rates: dict) -> list:   # rows, rates: of each kind, the latter a list
+    "The courses of a student, as `answered` takes them"
+    return [
+        (dict(kind=kind, student=number, rate=rate), kind_call(s, number, place, kind, rows[kind], rate))
+        for kind in rows for rate in rates[kind]
+    ]
