@@ -250,7 +250,9 @@ def write_rows(s, index: Index) -> dict:   # rows: {training: n}; contaminated; 
     clean = {name: decontaminate(rows, index, s.params['workers']) for name, rows in taught_rows(s, folder).items()}
     rows = {name: left for name, (left, _) in clean.items()}
     if s.params['control']: rows['answer_only'] = control_rows(s, rows['sft3'])
-    for name, some in rows.items(): s.write(f'{name}.jsonl', some, 'sft')
+    for name, some in rows.items():
+        if not len(some): raise UserError(f'sft: no row for the training {name}; see funnel.csv of synth, and what the recipe lets it read')
+        s.write(f'{name}.jsonl', some, 'sft')
     refused = [n for p in folder.glob('*.refused') for n in json.loads(p.read_text()).values()]
     removed = dict(contaminated=sum(n for _, n in clean.values()), unreadable=sum(refused))
     with atomic(note) as f: json.dump(dict(rows={n: len(some) for n, some in rows.items()}) | removed, f)

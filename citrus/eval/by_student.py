@@ -75,17 +75,16 @@ SETS_IN_WORDS = dict(
     patients='new patients', presentations='new presentations', diseases='diseases only read', unread='facts told nowhere',
 )
 
-def plot_by_student(table: pd.DataFrame):   # as `student_table` gives it
-    "Accuracy of each kind on each held-out set, with 95 % intervals over students"
+def plot_by_student(table: pd.DataFrame, what: str = 'names the disease'):   # table: as `student_table` gives it
+    "Accuracy of each kind on each set, with 95 % intervals over students"
     kinds = list(dict.fromkeys(table.kind))
     groups = {}
-    for name, words in SETS_IN_WORDS.items():
-        g = table[table.set == name].set_index('kind')
-        if len(g): groups[words] = g.loc[kinds].rename(columns=dict(accuracy='value'))
+    for name, g in table.groupby('set', sort=False):
+        groups[SETS_IN_WORDS.get(name, name)] = g.set_index('kind').loc[kinds].rename(columns=dict(accuracy='value'))
     fig, [ax] = panels(8, 0.45 * len(kinds) + 1.4)
     draw_groups(ax, groups, PART_COLORS[:len(groups)], kinds)
-    ax.set(xlim=(-0.03, 1.03), xlabel='names the disease, 95 % interval over students')
-    sizes = f'n = {table.n.min():,} to {table.n.max():,} patients a set'
+    ax.set(xlim=(-0.03, 1.03), xlabel=f'{what}, 95 % interval over students')
+    sizes = f'n = {table.n.min():,} to {table.n.max():,} questions a set'
     panel_lines(ax, f'{table.students.max()} students, {sizes}')
     legend_below(fig, ax, len(groups))
     return fig

@@ -52,9 +52,10 @@ READING = (
 
 def take_course(base: str, course: list):   # course: (training, its arguments with `out`) of each, in order
     "Trainings one after another, each from where the one before it ended"
+    from citrus.prefer import train_preferred
     from citrus.pretrain import pretrain
     from citrus.sft import fine_tune
-    trainings = dict(pretrain=pretrain, fine_tune=fine_tune)
+    trainings = dict(pretrain=pretrain, fine_tune=fine_tune, train_preferred=train_preferred)
     for training, arguments in course:
         trainings[training](base=base, report_to='none', **arguments)
         base = arguments['out']
