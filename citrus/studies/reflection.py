@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['NOBODY', 'BLIND', 'AWARE', 'SHUFFLED', 'WAYS', 'PAIRS', 'REFLECTION_WORDS', 'Misjudged', 'misjudged',
            'share_difference', 'shares', 'judge_ways', 'audit', 'way_contrasts', 'shuffled_expert', 'reflect_ways',
-           'draw_shares', 'plot_reflection', 'direct', 'chains', 'loop', 'direct_skill', 'most_frequent', 'mean_tokens',
-           'answer_ways', 'training_free', 'plot_training_free', 'look_up_table']
+           'draw_shares', 'plot_reflection', 'partial_knowledge', 'partial_expert', 'reflector_kinds', 'reflector_rows',
+           'reflectors', 'direct', 'chains', 'loop', 'direct_skill', 'most_frequent', 'mean_tokens', 'answer_ways',
+           'training_free', 'plot_training_free', 'look_up_table']
 
 # %% ../../nbs/studies/reflection.ipynb #cf0fea83
 import random
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from ..core.dots import draw_rows
+from ..core.keys import digest
 from ..core.stats import difference, mcnemar, wilson
 from ..core.style import no_difference, panels
 from ..eval.extract import mark
@@ -152,6 +154,53 @@ def plot_reflection(table: pd.DataFrame):   # As `audit` gives it
     draw_shares(axes[1], table, 'invalid', 'an invalid step was accepted')
     fig.suptitle(f'Who reflects: n = {table.n.iloc[0]:,} training patients', fontsize=9)
     return fig
+
+# %% ../../nbs/studies/reflection.ipynb #9a271a02
+def partial_knowledge(k: Knowledge, share: float, false: bool, seed: int) -> Knowledge:   # false: else they are lacking
+    "Knowledge of which a share of the facts is lacking, or believed of another disease"
+    rng = random.Random(digest(['partial', share, false, seed]))
+    carriers = {}
+    for t, owned in k.carriers.items():
+        lost = {f for f in owned if rng.random() < share}
+        strangers = [f for f in k.families if f not in owned]
+        carriers[t] = {f: frequency for f, frequency in owned.items() if f not in lost}
+        if false and strangers: carriers[t] |= {rng.choice(strangers): owned[f] for f in sorted(lost)}
+    return replace(k, carriers=carriers)
+
+def partial_expert(k: Knowledge, folder, share: float, false: bool, seed: int) -> Model:
+    "An expert with such knowledge"
+    path = folder / f'.{"false" if false else "lacking"}-{share:g}-{seed}.json'
+    save_knowledge(partial_knowledge(k, share, false, seed), path)
+    return expert_model(path)
+
+def reflector_kinds(cast: Cast, k: Knowledge, folder, shares: list, seed: int) -> dict:   # kind -> `Cast`
+    "Nobody, who knows the whole, and who knows a part, without the answer and with it"
+    drawn = replace(cast, seed=cast.seed + seed)
+    kinds = {'nobody reflects': replace(drawn, reflector=None)}
+    experts = {'knows all': cast.reflector}
+    for false, words in ((False, 'lacks'), (True, 'false in')):
+        experts |= {f'{words} {share:.0%}': partial_expert(k, folder, share, false, seed) for share in shares}
+    for name, expert in experts.items():
+        kinds[name] = replace(drawn, reflector=expert, gold=False)
+        kinds[f'{name}, knows the answer'] = replace(drawn, reflector=expert, gold=True)
+    return kinds
+
+def reflector_rows(k: Knowledge, qs: list, kind: str, cast: Cast, seed: int) -> list:   # rows of kind, student, set, correct
+    "Whether each question ends rightly, and with no invalid step accepted"
+    threads = converse(lambda door, q: think(door, q, cast), qs, title=f'{kind}, {seed}')
+    right, steps = judge_ways(k, {kind: threads})[kind]
+    sound = [m.accepted_false == 0 for m in steps]
+    return [
+        dict(kind=kind, student=seed, set=name, correct=hit)
+        for name, hits in (('right conclusion', right), ('no invalid step', sound)) for hit in hits
+    ]
+
+def reflectors(k: Knowledge, qs: list, cast: Cast, folder, shares: list, tables: int) -> pd.DataFrame:
+    "All kinds of reflectors, each drawn several times"
+    rows = []
+    for seed in range(tables):
+        for kind, way in reflector_kinds(cast, k, folder, shares, seed).items(): rows += reflector_rows(k, qs, kind, way, seed)
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/reflection.ipynb #849c556b
 async def direct(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers, tokens)
