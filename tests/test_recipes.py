@@ -13,13 +13,13 @@ RECIPES = sorted(p.stem for p in FOLDER.glob('*.yml'))
 
 
 def test_all_recipes_are_here():
-    assert RECIPES == ['70b', '72b', '8b', 'control', 'curriculum', 'full', 'gpu', 'lab', 'paper'] and (FOLDER / 'zero3.yaml').exists()
+    assert RECIPES == ['70b', '72b', '8b', 'control', 'full', 'gpu', 'paper', 'smollm2'] and (FOLDER / 'zero3.yaml').exists()
 
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_recipe_is_valid(name):
     values = settings(load_recipe(name))
-    if name != 'paper': consistent(values, chosen('curriculum' if name == 'curriculum' else None))   # paper is no run by itself
+    if name != 'paper': consistent(values, chosen())   # paper is no run by itself
     for stage in ('pretrain', 'sft', 'prefer'):
         assert values[stage]['global_batch'] % values[stage]['processes'] == 0
 
@@ -62,7 +62,8 @@ def test_every_value_of_the_paper_has_its_place():
 @pytest.mark.parametrize('name', ['70b', '72b', '8b'])
 def test_the_sizes_have_the_values_of_the_paper(name):
     "All but the learning rate of the preferences, which the paper gives for each model"
-    paper, values = load_recipe('paper'), settings(load_recipe(name))
+    paper, values = read_recipe(find_recipe('paper')), settings(load_recipe(name))
+    assert paper.pop('extends') == 'smollm2'
     exams = paper.pop('common')['exams']
     differ = {(s, p) for s, block in paper.items() for p, v in block.items() if values[s][p] != v}
     assert differ == ({('prefer', 'learning_rate')} if name == '72b' else set())

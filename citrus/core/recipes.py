@@ -169,7 +169,7 @@ def exams_fault(stage: str, values: dict) -> str:
 
 # %% ../../nbs/lib/core/recipes.ipynb #19840030
 def pool_fault(stage: str, values: dict) -> str:
-    "Why there are too few training questions: a study also learns from what it does not ask"
+    "Why there are too few training questions"
     p = values[stage]
     pool = values['cases']['train']
     if stage == 'synth' and p['spare'] >= p['questions']:
@@ -180,10 +180,8 @@ def pool_fault(stage: str, values: dict) -> str:
         spare = values['synth']['spare']
         too_many = f'questions = {p["questions"]} of synth.spare = {spare} are too many'
         return too_many if p['questions'] > spare else ''
-    asked = dict(synth=['questions'], prefer=['questions'], preferences=['questions', 'probe']).get(stage, ['probe'])
-    n = sum(p[name] for name in asked) + (stage not in ('synth', 'prefer'))
-    words = ' + '.join(f'{name} = {p[name]}' for name in asked)
-    return f'{words} of the {pool} questions of cases.train are too many' if n > pool else ''
+    words = f'questions = {p["questions"]} of the {pool} questions of cases.train are too many'
+    return words if p['questions'] > pool else ''
 
 # The arms of a run without sources
 OWN_ARMS = 'abstracts_1970s abstracts_2021 hpo_definitions encyclopaedia python_docs mathematics code'.split()
@@ -297,7 +295,7 @@ FAULTS = {
     tracker_fault: ('pretrain', 'sft', 'prefer'),
     control_fault: ('prefer', 'evaluate'),
     votes_fault: ('evaluate',),
-    pool_fault: ('synth', 'traces', 'prefer', 'preferences', 'curriculum'),
+    pool_fault: ('synth', 'prefer'),
     arm_fault: ('clean', 'textbook'),
     unread_fault: ('textbook',),
     pairs_fault: ('prefer',),

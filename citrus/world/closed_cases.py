@@ -179,7 +179,7 @@ def divided_again(
 ) -> dict:
     """The sets of the same world whose findings are divided anew, checked.
     Raises `UserError` if the run has no closed world"""
-    if namespace != 'closed': raise UserError('this run has no closed world; take the recipe lab')
+    if namespace != 'closed': raise UserError('this run has no closed world: set cases.namespace=closed')
     counts = dict(train=train, patients=patients, diseases=diseases)
     sets = sets_of_closed(world, closed, known, findings[0], options, seed + more, **counts)
     check_disjoint(sets['questions'])

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OF_DISEASE', 'OF_FINDING', 'PAGE', 'ASK_FINDING', 'ASK_DISEASE', 'PRACTISED', 'FactTable', 'fact_table', 'pages',
-           'told_facts', 'ask_finding', 'ask_disease', 'together', 'ask_several', 'ask_both', 'ask_in_turn',
-           'ask_named', 'few', 'ask_repeated', 'lists_by_chance', 'ask_shared', 'ask_narrowed', 'Operation', 'as_turns',
-           'practice_rows', 'operations_of', 'practice_texts']
+           'told_facts', 'ask_finding', 'ask_disease', 'together', 'ask_several', 'ask_both', 'ask_in_turn', 'few',
+           'ask_repeated', 'lists_by_chance', 'ask_shared', 'Operation', 'as_turns', 'practice_rows', 'operations_of',
+           'practice_texts']
 
 # %% ../../nbs/lib/world/practice.ipynb #d676911d
 import random
@@ -18,7 +18,7 @@ from ..data.abstracts import document
 from .closed import families_with, finding_name
 from .families import World
 from .narrowing import left_of, narrowed, recited
-from .questions import listing
+from .questions import capital, listing, PRESENT
 
 # %% ../../nbs/lib/world/practice.ipynb #2e4be1e7
 @dataclass
@@ -104,10 +104,11 @@ def ask_several(table: FactTable, rng: random.Random) -> list:
     return [(f'List the diseases for {listing(some)}.', answer)]
 
 def ask_both(table: FactTable, rng: random.Random) -> list:
-    "Who shows all of several findings"
+    "Who shows all of several findings, asked for by their names or of a patient"
     some = together(table, rng.randint(2, 3), rng)
-    answer = ' '.join(narrowed(table.lists(some)))
-    return [(f'Which diseases show {listing(some)}?', answer)]
+    patient = rng.choice(PRESENT).format(who='A patient', what=listing(some))
+    question = rng.choice([f'Which diseases show {listing(some)}?', f'{capital(patient)} Which diseases show that?'])
+    return [(question, ' '.join(narrowed(table.lists(some))))]
 
 def ask_in_turn(table: FactTable, rng: random.Random) -> list:
     "A conversation: one finding after the other, and who is left"
@@ -118,11 +119,6 @@ def ask_in_turn(table: FactTable, rng: random.Random) -> list:
     return [(ASK_FINDING.format(some[0]), sentences[0]), *zip(questions, later)]
 
 # %% ../../nbs/lib/world/practice.ipynb #076d5d1d
-def ask_named(table: FactTable, rng: random.Random) -> list:
-    "The findings of a sentence, in their order"
-    some = rng.sample(list(table.families), rng.randint(1, 4))
-    return [(f'A patient has {listing(some)}. Which findings are named?', recited('Known', some))]
-
 def few(rng: random.Random, limit: int) -> int:
     "A number from 1, small ones more often: copying is learned on short lists first"
     return min(rng.randint(1, limit), rng.randint(1, limit))
@@ -149,15 +145,6 @@ def ask_shared(table: FactTable, rng: random.Random) -> list:
     answer = left_of([f for f in one if f in two])
     return [(f'{recited("One", one)} {recited("Two", two)} Which are in both?', answer)]
 
-def ask_narrowed(table: FactTable, rng: random.Random) -> list:
-    "What several lists leave, one after the other; their names are drawn by chance"
-    names = list(table.findings)
-    right = rng.choice(names)
-    others = lambda: rng.sample(names, min(few(rng, 7), len(names)))
-    draw = lambda: sorted({right, *others()})
-    lists = {word: draw() for word in ('One', 'Two', 'Three')}   # under a finding's name they would be false
-    prompt = ' '.join(recited(t, fs) for t, fs in lists.items())
-    return [(f'{prompt} Which are in all?', ' '.join(narrowed(lists)))]
 
 # %% ../../nbs/lib/world/practice.ipynb #91fb1aa6
 @dataclass(frozen=True)
@@ -170,13 +157,11 @@ class Operation:
 PRACTISED = dict(
     finding=Operation(1, 60, ask_finding),
     disease=Operation(1, 40, ask_disease),
-    several=Operation(2, 30, ask_several),
-    both=Operation(2, 30, ask_both),
-    in_turn=Operation(2, 10, ask_in_turn),
-    repeated=Operation(2, 10, ask_repeated),
-    named=Operation(2, 5, ask_named),
-    shared=Operation(2, 10, ask_shared),
-    narrowed=Operation(2, 5, ask_narrowed),
+    several=Operation(2, 10, ask_several),
+    both=Operation(2, 60, ask_both),
+    in_turn=Operation(2, 20, ask_in_turn),
+    repeated=Operation(2, 5, ask_repeated),
+    shared=Operation(2, 5, ask_shared),
 )
 
 def as_turns(pairs: list) -> list:   # messages
