@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['finished_stages', 'publish_manifests', 'duration', 'published', 'takes', 'with_takes', 'publish_takes',
-           'executed_lessons', 'publish_outputs', 'publish', 'publish_args', 'publish_command', 'publish_main']
+           'executed_lessons', 'shown_in_place', 'figures_folder', 'publish_figures', 'publish_outputs', 'publish',
+           'publish_args', 'publish_command', 'publish_main']
 
 # %% ../../nbs/lib/core/publish.ipynb #c80fb8b5
 import argparse, json, re, shutil, sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from .command import need_clone
 from .files import atomic, Parser, root, UserError
-from .lineage import lineage, maker
+from .lineage import lineage, maker, published_tables
 from .parameters import notebook_path, STAGES, STUDIES
 from .prose import keep_outputs, publish_results, rewrite
 from .runner import advice, library_notebooks, papermill_run, place_of
@@ -34,7 +35,7 @@ def publish_manifests(run: str):
         m = manifest(linked(run, stage))
         with atomic(folder / f'{stage}-{m["key"]}.json') as f:
             f.write(json.dumps(m, indent=1) + '\n')
-    needed = {name for p in folder.parent.glob('*.csv') for name in lineage(maker(p))}
+    needed = {name for p in published_tables() for name in lineage(maker(p))}
     for p in folder.glob('*.json'):
         if p.stem not in needed: p.unlink()
 
@@ -75,12 +76,30 @@ def executed_lessons(path: Path) -> Path:
     papermill_run(path, copy, {}, path.stem)
     return copy
 
+def shown_in_place(run: str, stage: str) -> bool:
+    "Whether a stage's figures and outputs are those of the notebooks: a chain's are, if it is the default run"
+    return run == 'default' or stage in STUDIES
+
+def figures_folder(run: str, stage: str) -> Path:
+    "Where the figures of a stage go"
+    return root() / 'figures' / ('' if shown_in_place(run, stage) else run)
+
+def publish_figures(run: str):
+    "Copy the figures of a finished run and their tables"
+    for stage in finished_stages(run):
+        folder = figures_folder(run, stage)
+        folder.mkdir(exist_ok=True)
+        for p in sorted((linked(run, stage) / 'figures').glob('*')):
+            if p.suffix in ('.png', '.csv'): shutil.copy(p, folder / p.name)
+
 def publish_outputs(run: str) -> dict:   # notebook -> cells with output
-    "Copy the cell outputs of a finished run into the source notebooks; a study that was not made keeps those it has"
-    done = {notebook_path(name): linked(run, name) / 'notebook.ipynb' for name in finished_stages(run)}
+    """Copy the cell outputs of a finished run into the source notebooks; a study that was not made keeps those it has.
+    With the default run the library's lessons are executed"""
+    made = [name for name in finished_stages(run) if shown_in_place(run, name)]
+    done = {notebook_path(name): linked(run, name) / 'notebook.ipynb' for name in made}
     unmade = {notebook_path(name) for name in STUDIES} - set(done)
     counts = {}
-    for path in sorted(set(library_notebooks()) - unmade):
+    for path in sorted(set(library_notebooks()) - unmade if run == 'default' else done):
         executed = json.loads((done.get(path) or executed_lessons(path)).read_text(encoding='utf-8'))
         def change(nb): counts[place_of(path)] = keep_outputs(nb, executed)
         rewrite(path, change)
@@ -89,13 +108,11 @@ def publish_outputs(run: str) -> dict:   # notebook -> cells with output
 def publish(run: str) -> dict:   # notebook -> cells with output
     "Copy figures, cell outputs and results of a finished run into the repository"
     from nbdev.clean import nbdev_clean
-    folders = [linked(run, name) / 'figures' for name in finished_stages(run)]
-    for p in sorted(file for folder in folders for file in folder.glob('*')):
-        if p.suffix in ('.png', '.csv'): shutil.copy(p, root() / 'figures' / p.name)
+    publish_figures(run)
     counts = publish_outputs(run)
     publish_manifests(run)
     for name in STAGES: publish_takes(name)
-    publish_results(linked(run, 'report'))
+    if run == 'default': publish_results(linked(run, 'report'))
     publish_stale()
     nbdev_clean(str(root() / 'nbs'))
     return counts

@@ -17,7 +17,7 @@ from .figures import write_fig
 from .files import atomic, root, UserError
 from .ingredients import differences, drawings_of, ingredients
 from .keys import digest, Drawing
-from .lineage import maker, manifest_of, published_manifest
+from .lineage import maker, manifest_of, published_manifest, published_tables
 from .parameters import notebook_path, parameters, STAGES
 from .prose import publish_readme, rewrite, tagged
 
@@ -91,7 +91,7 @@ def redraw_published() -> tuple:   # (figures drawn, what could not be drawn and
     drawings = functools.cache(drawings_of)   # several figures are of one stage
     drawn = []
     faults = []
-    for csv in sorted((root() / 'figures').glob('*.csv')):
+    for csv in published_tables():
         try: note_drawing(csv, redraw(csv, csv.parent, drawings))
         except UserError as e: faults.append(str(e))
         else: drawn.append(csv.stem)
@@ -118,13 +118,14 @@ def stale() -> pd.DataFrame:   # columns output, made_by, commit, why
     rows = []
     today = {}
     drawings = functools.cache(drawings_of)   # several figures are of one stage
-    for csv in sorted((root() / 'figures').glob('*.csv')):
+    for csv in published_tables():
         made_by = maker(csv)
         now = made_today(made_by, today)
         m = manifest_of(made_by)
         reason = differences(m['made_of'], now) if digest(now) != m['key'] else ''
         if not reason and old_drawing(csv, drawings(m['stage'])): reason = 'it was drawn by older code'
-        if reason: rows.append(dict(output=csv.stem, made_by=made_by, commit=m['commit'], why=reason))
+        output = str(csv.relative_to(root() / 'figures').with_suffix(''))
+        if reason: rows.append(dict(output=output, made_by=made_by, commit=m['commit'], why=reason))
     return pd.DataFrame(rows, columns=['output', 'made_by', 'commit', 'why'])
 
 # %% ../../nbs/lib/core/stale.ipynb #5d1e0f02
@@ -139,7 +140,7 @@ def stale_list(table: pd.DataFrame) -> str:   # As `stale` gives it
 
 def stale_sentence(table: pd.DataFrame) -> str:
     "What the README says of stale outputs"
-    every = len(list((root() / 'figures').glob('*.csv')))
+    every = len(published_tables())
     if table.empty: return f'All {every} published figures are of today\'s code.'
     words = 'are of older code than this page ([list](../figures/stale.md))'
     if len(table) == every: return f'All {every} published figures {words}.'
