@@ -16,7 +16,6 @@ import pandas as pd
 from ..core.at_once import at_once
 from ..core.keys import digest
 from ..core.records import read_jsonl, write_jsonl
-from ..core.store import discard
 from ..llm.door import chat
 from ..llm.models import local_model, Sampling
 from .students import ending_in, read_rows, read_texts, take_course, working
@@ -90,7 +89,6 @@ def mixing_call(s, world: World, number: int, place: dict, rule: str, rate: floa
 def known_after(s, jobs: list, name: str) -> pd.DataFrame:   # jobs: (rule, student, rate, arguments of `know_after`)
     "Take the courses that were not taken, and give what is known after all of them"
     at_once('studies.mixing.know_after', [call for *_, call in jobs], s.params['workers'], name)
-    discard(working(s))
     rows = [dict(kind=rule, student=student, rate=rate) | r for rule, student, rate, call in jobs for r in read_jsonl(call['out'])]
     return pd.DataFrame(rows)
 

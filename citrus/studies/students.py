@@ -61,7 +61,7 @@ def take_course(base: str, course: list):   # course: (training, its arguments w
         base = arguments['out']
 
 def working(s) -> Path:
-    "Where the trainings of courses lie until all of them are done"
+    "Where rows and trainings of courses lie until a study is done"
     return s.dir / '.courses'
 
 def read_texts(s, folder: Path, seed: int, **changed) -> tuple:   # folder: with `texts`
@@ -140,7 +140,6 @@ def course_call(s, place: dict, name: str, start: str, course: list, max_tokens:
 def answered(s, jobs: list, name: str) -> pd.DataFrame:   # jobs: (what is known of the answers, arguments of `ask_after`)
     "Take the courses that were not taken, and give the answers after all of them"
     at_once('studies.students.ask_after', [call for _, call in jobs], s.params['workers'], name)
-    discard(working(s))
     return pd.DataFrame([about | r for about, call in jobs for r in read_jsonl(call['out'])])
 
 # %% ../../nbs/studies/students.ipynb #3dcb8810
