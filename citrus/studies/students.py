@@ -118,7 +118,7 @@ def raise_all(s, world: World):
 def student_places(s) -> list:   # of each student: name -> folder; `sets` holds its questions and rows
     "Where the students of this run lie, its own first"
     f = s.folders
-    own = dict(sets=f['cases'], base=f['assets'] / 'base', pretrained=f['pretrain'] / 'model', sft1=f['sft'] / 'sft1', model=f['sft'] / 'sft2')
+    own = dict(sets=f['cases'], base=f['assets'] / 'base', pretrained=f['pretrain'] / 'pretrained', sft1=f['sft'] / 'sft1', model=f['sft'] / 'sft2')
     numbers = sorted(int(p.name) for p in f['students'].iterdir() if p.name.isdigit())
     folders = [f['students'] / str(n) for n in numbers]
     return [own, *(dict(sets=p) | {link: p / link for link in ('base', *LINKS)} for p in folders)]
