@@ -12,7 +12,7 @@ from citrus.core.files import home, root
 
 BIN = Path(sys.executable).parent
 MICRO = root() / 'tests' / 'micro.yml'
-SLOW = set('bandit cases chain chaos chat clean data_size disk engines evaluate exact families hub interchange lab likelihood loadable pages patients prefer preflight pretrain ranks rules serving sessions sft sharing side_by_side signals size sources synth tracking vllm'.split())   # Files whose tests train, serve, kill or read much; `make check` leaves them out
+SLOW = set('bandit cases chain chaos chat clean data_size disk engines evaluate exact families hub interchange lab lab_studies likelihood loadable pages patients prefer preflight pretrain ranks rules serving sessions sft sharing side_by_side signals size sources synth tracking vllm'.split())   # Files whose tests train, serve, kill or read much; `make check` leaves them out
 
 SLOW_FIXTURES = {'micro', 'before', 'old'}   # The whole chain; the keys of all stages by the code of several copies; what is stale
 

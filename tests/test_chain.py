@@ -186,13 +186,10 @@ def test_gc_shows_then_removes_what_no_run_needs(micro, store, tmp_path):
 
 
 def test_a_study_runs_when_it_is_named(micro, store):
-    assert 'traces' not in actions(micro)
-    said = citrus_run(store, '--recipe', str(MICRO), '--only', 'traces')
-    assert actions(said)['sft'][0] == 'unchanged' and actions(said)['traces'][0] == 'run'
-    answers = read_jsonl(store / 'runs' / 'micro' / 'traces' / 'answers.jsonl')
-    students = {(r['kind'].partition(':')[0], r['seed']) for r in answers}
-    assert students == {(kind, seed) for kind in ('findings', 'candidates', 'rival', 'bare answers') for seed in (0, 1)} | {('control', 0)}
-    assert len(answers) == 6 * len(students) and not list((store / 'runs' / 'micro' / 'traces').rglob('*.safetensors'))
+    assert 'profile' not in actions(micro)
+    said = citrus_run(store, '--recipe', str(MICRO), '--only', 'profile')
+    assert actions(said)['assets'][0] == 'unchanged' and actions(said)['profile'][0] == 'run'
+    assert (store / 'runs' / 'micro' / 'profile' / 'gains.csv').exists()
 
 
 def test_a_missing_gpu_has_its_line(micro, store):

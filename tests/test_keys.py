@@ -68,6 +68,8 @@ def add_cell(copy, notebook, source, position=-1):
     path.write_text(json.dumps(nb))
 
 
+COURSES = 'traces', 'stages', 'preferences', 'mixing', 'scaling'   # studies that train from where students stand
+
 FOREIGN = tuple(f'citrus.{m}.' for m in ('synth', 'llm.opening', 'llm.threads', 'llm.look_up', 'world.expert_parts', 'data.pages', 'data.page_lines', 'data.page_errors',
                                          'data.page_pictures', 'textbook', 'llm.textbook_expert'))
 
@@ -84,8 +86,8 @@ def test_a_class_has_the_methods_that_are_patched_into_it():
 
 
 @pytest.mark.parametrize('stage, names', [
-    ('sft', ['citrus.sft.fine_tune']), ('prefer', ['citrus.prefer.train_preferred']), ('preferences', ['citrus.prefer.train_preferred', 'citrus.sft.fine_tune']),
-    ('curriculum', ['citrus.sft.fine_tune']), ('traces', ['citrus.sft.fine_tune']), ('knowledge', ['citrus.pretrain.pretrain']), ('cost', ['citrus.studies.cost.measure_step'])])
+    ('sft', ['citrus.sft.fine_tune']), ('prefer', ['citrus.prefer.train_preferred']), ('preferences', ['citrus.prefer.train_preferred', 'citrus.sft.fine_tune', 'citrus.studies.preferences.sample_pairs']),
+    ('traces', ['citrus.sft.fine_tune', 'citrus.studies.students.ask_after']), ('knowledge', ['citrus.pretrain.pretrain']), ('cost', ['citrus.studies.cost.measure_step'])])
 def test_what_is_launched_by_name_is_followed(stage, names):
     assert set(names) <= code_of(stage)
 
@@ -125,7 +127,7 @@ def test_a_study_is_nobody_elses_ingredient(before, copy):
 
 def test_a_training_is_an_ingredient_of_all_that_train_so(before, copy):
     edit(copy, '70_sft', ("set_seed(settings['seed'])", "set_seed(settings['seed'] + 1)"))
-    assert changed(before, copy) == {s for s in STAGES if 'citrus.sft.fine_tune' in before[s]['code']} == {'sft', 'traces', 'preferences', 'curriculum'}
+    assert changed(before, copy) == {s for s in STAGES if 'citrus.sft.fine_tune' in before[s]['code']} == {'sft', 'students', *COURSES}
 
 
 def test_a_lesson_that_takes_a_name_of_the_stage_is_an_ingredient(before, copy):

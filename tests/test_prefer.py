@@ -238,25 +238,3 @@ def test_rows_of_a_model_with_a_state_are_not_packed(packed, student, tmp_path):
           global_batch=1, micro_batch=1, length=128, weight_decay=0.0, beta2=0.95, clip=1.0, seed=0)
     record = json.loads((tmp_path / 'model' / 'training.json').read_text())
     assert record['packed'] == packed and (record['steps'] < 4) == packed and f'packed {packed}' in (tmp_path / 'model' / 'README.md').read_text()
-
-
-# --- studies ---------------------------------------------------------------------------------------------------------
-
-def test_a_student_of_the_study_is_trained_examined_and_thrown_away(student, tmp_path, monkeypatch):
-    from types import SimpleNamespace
-    from citrus.studies.preferences import CPO, MEASURES, BEFORE, SWAPPED, way_table, teach_way
-    import pandas as pd
-    monkeypatch.setenv('CITRUS_HOME', str(tmp_path))
-    s = SimpleNamespace(dir=tmp_path, params=dict(pairs=4, global_batch=2, beta=10.0, gamma=5.4, alpha=0.05, max_tokens=4), write=lambda file, rows, record=None: write_jsonl(tmp_path / file, rows, record))
-    probe = [dict(id=f'q{i}', open_stem=f'Who is {i}?', stem='', options=[], context=None, answer_text=name, aliases=[]) for i, name in enumerate(['Rash', 'Fever', 'Gout', 'Rash'])]
-    jobs = [(BEFORE, 0.0, 0), (CPO, 1e-2, 0), (SWAPPED, 1e-2, 0)]
-    answers = pd.DataFrame([row for job in jobs for row in teach_way(s, student, PAIRS, probe, *job)])
-    again = [row for job in jobs for row in teach_way(s, student, [], probe, *job)]
-    assert again == answers.to_dict('records') and not list(tmp_path.rglob('*.safetensors')), 'what is done is not done again'
-    table = way_table(answers)
-    assert len(table) == 3 * len(MEASURES) and set(table.n) == {4} and table.value.notna().all()
-
-
-def test_a_study_without_pairs_says_so(micro, store):
-    said = citrus_run(store, '--recipe', str(MICRO), '--only', 'preferences', ok=False)
-    assert 'the student gives no pairs' in said
