@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 
 from citrus.core.files import root
-from citrus.core.records import read_jsonl
+from citrus.core.records import read_jsonl, write_jsonl
+from citrus.llm.prompt import ask, target
 from conftest import alone, citrus_run
 
 LAB = str(root() / 'tests' / 'lab.yml')
@@ -51,10 +52,23 @@ def test_stages(lab, store):
     assert set(pd.read_csv(study(lab, store, 'stages') / 'orders.csv').kind) == set(ORDERS)
 
 
+def pairs_by_hand(place, n=6):
+    "Right answers preferred to those of the next patient: a student of a few steps is never right by itself"
+    questions = read_jsonl(place / 'train.jsonl', 'question')[-n:]
+    reply = lambda q: [dict(role='assistant', content=target('Known.', q['answer_text']))]
+    about = lambda q: dict(id=f'pair-{q["id"]}', question_id=q['id'], prompt=ask(q, 'open'), n_correct=1, n_samples=2)
+    return [about(q) | dict(chosen=reply(q), rejected=reply(other)) for q, other in zip(questions, questions[1:])]
+
+
 def test_preferences(lab, store):
     from citrus.studies.preferences import WAYS
+    said = citrus_run(store, '--recipe', LAB, '--only', 'preferences', ok=False)
+    assert 'give no pair; change preferences.learn or the temperature' in said
+    [begun] = (store / 'store').glob('preferences-*.partial')
+    for number, place in enumerate((lab / 'cases', lab / 'students' / '1', lab / 'students' / '2')):
+        write_jsonl(begun / 'pairs' / f'{number}.jsonl', pairs_by_hand(place), 'pair')
     folder = study(lab, store, 'preferences')
-    assert set(pd.read_csv(folder / 'ways.csv').kind) == {'before', *WAYS} and pd.read_csv(folder / 'sampled.csv').pairs.min() > 0
+    assert set(pd.read_csv(folder / 'ways.csv').kind) == {'before', *WAYS} and not (folder / 'starts').exists()
 
 
 def test_mixing(lab, store):
