@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROW_LICENCES', 'LOGGED', 'REASONED', 'tuning_settings', 'may_pack', 'dialogue_encoder', 'tuning_trainer',
-           'tuning_card', 'fine_tune', 'tuning_results', 'hub_dialogues', 'bare_rows', 'fill_tokens',
-           'answer_only_rows', 'short_rows', 'taught_rows', 'control_rows', 'write_rows', 'encode_stages',
-           'train_stages']
+           'tuning_card', 'fine_tune', 'tuning_results', 'hub_dialogues', 'answer_only_rows', 'short_rows',
+           'taught_rows', 'control_rows', 'write_rows', 'encode_stages', 'train_stages']
 
 # %% ../nbs/70_sft.ipynb #f4ea4444
 import json, re
@@ -15,18 +14,18 @@ from itertools import islice
 from pathlib import Path
 
 # %% ../nbs/70_sft.ipynb #8ad77fb3
-from .core.files import atomic, UserError
+from .core.files import atomic
 from .core.launch import launch
 from .data.contamination import Index
 from .data.hub import hub
 from .data.instructions import dialogues, EXERCISES, instructions
 from .data.row_contamination import decontaminate
 from .data.row_files import row_file, row_files, RowFile, RowList, seeded_sample, spool
-from .llm.prompt import ask, target
+from .train.bare_answers import bare_rows, fill_tokens
 from .train.arrow_rows import DialogueEncoder, encode_file, encoded_counts, encoded_set
 from .train.cards import model_card
 from .train.checkpoints import companion, forget, resumable
-from .train.encoding import count_tokens, row_tokens
+from .train.encoding import count_tokens
 from .train.packing import packed_gap, ROUNDING
 from .train.side_by_side import side_by_side_trainer
 from .train.steps import exact_sums, load_student
@@ -175,28 +174,6 @@ def hub_dialogues(spec: str, folder: Path, limit: int) -> RowFile:   # folder: f
         with atomic(path.with_suffix('.refused')) as f: json.dump(refused, f)
     return dialogues
 
-# %% ../nbs/70_sft.ipynb #0a625dc1
-def bare_rows(questions: list) -> list:   # `sft` records
-    "Questions with their answer and no reasoning"
-    reply = lambda q: dict(role='assistant', content=target('', q['answer_text']))
-    return [dict(id=f'bare-{q["id"]}', stage=3, source='answer_only', question_id=q['id'],
-                 messages=[*ask(q, 'open'), reply(q)]) for q in questions]
-
-def fill_tokens(rows: list, tokens: int, folder) -> list:   # `sft` records; the last one goes over
-    "Rows in order, again and again, until they hold so many tokens. Raises `UserError` without one that can be used"
-    if not rows: raise UserError('sft: there are no rows to fill the tokens with')
-    from transformers import AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    counts = []   # a row is counted once, however often it is repeated
-    filled = []
-    while tokens > 0:
-        again, i = divmod(len(filled), len(rows))
-        if not again: counts.append(row_tokens(rows[i], tokenizer))
-        elif not any(counts): raise UserError(f'sft: none of the {len(rows)} rows to fill the tokens with can be used')
-        filled.append(rows[i] | dict(id=f'{rows[i]["id"]}-{again}'))
-        tokens -= counts[i]
-    return filled
-
 # %% ../nbs/70_sft.ipynb #129ab28f
 def answer_only_rows(
     questions: list,   # `question` records, in the order they are used
@@ -250,9 +227,7 @@ def write_rows(s, index: Index) -> dict:   # rows: {training: n}; contaminated; 
     clean = {name: decontaminate(rows, index, s.params['workers']) for name, rows in taught_rows(s, folder).items()}
     rows = {name: left for name, (left, _) in clean.items()}
     if s.params['control']: rows['answer_only'] = control_rows(s, rows['sft3'])
-    for name, some in rows.items():
-        if not len(some): raise UserError(f'sft: no row for the training {name}; see funnel.csv of synth, and what the recipe lets it read')
-        s.write(f'{name}.jsonl', some, 'sft')
+    for name, some in rows.items(): s.write(f'{name}.jsonl', some, 'sft')
     refused = [n for p in folder.glob('*.refused') for n in json.loads(p.read_text()).values()]
     removed = dict(contaminated=sum(n for _, n in clean.values()), unreadable=sum(refused))
     with atomic(note) as f: json.dump(dict(rows={n: len(some) for n, some in rows.items()}) | removed, f)

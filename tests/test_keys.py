@@ -87,7 +87,7 @@ def test_a_class_has_the_methods_that_are_patched_into_it():
 
 @pytest.mark.parametrize('stage, names', [
     ('sft', ['citrus.sft.fine_tune']), ('prefer', ['citrus.prefer.train_preferred']), ('preferences', ['citrus.prefer.train_preferred', 'citrus.sft.fine_tune', 'citrus.studies.preferences.sample_pairs']),
-    ('traces', ['citrus.sft.fine_tune', 'citrus.studies.students.ask_after']), ('knowledge', ['citrus.pretrain.pretrain']), ('cost', ['citrus.studies.cost.measure_step'])])
+    ('traces', ['citrus.sft.fine_tune', 'citrus.train.courses.ask_after']), ('knowledge', ['citrus.pretrain.pretrain']), ('cost', ['citrus.studies.cost.measure_step'])])
 def test_what_is_launched_by_name_is_followed(stage, names):
     assert set(names) <= code_of(stage)
 

@@ -61,14 +61,14 @@ def pairs_by_hand(place, n=6):
 
 
 def test_preferences(lab, store):
-    from citrus.studies.preferences import WAYS
+    from citrus.studies.preferences import PREFERENCE_WAYS
     said = citrus_run(store, '--recipe', LAB, '--only', 'preferences', ok=False)
     assert 'give no pair; change preferences.learn or the temperature' in said
     [begun] = (store / 'store').glob('preferences-*.partial')
     for number, place in enumerate((lab / 'cases', lab / 'students' / '1', lab / 'students' / '2')):
         write_jsonl(begun / 'pairs' / f'{number}.jsonl', pairs_by_hand(place), 'pair')
     folder = study(lab, store, 'preferences')
-    assert set(pd.read_csv(folder / 'ways.csv').kind) == {'before', *WAYS} and not (folder / 'starts').exists()
+    assert set(pd.read_csv(folder / 'ways.csv').kind) == {"before", *PREFERENCE_WAYS} and not (folder / 'starts').exists()
 
 
 def test_mixing(lab, store):

@@ -3,7 +3,6 @@ import json
 
 import pytest
 import torch
-from conftest import MICRO, citrus_run
 
 from citrus.core.files import UserError
 from citrus.core.records import read_jsonl, write_jsonl

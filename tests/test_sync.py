@@ -12,7 +12,7 @@ from pyflakes.checker import Checker
 from pyflakes.messages import UndefinedName
 
 from citrus.core.parameters import STAGES, cells, notebook_path, parameters
-from citrus.core.lineage import lineage, maker, published_tables
+from citrus.core.lineage import lineage, maker, figure_tables
 from citrus.core.prose import readme_text
 from citrus.core.files import root
 from citrus.core.publish import published, takes, with_takes
@@ -153,7 +153,7 @@ def test_notebooks_carry_no_widgets_or_errors():
             assert not any(o['output_type'] == 'error' for o in c.get('outputs', [])), path.name
 
 
-@pytest.mark.parametrize('csv', published_tables(), ids=lambda p: p.stem)
+@pytest.mark.parametrize('csv', figure_tables(), ids=lambda p: p.stem)
 def test_a_published_figure_is_followed_to_the_assets(csv):
     assert csv.with_suffix('.png').exists()
     assert next(iter(lineage(maker(csv)).values()))['stage'] == 'assets' and maker(csv) == maker(csv.with_suffix('.png'))

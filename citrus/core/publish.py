@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .command import need_clone
 from .files import atomic, Parser, root, UserError
-from .lineage import lineage, maker, published_tables
+from .lineage import lineage, maker, figure_tables
 from .parameters import notebook_path, STAGES, STUDIES
 from .prose import keep_outputs, publish_results, rewrite
 from .runner import advice, library_notebooks, papermill_run, place_of
@@ -35,7 +35,7 @@ def publish_manifests(run: str):
         m = manifest(linked(run, stage))
         with atomic(folder / f'{stage}-{m["key"]}.json') as f:
             f.write(json.dumps(m, indent=1) + '\n')
-    needed = {name for p in published_tables() for name in lineage(maker(p))}
+    needed = {name for p in figure_tables() for name in lineage(maker(p))}
     for p in folder.glob('*.json'):
         if p.stem not in needed: p.unlink()
 
@@ -95,8 +95,8 @@ def publish_figures(run: str):
 def publish_outputs(run: str) -> dict:   # notebook -> cells with output
     """Copy the cell outputs of a finished run into the source notebooks; a study that was not made keeps those it has.
     With the default run the library's lessons are executed"""
-    made = [name for name in finished_stages(run) if shown_in_place(run, name)]
-    done = {notebook_path(name): linked(run, name) / 'notebook.ipynb' for name in made}
+    stages = [name for name in finished_stages(run) if shown_in_place(run, name)]
+    done = {notebook_path(name): linked(run, name) / 'notebook.ipynb' for name in stages}
     unmade = {notebook_path(name) for name in STUDIES} - set(done)
     counts = {}
     for path in sorted(set(library_notebooks()) - unmade if run == 'default' else done):

@@ -17,7 +17,7 @@ from .figures import write_fig
 from .files import atomic, root, UserError
 from .ingredients import differences, drawings_of, ingredients
 from .keys import digest, Drawing
-from .lineage import maker, manifest_of, published_manifest, published_tables
+from .lineage import maker, manifest_of, published_manifest, figure_tables
 from .parameters import notebook_path, parameters, STAGES
 from .prose import publish_readme, rewrite, tagged
 
@@ -91,7 +91,7 @@ def redraw_published() -> tuple:   # (figures drawn, what could not be drawn and
     drawings = functools.cache(drawings_of)   # several figures are of one stage
     drawn = []
     faults = []
-    for csv in published_tables():
+    for csv in figure_tables():
         try: note_drawing(csv, redraw(csv, csv.parent, drawings))
         except UserError as e: faults.append(str(e))
         else: drawn.append(csv.stem)
@@ -118,7 +118,7 @@ def stale() -> pd.DataFrame:   # columns output, made_by, commit, why
     rows = []
     today = {}
     drawings = functools.cache(drawings_of)   # several figures are of one stage
-    for csv in published_tables():
+    for csv in figure_tables():
         made_by = maker(csv)
         now = made_today(made_by, today)
         m = manifest_of(made_by)
@@ -140,7 +140,7 @@ def stale_list(table: pd.DataFrame) -> str:   # As `stale` gives it
 
 def stale_sentence(table: pd.DataFrame) -> str:
     "What the README says of stale outputs"
-    every = len(published_tables())
+    every = len(figure_tables())
     if table.empty: return f'All {every} published figures are of today\'s code.'
     words = 'are of older code than this page ([list](../figures/stale.md))'
     if len(table) == every: return f'All {every} published figures {words}.'

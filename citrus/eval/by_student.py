@@ -44,9 +44,10 @@ def student_table(answers: pd.DataFrame) -> pd.DataFrame:
     for kind, name in means.columns:
         values = means[kind, name].dropna()
         mean, low, high = mean_interval(values.to_numpy())
+        about = dict(kind=kind, set=name, students=len(values), n=int(counts[kind, name]))
         share = dict(accuracy=mean, low=max(0.0, low), high=min(1.0, high))
-        size = dict(students=len(values), n=int(counts[kind, name]))
-        rows.append(dict(kind=kind, set=name) | size | share | dict(each=' '.join(f'{x:.2f}' for x in values)))
+        each = ' '.join(f'{x:.2f}' for x in values)
+        rows.append(about | share | dict(each=each))
     return pd.DataFrame(rows)
 
 def student_contrasts(answers: pd.DataFrame, first: str) -> pd.DataFrame:

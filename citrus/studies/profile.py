@@ -20,7 +20,6 @@ from ..core.dots import draw_parts
 from ..core.stats import times_interval
 from ..core.style import legend_below, panels
 from ..llm.loading import compute_dtype
-from .cost import citrus_loss, trl_loss
 from ..train.products import use_spans
 from ..train.steps import sequence_losses
 
@@ -48,15 +47,15 @@ def packed_loss(model, ids):   # ids: (sequences, tokens)
     with torch.autocast('cpu', torch.bfloat16, enabled=compute_dtype('cpu') == torch.bfloat16):
         return sequence_losses(model, ids).mean()
 
-def ways(asked: list, ids) -> dict:   # asked: pairs; ids: packed sequences; gives way -> (loss, number format)
+def ways(preference: dict, ids) -> dict:   # preference: whose -> loss of a model; gives way -> (loss, number format)
     "What is profiled: preference steps in float32, and the packed step, each beside the library's"
-    exact, fast = torch.float32, compute_dtype('cpu')
-    return {
-        'preference, TRL': (lambda lm: trl_loss(with_library(lm), asked), exact),
-        'preference, ours': (lambda lm: citrus_loss(with_library(lm), asked), exact),
-        'packed, library attention': (lambda lm: packed_loss(with_library(lm), ids), fast),
-        'packed, ours': (lambda lm: packed_loss(use_spans(with_library(lm)), ids), fast),
+    plainly = lambda loss_of: lambda lm: loss_of(with_library(lm))
+    steps = {f'preference, {whose}': (plainly(loss_of), torch.float32) for whose, loss_of in preference.items()}
+    packed = {
+        'packed, library attention': lambda lm: packed_loss(with_library(lm), ids),
+        'packed, ours': lambda lm: packed_loss(use_spans(with_library(lm)), ids),
     }
+    return steps | {way: (loss_of, compute_dtype('cpu')) for way, loss_of in packed.items()}
 
 # %% ../../nbs/studies/profile.ipynb #c44a7370
 def product_rate(dtype, n: int = 1024, tries: int = 20) -> float:   # operations a CPU-second

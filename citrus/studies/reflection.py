@@ -164,12 +164,14 @@ def partial_knowledge(k: Knowledge, share: float, false: bool, seed: int) -> Kno
         lost = {f for f in owned if rng.random() < share}
         strangers = [f for f in k.families if f not in owned]
         carriers[t] = {f: frequency for f, frequency in owned.items() if f not in lost}
-        if false and strangers: carriers[t] |= {rng.choice(strangers): owned[f] for f in sorted(lost)}
+        if not false or not strangers: continue
+        for f in sorted(lost): carriers[t][rng.choice(strangers)] = owned[f]
     return replace(k, carriers=carriers)
 
 def partial_expert(k: Knowledge, folder, share: float, false: bool, seed: int) -> Model:
     "An expert with such knowledge"
-    path = folder / f'.{"false" if false else "lacking"}-{share:g}-{seed}.json'
+    what = 'false' if false else 'lacking'
+    path = folder / f'.{what}-{share:g}-{seed}.json'
     save_knowledge(partial_knowledge(k, share, false, seed), path)
     return expert_model(path)
 
@@ -179,7 +181,7 @@ def reflector_kinds(cast: Cast, k: Knowledge, folder, shares: list, seed: int) -
     kinds = {'nobody reflects': replace(drawn, reflector=None)}
     experts = {'knows all': cast.reflector}
     for false, words in ((False, 'lacks'), (True, 'false in')):
-        experts |= {f'{words} {share:.0%}': partial_expert(k, folder, share, false, seed) for share in shares}
+        for share in shares: experts[f'{words} {share:.0%}'] = partial_expert(k, folder, share, false, seed)
     for name, expert in experts.items():
         kinds[name] = replace(drawn, reflector=expert, gold=False)
         kinds[f'{name}, knows the answer'] = replace(drawn, reflector=expert, gold=True)
@@ -199,7 +201,8 @@ def reflectors(k: Knowledge, qs: list, cast: Cast, folder, shares: list, tables:
     "All kinds of reflectors, each drawn several times"
     rows = []
     for seed in range(tables):
-        for kind, way in reflector_kinds(cast, k, folder, shares, seed).items(): rows += reflector_rows(k, qs, kind, way, seed)
+        kinds = reflector_kinds(cast, k, folder, shares, seed)
+        for kind, way in kinds.items(): rows += reflector_rows(k, qs, kind, way, seed)
     return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/reflection.ipynb #849c556b

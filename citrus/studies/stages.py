@@ -12,8 +12,8 @@ import random
 from ..core.keys import digest
 from ..core.records import read_jsonl, write_jsonl
 from ..core.store import manifest
-from .students import course_call, read_rows, working
-from .traces import kinds_of_rows, student_facts
+from ..train.courses import course_call, training_on_rows, working
+from ..train.thoughts import kinds_of_rows, student_facts
 from ..world.families import World
 
 # %% ../../nbs/studies/stages.ipynb #6e61cf07
@@ -54,7 +54,7 @@ def material(s, world: World, number: int, place: dict) -> dict:   # place: of a
 def order_course(s, order: str, files: dict, seed: int, factor: float) -> list:   # files: as `material` gives them
     "The trainings of an order, at learning rates that are times the run's"
     rate = factor * manifest(s.folders['sft'])['params']['learning_rate']
-    return [read_rows(s, files[name], seed, learning_rate=rate) for name in ORDERS[order][1]]
+    return [training_on_rows(s, files[name], seed, learning_rate=rate) for name in ORDERS[order][1]]
 
 def order_jobs(s, number: int, place: dict, files: dict, factors: dict) -> list:   # factors: a list of each order
     "The courses of a student, as `answered` takes them"

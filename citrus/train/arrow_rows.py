@@ -138,8 +138,9 @@ def encode_file(
     return folder
 
 def need_some(path: str, counts: dict, encoder):
-    "Raises `UserError` if there are rows of which none can be used"
-    if counts['used'] or not counts['rows']: return
+    "Raises `UserError` if there is no row, or none that can be used"
+    if counts['used']: return
+    if not counts['rows']: raise UserError(f'{path}: no {encoder.noun} to train on; see funnel.csv of the stage that makes them')
     tried = f'none of {counts["rows"]} {encoder.noun} can be used with {encoder.length} tokens ({counts["refused"]})'
     raise UserError(f'{path}: {tried}; raise {encoder.stage}.length or look at the {encoder.noun}')
 
