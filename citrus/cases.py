@@ -154,7 +154,7 @@ def make_sets(
     low, high = p['findings']
     if p['namespace'] == 'closed':
         counts = {split: p[split] for split in ('train', 'patients', 'diseases')}
-        return sets_of_closed(world, p['closed'], p['known'], low, p['options'], p['seed'], **counts)
+        return sets_of_closed(world, p['closed'], p['known'], low, p['options'], p['seed'], p['lay'], **counts)
     known, new = choose_families(world, p['known'], p['new'], p['seed'], *p['findings'], p['longest'])
     owner = derange(known, p['seed']) if p['shuffled'] else {}
     further = {k: p[k] for k in ('options', 'absent', 'lay', 'history')}

@@ -32,7 +32,8 @@ def corpus_segments(s, documents: int, cut) -> dict:   # cut: text -> segments; 
 
 def corpus_row(arm: str, number: int, r: dict) -> dict:   # r: as `unified` gives it; an `sft` record
     "A unified segment as a row of training"
-    messages = [dict(role='user', content=r['question']), dict(role='assistant', content=r['answer'])]
+    turn = lambda role, content: dict(role=role, content=content)
+    messages = [turn('user', r['question']), turn('assistant', r['answer'])]
     return dict(id=f'{arm}-{number}', stage=1, source=arm, messages=messages)
 
 def unify_funnel(pieces: dict, replies: dict) -> pd.DataFrame:   # both: arm -> list
@@ -42,7 +43,8 @@ def unify_funnel(pieces: dict, replies: dict) -> pd.DataFrame:   # both: arm -> 
         sentences = sum(map(len, pieces[arm]))
         covered = sentences - sum(len(r['uncovered']) for r in rs)
         whole = sum(not r['fault'] for r in rs)
-        rows.append(dict(arm=arm, segments=len(rs), kept=whole, refused=len(rs) - whole, sentences=sentences, covered=covered))
+        counts = dict(segments=len(rs), kept=whole, refused=len(rs) - whole)
+        rows.append(dict(arm=arm) | counts | dict(sentences=sentences, covered=covered))
     return pd.DataFrame(rows)
 
 def tuning_rows(s, n: int, seed: int) -> list:   # `sft` records

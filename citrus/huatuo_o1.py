@@ -38,7 +38,8 @@ def windows_of(texts) -> set:
     "Every run of 64 characters of some texts"
     windows = set()
     for text in map(plain_characters, texts):
-        windows |= {text[i:i + WINDOW] for i in range(len(text) - WINDOW + 1)}
+        starts = range(len(text) - WINDOW + 1)
+        windows |= {text[i:i + WINDOW] for i in starts}
     return windows
 
 def shares_window(text: str, windows: set) -> bool:
@@ -87,7 +88,8 @@ def search_funnel(records: list) -> pd.DataFrame:
     groups = {}
     for r in records: groups.setdefault(r['fault'] or 'trained on', []).append(r['calls'])
     mean = lambda calls: sum(calls) / len(calls)
-    return pd.DataFrame([dict(outcome=name, searches=len(calls), calls=mean(calls)) for name, calls in groups.items()])
+    row = lambda name, calls: dict(outcome=name, searches=len(calls), calls=mean(calls))
+    return pd.DataFrame([row(name, calls) for name, calls in groups.items()])
 
 # %% ../nbs/75_huatuo_o1.ipynb #4b3ec4c3
 def tune(s, rows: str, out: str):

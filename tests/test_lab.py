@@ -5,12 +5,12 @@ import pytest
 
 from citrus.core.files import UserError
 from citrus.world.chart import weigh
-from citrus.world.closed import closed_world, closure_of, describe_world
+from citrus.world.closed import closed_world, closure_of, describe_world, finding_name
 from citrus.world.closed_cases import check_disjoint, check_told, facts_of, sets_of_closed, table_scores
 from citrus.world.expert import knowledge_of
 from citrus.world.families import load_world
 from citrus.world.holdouts import HELD_OUT, families_left, draw_patients
-from citrus.world.narrowing import narrowed
+from citrus.world.narrowing import known as known_sentence, narrowed
 from citrus.world.portions import known_world, withheld_pairs
 from citrus.world.practice import PRACTISED, fact_table, practice_rows
 from citrus.world.steps import candidates_step, conclusion_step
@@ -29,7 +29,7 @@ def world(whole): return closed_world(whole, closure_of(dict(families=90)))
 
 
 @pytest.fixture(scope='module', params=[0, 1])
-def sets(world, request): return sets_of_closed(world, SIZES, 60, 3, 4, request.param, train=400, patients=0, diseases=60)
+def sets(world, request): return sets_of_closed(world, SIZES, 60, 3, 4, request.param, 1.0, train=400, patients=0, diseases=60)
 
 
 def test_no_finding_alone_decides_and_exactly_one_family_explains_all(world, sets):
@@ -68,6 +68,17 @@ def test_what_is_withheld_is_in_no_text(world, sets):
     with pytest.raises(UserError, match='told nowhere'): check_told(sets | dict(texts={}, facts=[], dialogues=[]), world)
 
 
+def test_patients_speak_in_lay_words_and_texts_say_what_they_mean(world, sets):
+    table = fact_table(known_world(world, sets['portions']))
+    assert len(table.lay) > 100 and not set(table.lay.values()) & set(table.families) and len(set(table.lay.values())) == len(table.lay)
+    for split in ('train', *HELD_OUT):
+        for q in sets['questions'][split][:50]:
+            names = [finding_name(world, t) for t in q['meta']['present']]
+            assert all(said in q['open_stem'].lower() for said in map(str.lower, table.plain_words(names)))
+    told = ' '.join(d['text'] for d in sets['texts']['by_words'])
+    assert all(f'{plain}: {t}.' in told for t, plain in table.lay.items())
+
+
 def test_every_answer_of_practice_is_true(world, sets):
     table = fact_table(known_world(world, sets['portions']))
     for name in PRACTISED:
@@ -79,7 +90,7 @@ def test_every_answer_of_practice_is_true(world, sets):
                     if head in table.families: assert names.split('; ') == table.families[head]
             if name == 'both':
                 *lists, last_left = last.removesuffix('.').split('. ')
-                asked = [head for head, _, _ in (sentence.partition(': ') for sentence in lists) if head != 'Both']
+                asked = [head for head, _, _ in (sentence.partition(': ') for sentence in lists) if head not in ('Both', 'Known')]
                 left = last_left.partition(': ')[2].split('; ')
                 assert left == ['none'] or all(f in table.families[t] for f in left for t in asked)
 
@@ -94,7 +105,7 @@ def test_a_trace_is_made_of_what_was_practised(world, sets):
         steps += [weigh(name, k.carriers[t], steps[0].candidates) for name, t in zip(names, q['meta']['present'])]
         told = monologue([*steps, conclusion_step(q['answer_text'])], 'lists')
         lists = {n[0].lower() + n[1:] if n[1:2].islower() else n: table.families[n[0].lower() + n[1:] if n[1:2].islower() else n] for n in names}
-        assert told == ' '.join(narrowed(lists)) + f' So I decide for {q["answer_text"]}.'
+        assert told == ' '.join([known_sentence(list(lists)), *narrowed(lists)]) + f' So I decide for {q["answer_text"]}.'
         assert f'Both: {q["answer_text"]}.' in told
     assert not facts_of([told], table) & {(f, known.terms[t].name.lower()) for f, t in withheld_pairs(sets['portions'])}
 

@@ -81,7 +81,8 @@ def uncovered(sentences: list, answer: str, share: float = 0.6) -> list:
     "The sentences of a segment of whose longer words an answer has too few"
     ours = set(words(answer))
     own = lambda s: {w for w in words(s) if len(w) > 3}
-    return [s for s in sentences if len(own(s) & ours) < share * len(own(s))]
+    shared = lambda s: len(own(s) & ours)
+    return [s for s in sentences if shared(s) < share * len(own(s))]
 
 NEGATION_WORDS = re.compile(r"\b(?:no|not|never|without|neither|nor|cannot)\b|n't\b|不|没有", re.I)
 
@@ -90,7 +91,8 @@ def unfaithful(text: str, answer: str, r: Recogniser) -> str:   # '' if nothing 
     numbers = lambda t: set(re.findall(r'\d+(?:\.\d+)?', t))
     if foreign_words(text, answer, 0.8): return 'words'
     if numbers(answer) - numbers(text): return 'a number'
-    if len(NEGATION_WORDS.findall(answer)) != len(NEGATION_WORDS.findall(text)): return 'a negation'
+    negations = lambda words: len(NEGATION_WORDS.findall(words))
+    if negations(answer) != negations(text): return 'a negation'
     return 'an entity' if foreign_entities(text, answer, r) else ''
 
 # %% ../../nbs/lib/llm/unify.ipynb #d3892213
@@ -111,7 +113,9 @@ async def unified(door, segment: list, writer: Model, r: Recogniser, seed: int) 
 def other_number(answer: str, rng: random.Random) -> str:   # '' without a number
     "An answer with its first number changed"
     m = re.search(r'\d+', answer)
-    return m.re.sub(str(int(m[0]) + rng.randint(1, 9)), answer, count=1) if m else ''
+    if not m: return ''
+    other = int(m[0]) + rng.randint(1, 9)
+    return m.re.sub(str(other), answer, count=1)
 
 def negated(answer: str) -> str:   # '' where there is no plain verb
     "An answer whose first plain verb is negated"

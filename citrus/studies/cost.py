@@ -32,20 +32,29 @@ TERMS = 10.0, 5.4, 0.05
 def random_pairs(n: int, lengths: list, vocabulary: int, seed: int) -> list:   # As `encode_pair` gives them
     "Pairs of random tokens; lengths are fewest and most of the prompt, then of the answers"
     rng = random.Random(digest([lengths, seed]))
-    ids = lambda low, high: [rng.randrange(3, vocabulary) for _ in range(rng.randint(low, high))]
-    sides = lambda: dict(chosen=ids(*lengths[2:]), rejected=ids(*lengths[2:]))
-    return [dict(prompt=ids(*lengths[:2])) | sides() for _ in range(n)]
+    of_prompt = lengths[:2]
+    of_answer = lengths[2:]
+    def ids(low, high):
+        size = rng.randint(low, high)
+        return [rng.randrange(3, vocabulary) for _ in range(size)]
+    def pair():
+        prompt = ids(*of_prompt)
+        return dict(prompt=prompt, chosen=ids(*of_answer), rejected=ids(*of_answer))
+    return [pair() for _ in range(n)]
 
 def pad_rows(rows: list, pad: int) -> torch.Tensor:   # (rows, longest)
     "Rows of numbers, filled up on the right"
     longest = max(map(len, rows))
-    return torch.tensor([r + [pad] * (longest - len(r)) for r in rows])
+    filling = lambda r: [pad] * (longest - len(r))
+    return torch.tensor([r + filling(r) for r in rows])
 
 def apart(pairs: list, side: str) -> dict:   # input_ids, attention_mask, labels: (pairs, longest)
     "One side of the pairs, each answer behind its own copy of the prompt, padded on the right"
     rows = [p['prompt'] + p[side] for p in pairs]
-    labels = [[-100] * len(p['prompt']) + p[side] for p in pairs]
-    mask = pad_rows([[1] * len(r) for r in rows], 0)
+    unscored = lambda p: [-100] * len(p['prompt'])
+    labels = [unscored(p) + p[side] for p in pairs]
+    read = [[1] * len(r) for r in rows]
+    mask = pad_rows(read, 0)
     return dict(input_ids=pad_rows(rows, 0), attention_mask=mask, labels=pad_rows(labels, -100))
 
 # %% ../../nbs/studies/cost.ipynb #781b89b6
@@ -53,8 +62,11 @@ def citrus_loss(model, pairs: list, part: int = 1024):
     "Our loss, with the attention of our trainer"
     use_spans(model)
     batch = collate(pairs)
-    tokens = int(batch['count'][:len(pairs)].sum())
-    return cpo_simpo(answer_logp(model, batch, part=part), batch['count'], *TERMS, len(pairs), tokens)[0]
+    counts = batch['count']
+    chosen = counts[:len(pairs)]
+    logps = answer_logp(model, batch, part=part)
+    loss, _ = cpo_simpo(logps, counts, *TERMS, len(pairs), int(chosen.sum()))
+    return loss
 
 def undivided_loss(model, pairs: list):
     "Our loss with all scores at once"
@@ -75,7 +87,9 @@ def trl_trainer():
 
 def trl_loss(model, pairs: list):
     "The loss of TRL's experimental CPOTrainer"
-    batch = {f'{side}_{k}': v for side in SIDES for k, v in apart(pairs, side).items()}
+    batch = {}
+    for side in SIDES:
+        for k, v in apart(pairs, side).items(): batch[f'{side}_{k}'] = v
     return trl_trainer().get_batch_loss_metrics(model, batch, 'train')[0]
 
 # %% ../../nbs/studies/cost.ipynb #df6071f9
@@ -87,7 +101,9 @@ def liger_loss(model, pairs: list):
     read = {k: batch[k] for k in ('input_ids', 'attention_mask')}
     hidden = model.base_model(**read, use_cache=False).last_hidden_state
     loss = LigerFusedLinearSimPOLoss(beta=beta, gamma=gamma, alpha=alpha, compiled=False)
-    return loss(model.get_output_embeddings().weight, hidden[:, :-1], batch['labels'][:, 1:])[0]
+    head = model.get_output_embeddings().weight
+    labels = batch['labels'][:, 1:]
+    return loss(head, hidden[:, :-1], labels)[0]
 
 LOSSES = {'TRL': trl_loss, 'Liger': liger_loss, 'ours, undivided': undivided_loss, 'ours': citrus_loss}
 
@@ -101,7 +117,9 @@ def make_model(model: str, toy: dict):
     "The student in a folder, or a random toy, in float32"
     from transformers import LlamaConfig, LlamaForCausalLM
     torch.manual_seed(0)
-    return load_student(model) if model != 'toy' else LlamaForCausalLM(LlamaConfig(**toy, tie_word_embeddings=True))
+    if model != 'toy': return load_student(model)
+    config = LlamaConfig(**toy, tie_word_embeddings=True)
+    return LlamaForCausalLM(config)
 
 def step_cost(lm, way: str, pairs: list) -> dict:   # pairs: as `random_pairs` gives them
     "Loss, CPU-seconds and peak memory of one step, forward and backward"
@@ -130,17 +148,21 @@ def in_process(function: str, **arguments) -> dict:
     out = Path(arguments['out'])
     config = out.with_suffix('.config')
     with atomic(config) as f: json.dump(dict(function=function, arguments=arguments), f, default=str)
-    env = {k: v for k, v in os.environ.items() if not k.startswith('MALLOC_')} | dict(OMP_NUM_THREADS='1')
-    command = [str(Path(sys.executable).with_name('citrus_train')), str(config)]
+    env = {k: v for k, v in os.environ.items() if not k.startswith('MALLOC_')}
+    env['OMP_NUM_THREADS'] = '1'
+    train = Path(sys.executable).with_name('citrus_train')
+    command = [str(train), str(config)]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f'exit status {done.returncode}'])[-1]
+        lines = done.stderr.strip().splitlines() or [f'exit status {done.returncode}']
+        last = lines[-1]
         raise UserError(f'{function} failed in a process of its own: {last}')
     return json.loads(out.read_text())
 
 def measured_once(s, name: str, model, i: int, way: str) -> dict:   # model: its folder, or 'toy'
     "One measurement; one that is there already is read"
-    out = s.dir / 'steps' / f'{name}-{i}-{way.replace(", ", "_").replace(" ", "_")}.json'
+    slug = way.replace(', ', '_').replace(' ', '_')
+    out = s.dir / 'steps' / f'{name}-{i}-{slug}.json'
     out.parent.mkdir(exist_ok=True)
     if out.exists(): return json.loads(out.read_text())
     p = s.params
@@ -150,8 +172,11 @@ def measured_once(s, name: str, model, i: int, way: str) -> dict:   # model: its
 def measure_all(s, models: dict) -> pd.DataFrame:   # models: name -> folder, or 'toy'
     "All measurements, taking turns"
     jobs = list(itertools.product(models, range(s.params['repeats']), present()))
-    steps = [measured_once(s, name, models[name], i, way) for name, i, way in tqdm(jobs, desc='steps')]
-    return pd.DataFrame([dict(model=name, repeat=i) | step for (name, i, _), step in zip(jobs, steps)])
+    rows = []
+    for name, i, way in tqdm(jobs, desc='steps'):
+        step = measured_once(s, name, models[name], i, way)
+        rows.append(dict(model=name, repeat=i) | step)
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/cost.ipynb #2d8e21c6
 def turn_ratios(steps: pd.DataFrame, model: str, way: str, k: str) -> tuple:   # (mean, low, high)
@@ -167,7 +192,9 @@ def cost_table(steps: pd.DataFrame) -> pd.DataFrame:
         columns += [g[k].agg(f).rename(f'{k}_{f}') for f in ('median', 'min', 'max')]
     table = pd.concat(columns, axis=1).reset_index()
     for k in ('seconds', 'gigabytes'):
-        table[[f'{k}_times', f'{k}_low', f'{k}_high']] = [turn_ratios(steps, r.model, r.way, k) for r in table.itertuples()]
+        ratios = [turn_ratios(steps, r.model, r.way, k) for r in table.itertuples()]
+        names = [f'{k}_{part}' for part in ('times', 'low', 'high')]
+        table[names] = ratios
     return table
 
 # %% ../../nbs/studies/cost.ipynb #13ee0a25
@@ -177,8 +204,10 @@ COST_MODELS = dict(toy='toy model with a large vocabulary', student='the student
 def draw_cost(ax, g: pd.DataFrame, k: str):   # g: of one model; k: one of `COSTS`
     "Medians, lines from the least to the most, and the fraction of TRL's median"
     for row, r in enumerate(g.itertuples()):
-        middle, low, high, times = (getattr(r, f'{k}_{part}') for part in ('median', 'min', 'max', 'times'))
-        draw_interval(ax, row, middle, low, high, MODEL_COLOR if r.way.startswith('ours') else OTHER_COLOR)
+        parts = ('median', 'min', 'max', 'times')
+        middle, low, high, times = (getattr(r, f'{k}_{part}') for part in parts)
+        color = MODEL_COLOR if r.way.startswith('ours') else OTHER_COLOR
+        draw_interval(ax, row, middle, low, high, color)
         if times > 1.05: number_beside(ax, row, high, f'1/{times:.1f}')
     name_rows(ax, list(g.way))
     widest = g[f'{k}_max'].max()
@@ -190,6 +219,8 @@ def draw_cost(ax, g: pd.DataFrame, k: str):   # g: of one model; k: one of `COST
 def plot_cost(table: pd.DataFrame):   # As `cost_table` gives it
     "CPU-seconds and memory of a step by implementation"
     models = [g for _, g in table.groupby('model', sort=False)]
-    fig, axes = panels(9, 2.1 * len(models), columns=2, rows=len(models))
-    for ax, (g, k) in zip(axes, itertools.product(models, COSTS)): draw_cost(ax, g, k)
+    n = len(models)
+    fig, axes = panels(9, 2.1 * n, columns=2, rows=n)
+    drawn = itertools.product(models, COSTS)
+    for ax, (g, k) in zip(axes, drawn): draw_cost(ax, g, k)
     return fig

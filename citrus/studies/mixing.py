@@ -99,7 +99,8 @@ def first_facts(s, number: int, place: dict) -> Path:   # file of `sft` records
 def mixing_call(s, world: World, number: int, place: dict, rule: str, rate: float) -> dict:
     "The arguments of `know_after` for a student"
     seed = s.params['seed'] + number
-    slug = f'{number}-control' if rule == NOTHING else f'{number}-{rule}-{rate:g}'
+    name = 'control' if rule == NOTHING else rule
+    slug = f'{number}-{name}-{rate:g}'
     trainings = [
         mixing_training(s, write_sources(s, world, number, place), rule, rate, seed),
         training_on_rows(s, first_facts(s, number, place), seed),

@@ -77,7 +77,8 @@ def counted_products(model, loss_of) -> int:   # Operations, attention left out
     from torch.utils.flop_counter import FlopCounterMode
     with FlopCounterMode(display=False) as counter: forward_backward(model, loss_of)
     counts = counter.get_flop_counts()['Global']
-    return sum(n for operation, n in counts.items() if operation_kind(str(operation).replace('aten.', '')) == 'matrix_products')
+    kind = lambda operation: operation_kind(str(operation).replace('aten.', ''))
+    return sum(n for operation, n in counts.items() if kind(operation) == 'matrix_products')
 
 def profiled(model, loss_of) -> dict:   # seconds: of the CPU; and those of each kind
     "CPU-seconds of a step by kind of operation"
@@ -88,7 +89,8 @@ def profiled(model, loss_of) -> dict:   # seconds: of the CPU; and those of each
         seconds = time.process_time() - began
     times = dict.fromkeys([*OPERATIONS, 'all_else'], 0.0)
     for event in seen.key_averages(): times[operation_kind(event.key)] += event.self_cpu_time_total
-    return dict(seconds=seconds) | {kind: seconds * t / sum(times.values()) for kind, t in times.items()}
+    total = sum(times.values())
+    return dict(seconds=seconds) | {kind: seconds * t / total for kind, t in times.items()}
 
 def profile_row(model, way: str, loss_of, dtype, operations: int) -> dict:
     "One profiled step, and the best rate of a product before and after it"
@@ -117,7 +119,8 @@ def plot_profile(table: pd.DataFrame):   # As `profile_ways` gives it
     means = table.groupby('way', sort=False).mean(numeric_only=True)
     fig, [ax] = panels(8, 2.6)
     draw_parts(ax, means[[*OPERATIONS, 'all_else']])
-    for i, least in enumerate(means.least): ax.plot([least, least], [i - 0.4, i + 0.4], color='black')
+    for i, least in enumerate(means.least):
+        ax.plot([least, least], [i - 0.4, i + 0.4], color='black')
     ax.set(xlabel=f'CPU-seconds a step (n = {len(table) // len(means)} each); line: the products at the best rate')
     legend_below(fig, ax, 4)
     return fig
@@ -129,7 +132,8 @@ def gain_row(table: pd.DataFrame, step: str) -> dict:   # step: one of `COMPARED
     "How many times faster ours is, turn by turn, and would be if its products were all there is"
     theirs, ours = (table[table.way == way].set_index('turn') for way in COMPARED[step])
     times, low, high = times_interval((theirs.seconds / ours.seconds).to_numpy())
-    return dict(step=step, n=len(ours), times=times, low=low, high=high, limit=theirs.seconds.mean() / ours.least.mean())
+    limit = theirs.seconds.mean() / ours.least.mean()
+    return dict(step=step, n=len(ours), times=times, low=low, high=high, limit=limit)
 
 def gain_table(table: pd.DataFrame) -> pd.DataFrame:   # table: as `profile_ways` gives it
     "A row for each of `COMPARED`"

@@ -70,8 +70,9 @@ def shares(name: str, hits: list) -> dict:   # hits: yes or no, question by ques
 
 def judge_ways(k: Knowledge, ways: dict) -> dict:   # ways: name -> `Thread`s about the same questions
     "For each way, question by question: whether the answer is right, and how its steps were judged"
-    right = lambda t: matches(t.answer, t.question)
-    return {name: ([*map(right, ts)], [misjudged(k, t) for t in ts]) for name, ts in ways.items()}
+    right = lambda ts: [matches(t.answer, t.question) for t in ts]
+    judged = lambda ts: [misjudged(k, t) for t in ts]
+    return {name: (right(ts), judged(ts)) for name, ts in ways.items()}
 
 # %% ../../nbs/studies/reflection.ipynb #6f0c01c7
 def audit(k: Knowledge, ways: dict) -> pd.DataFrame:   # As for `judge_ways`
@@ -113,7 +114,8 @@ def shuffled_expert(knowledge, folder, seed: int) -> Model:
     "The control: an expert who believes of each disease what is true of another"
     k = load_knowledge(knowledge)
     owner = derange(k.families, seed)
-    carriers = {t: {owner[f]: freq for f, freq in c.items()} for t, c in k.carriers.items()}
+    exchanged = lambda c: {owner[f]: freq for f, freq in c.items()}
+    carriers = {t: exchanged(c) for t, c in k.carriers.items()}
     save_knowledge(replace(k, carriers=carriers), folder / '.shuffled.json')
     return expert_model(folder / '.shuffled.json')
 
@@ -215,7 +217,8 @@ async def direct(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers
 
 async def chains(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers, tokens)
     "Answers after the loop with nobody reflecting, each sample with seeds of its own"
-    threads = [await think(door, q, replace(cast, reflector=None, seed=cast.seed + 100 * i)) for i in range(samples)]
+    alone = lambda i: replace(cast, reflector=None, seed=cast.seed + 100 * i)
+    threads = [await think(door, q, alone(i)) for i in range(samples)]
     return [t.answer for t in threads], sum(t.tokens for t in threads)
 
 async def loop(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers, tokens)
@@ -270,7 +273,8 @@ def training_free(qs: list, cast: Cast) -> pd.DataFrame:
 # %% ../../nbs/studies/reflection.ipynb #38222c46
 def plot_training_free(table: pd.DataFrame):   # As `training_free` gives it
     "Accuracy of each way to answer, and the paired difference of the loop from it"
-    labels = [f'{m} ({t:.0f} tokens)' for m, t in zip(table.method, table.tokens)]
+    rows = zip(table.method, table.tokens)
+    labels = [f'{method} ({tokens:.0f} tokens)' for method, tokens in rows]
     table = table.assign(label=labels, value=table.loop_minus_it)
     fig, (left, right) = panels(9, 0.35 * len(table) + 1.2, columns=2, sharey=True)
     draw_shares(left, table, 'right', 'right answer')

@@ -154,7 +154,8 @@ def decision_agreement(
 
 def with_together(spent: Counter) -> dict:   # step -> CPU seconds of a block
     "The steps of a block, and the peer's filters and signature together"
-    return dict(spent) | {'filters and signature': sum(v for k, v in spent.items() if k not in ('one pass', 'in a chain'))}
+    alone = [v for k, v in spent.items() if k not in ('one pass', 'in a chain')]
+    return dict(spent) | {'filters and signature': sum(alone)}
 
 def speed_row(step: str, seconds: pd.Series, ours: pd.Series, n: int, characters: int) -> dict:   # of each block
     "CPU seconds of a step, and how many times ours, with the interval over blocks"
@@ -217,7 +218,8 @@ def exchange_words(words: list, other: list, fresh: float, rng: random.Random) -
     n = len(words)
     for i, word in zip(rng.sample(range(n), n // 5), rng.choices(other, k=n // 5)):
         mixed[i] = word
-    for i in rng.sample(range(n), round(fresh * n)): mixed[i] = ''.join(rng.choices('abcdefghijklmnoprstu', k=7))
+    new_word = lambda: ''.join(rng.choices('abcdefghijklmnoprstu', k=7))
+    for i in rng.sample(range(n), round(fresh * n)): mixed[i] = new_word()
     return mixed
 
 def mixed_documents(texts: list, n: int, fresh: float, seed: int):
@@ -277,7 +279,8 @@ def plot_speed(table: pd.DataFrame):   # A figure
     "How many times the CPU seconds of the one pass each step of the peer takes"
     theirs = table[table.who != 'ours']
     fig, [ax] = panels(7, 0.3 * len(theirs) + 0.8)
-    for row, r in enumerate(theirs.itertuples()): draw_interval(ax, row, r.times_ours, r.low, r.high, MODEL_COLOR)
+    for row, r in enumerate(theirs.itertuples()):
+        draw_interval(ax, row, r.times_ours, r.low, r.high, MODEL_COLOR)
     name_rows(ax, list(theirs.step))
     no_difference(ax, 1)
     ax.set(xlabel='CPU-seconds, times those of the one pass with all filters and the signature')
@@ -287,7 +290,9 @@ def plot_speed(table: pd.DataFrame):   # A figure
 # %% ../../nbs/studies/scale.ipynb #28f8fcf0
 def sample_documents(n: int) -> tuple:   # (texts, arm of each)
     "The first n documents of every arm, mixed"
-    docs = [(name, d['text']) for name, arm in ARMS.items() for d in itertools.islice(arm.loader(), n)]
+    docs = []
+    for name, arm in ARMS.items():
+        docs += [(name, d['text']) for d in itertools.islice(arm.loader(), n)]
     random.Random(0).shuffle(docs)
     return [t for _, t in docs], [a for a, _ in docs]
 

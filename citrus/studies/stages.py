@@ -40,11 +40,15 @@ def mixed(rows: list, seed: int) -> list:
 def material(s, world: World, number: int, place: dict) -> dict:   # place: of a student; name -> file of `sft` records
     "What a student reads from where it stands"
     p = s.params
-    stages = {name: read_jsonl(place['sets'] / f'{name}.jsonl', 'sft') for name in ('facts', 'dialogues')}
-    questions = read_jsonl(place['sets'] / 'train.jsonl', 'question')
-    kinds = kinds_of_rows(questions, world, student_facts(s, world, number), place['model'], p['passes'], p['seed'])
-    rows = stages | {name: mixed(kinds[kind], p['seed']) for name, kind in THIRD.items()}
-    rows['all'] = mixed([*stages['facts'], *stages['dialogues'], *rows['traces']], p['seed'])
+    sets = place['sets']
+    facts = read_jsonl(sets / 'facts.jsonl', 'sft')
+    dialogues = read_jsonl(sets / 'dialogues.jsonl', 'sft')
+    questions = read_jsonl(sets / 'train.jsonl', 'question')
+    table = student_facts(s, world, number)
+    kinds = kinds_of_rows(questions, world, table, place['model'], p['passes'], p['seed'])
+    rows = {name: mixed(kinds[kind], p['seed']) for name, kind in THIRD.items()}
+    rows['all'] = mixed([*facts, *dialogues, *rows['traces']], p['seed'])
+    rows |= dict(facts=facts, dialogues=dialogues)
     files = {name: working(s) / f'{number}-{name}.rows.jsonl' for name in rows}
     for name, file in files.items():
         if not file.exists(): write_jsonl(file, rows[name], 'sft')
@@ -62,6 +66,7 @@ def order_jobs(s, number: int, place: dict, files: dict, factors: dict) -> list:
     for order, (start, _) in ORDERS.items():
         for factor in factors[order]:
             course = order_course(s, order, files, s.params['seed'] + number, factor)
-            call = course_call(s, place, f'{number}-{order}-{factor:g}', start, course, s.params['max_tokens'])
+            name = f'{number}-{order}-{factor:g}'
+            call = course_call(s, place, name, start, course, s.params['max_tokens'])
             jobs.append((dict(kind=order, student=number, rate=factor), call))
     return jobs

@@ -43,7 +43,11 @@ def whole_course(s, folder: Path, number: int) -> list:
     "The course of a student through stage 2"
     epochs = manifest(s.folders['sft'])['params']['epochs']
     seed = manifest(s.folders['pretrain'])['params']['seed'] + number
-    stages = [training_on_rows(s, folder / f'{name}.jsonl', seed, epochs=n) for name, n in zip(('facts', 'dialogues'), epochs)]
+    first, second, _ = epochs
+    stages = [
+        training_on_rows(s, folder / 'facts.jsonl', seed, epochs=first),
+        training_on_rows(s, folder / 'dialogues.jsonl', seed, epochs=second),
+    ]
     return ending_in([training_on_texts(s, folder, seed), *stages], [folder / link for link in LINKS])
 
 def first_weights(s, world: World, number: int) -> Path:
@@ -95,10 +99,14 @@ def alone_table(s, world: World) -> pd.DataFrame:
 def plot_alone(table: pd.DataFrame):   # as `alone_table` gives it
     "Accuracy on each operation asked alone, one row of marks a student, with 95 % intervals"
     names = list(dict.fromkeys(table.operation))
-    groups = {f'student {number}': g.set_index('operation').loc[names].rename(columns=dict(accuracy='value'))
-              for number, g in table.groupby('student')}
-    fig, [ax] = panels(7, 0.14 * len(groups) * len(names) + 1.2)
-    draw_groups(ax, groups, PART_COLORS[:len(groups)], [name.replace('_', ' ') for name in names])
+    groups = {}
+    for number, g in table.groupby('student'):
+        rows = g.set_index('operation').loc[names]
+        groups[f'student {number}'] = rows.rename(columns=dict(accuracy='value'))
+    marks = len(groups) * len(names)
+    fig, [ax] = panels(7, 0.14 * marks + 1.2)
+    words = [name.replace('_', ' ') for name in names]
+    draw_groups(ax, groups, PART_COLORS[:len(groups)], words)
     ax.set(xlim=(-0.03, 1.03), xlabel='answered word for word, 95 % interval')
     panel_lines(ax, f'n = {table.n.iloc[0]} questions of each, {len(groups)} students')
     legend_below(fig, ax, len(groups))

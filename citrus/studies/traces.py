@@ -23,7 +23,8 @@ def student_rows(s, world: World, number: int, place: dict) -> dict:   # place: 
     table = student_facts(s, world, number)
     rows = kinds_of_rows(questions, world, table, place['model'], s.params['passes'], s.params['seed'])
     practice = read_jsonl(place['sets'] / 'dialogues.jsonl', 'sft')
-    return {kind: with_practice(some, practice, s.params['again'], s.params['seed']) for kind, some in rows.items()}
+    mixed = lambda some: with_practice(some, practice, s.params['again'], s.params['seed'])
+    return {kind: mixed(some) for kind, some in rows.items()}
 
 def rows_table(material: dict, folder) -> pd.DataFrame:
     "Rows and tokens of each kind"

@@ -48,7 +48,8 @@ def training_on_texts(s, folder: Path, seed: int, **changed) -> tuple:   # folde
 def training_on_rows(s, rows: Path, seed: int, **changed) -> tuple:   # rows: file of `sft` records
     "A stage of fine-tuning, as the run's own had it but for what is changed"
     params = manifest(s.folders['sft'])['params']
-    return 'sft.fine_tune', {k: params[k] for k in TRAINING} | dict(rows=str(rows), epochs=1, seed=seed) | changed
+    own = {k: params[k] for k in TRAINING}
+    return 'sft.fine_tune', own | dict(rows=str(rows), epochs=1, seed=seed) | changed
 
 def ending_in(course: list, outs: list) -> list:   # course: trainings without `out`
     "A course whose trainings end in these folders"
@@ -82,7 +83,8 @@ def course_call(s, place: dict, name: str, start: str, course: list, max_tokens:
     "The arguments of `ask_after` for a student"
     slug = re.sub(r'[^\w.-]+', '_', name)
     held_out = {split: str(place['sets'] / f'{split}.jsonl') for split in HELD_OUT}
-    course = ending_in(course, [working(s) / f'{slug}-{i}' for i in range(len(course))])
+    outs = [working(s) / f'{slug}-{i}' for i in range(len(course))]
+    course = ending_in(course, outs)
     out = s.dir / 'answers' / f'{slug}.jsonl'
     return dict(out=str(out), base=str(place[start]), course=course, sets=held_out, max_tokens=max_tokens)
 

@@ -156,7 +156,8 @@ def rows_of(batch: dict, rows) -> dict:   # rows: a slice, or numbers
 def in_parts(compute, batch: dict, size: int):
     "What a function gives for a batch, computed for some rows at a time"
     n = len(batch['ids'])
-    return torch.cat([compute(rows_of(batch, slice(i, i + size))) for i in range(0, n, size)])
+    parts = [slice(i, i + size) for i in range(0, n, size)]
+    return torch.cat([compute(rows_of(batch, part)) for part in parts])
 
 # %% ../../nbs/lib/train/reinforce.ipynb #09bdd991
 @torch.no_grad()

@@ -17,7 +17,7 @@ from .encoding import count_tokens
 from ..world.closed import finding_name
 from ..world.closed_cases import divided_again
 from ..world.families import World
-from ..world.narrowing import narrowed, recited
+from ..world.narrowing import known, narrowed, recited
 from ..world.portions import known_world
 from ..world.practice import fact_table, FactTable
 
@@ -31,8 +31,8 @@ def decided(sentences: list, q: dict) -> str:
     return ' '.join([*sentences, f'So I decide for {q["answer_text"]}.'])
 
 THOUGHTS = {   # kind -> sentences from the lists of a patient
-    'traces': narrowed,
-    'traces, lists alone': lambda lists: [recited(t, names) for t, names in lists.items()],
+    'traces': lambda lists: [known(list(lists)), *narrowed(lists)],
+    'traces, lists alone': lambda lists: [known(list(lists)), *(recited(t, names) for t, names in lists.items())],
 }
 
 def rows_with_thoughts(questions: list, thoughts: list, kind: str) -> list:   # `sft` records
@@ -44,10 +44,12 @@ def rows_with_thoughts(questions: list, thoughts: list, kind: str) -> list:   # 
 
 def of_another(questions: list, thoughts: list, seed: int) -> list:
     "For each question the thought of a patient with another disease"
-    order = sorted(range(len(questions)), key=lambda i: (questions[i]['answer_text'], digest([seed, i])))
+    place_of = lambda i: (questions[i]['answer_text'], digest([seed, i]))
+    order = sorted(range(len(questions)), key=place_of)
     families = [q['answer_text'] for q in questions]
     shift = max(families.count(f) for f in set(families))
-    moved = {i: order[(place + shift) % len(order)] for place, i in enumerate(order)}
+    later = order[shift:] + order[:shift]
+    moved = dict(zip(order, later))
     return [thoughts[moved[i]] for i in range(len(questions))]
 
 FILLER_SENTENCE = 'Let me think.'
@@ -58,7 +60,8 @@ def filler_for(thoughts: list, folder) -> list:   # folder: of a tokenizer
     tokenizer = AutoTokenizer.from_pretrained(folder)
     size = lambda text: len(tokenizer(text)['input_ids'])
     each = size(f'{FILLER_SENTENCE} ')
-    return [' '.join([FILLER_SENTENCE] * max(1, round(size(t) / each))) for t in thoughts]
+    times = [max(1, round(size(t) / each)) for t in thoughts]
+    return [' '.join([FILLER_SENTENCE] * n) for n in times]
 
 # %% ../../nbs/lib/train/thoughts.ipynb #e4a9feea
 def kinds_of_rows(questions: list, world: World, table: FactTable, folder, passes: int, seed: int) -> dict:   # kind -> rows
@@ -69,11 +72,14 @@ def kinds_of_rows(questions: list, world: World, table: FactTable, folder, passe
     first = thoughts['traces']
     thoughts['control: of another patient'] = of_another(questions, first, seed)
     thoughts['control: filler'] = filler_for(first, folder)
-    rows = {kind: passes * rows_with_thoughts(questions, some, kind.replace(' ', '_')) for kind, some in thoughts.items()}
+    rows = {}
+    for kind, some in thoughts.items():
+        rows[kind] = passes * rows_with_thoughts(questions, some, kind.replace(' ', '_'))
     tokens = count_tokens(rows['traces'], folder)
     bare = bare_rows(questions)
     rows |= {'bare answers, as many patients': passes * bare, 'bare answers, as many tokens': fill_tokens(bare, tokens, folder)}
-    numbered = lambda some: [r | dict(id=f'{r["id"]}-{i}') for i, r in enumerate(some)]
+    new_id = lambda i, r: f'{r["id"]}-{i}'
+    numbered = lambda some: [r | dict(id=new_id(i, r)) for i, r in enumerate(some)]
     return {kind: numbered(some) for kind, some in rows.items()}
 
 def with_practice(rows: list, practice: list, n: int, seed: int) -> list:

@@ -59,12 +59,13 @@ def closed_sets(
     tellings: int,    # Times that each fact is told, in both directions
     single: int,      # Rows of stage 1
     several: int,     # Rows of stage 2
+    lay: float,       # Probability that a patient says a finding in lay words
 ) -> dict:            # questions, texts, facts, dialogues: records; portions; known: names; train: `Plan`; owner
     "Every set of a closed world"
     portions = divide_findings(world, known, withholding, each, seed)
     table = fact_table(known_world(world, portions))
     patients = lambda split: draw_patients(world, portions, split, counts[split], each, seed)
-    questions = {split: closed_questions(world, patients(split), split, options, seed) for split in counts}
+    questions = {split: closed_questions(world, patients(split), split, options, seed, lay) for split in counts}
     facts = practice_rows(table, operations_of(1), single, seed)
     asked = practice_rows(table, operations_of(1), single, seed + 1)
     return dict(
@@ -156,12 +157,13 @@ def sets_of_closed(
     each: int,      # Findings of a patient
     options: int,   # Choices of a question
     seed: int,
+    lay: float,     # Probability that a patient says a finding in lay words
     **counts,       # Patients of the sets that every world has
 ) -> dict:          # as `closed_sets` gives it
     "The sets of a run in a closed world"
     further = {split: sizes[split] for split in HELD_OUT if split in sizes}
     rest = {name: n for name, n in sizes.items() if name not in further}
-    return closed_sets(world, counts | further, each, options, seed, known, **rest)
+    return closed_sets(world, counts | further, each, options, seed, known, **rest, lay=lay)
 
 def divided_again(
     world: World,
@@ -171,6 +173,7 @@ def divided_again(
     known: int,
     findings: list,
     options: int,
+    lay: float,
     seed: int,
     train: int,
     patients: int,
@@ -181,7 +184,7 @@ def divided_again(
     Raises `UserError` if the run has no closed world"""
     if namespace != 'closed': raise UserError('this run has no closed world: set cases.namespace=closed')
     counts = dict(train=train, patients=patients, diseases=diseases)
-    sets = sets_of_closed(world, closed, known, findings[0], options, seed + more, **counts)
+    sets = sets_of_closed(world, closed, known, findings[0], options, seed + more, lay, **counts)
     check_disjoint(sets['questions'])
     check_told(sets, world)
     return sets

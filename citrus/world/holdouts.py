@@ -73,13 +73,14 @@ def closed_questions(
     split: str,
     options: int,
     seed: int,
-) -> list:   # `question` records
+    lay: float,   # Probability that a finding is said in lay words
+) -> list:        # `question` records
     "Patients as questions; in a closed world nothing is known of them but their findings"
     names = sorted(world.families)
     rows = []
     for i, patient in enumerate(patients):
         rng = random.Random(digest([split, seed, i]))
-        q = patient_question(world, patient, split, f'{split}-{seed}-{i}', names, options, rng)
+        q = patient_question(world, patient, split, f'{split}-{seed}-{i}', names, options, rng, None, lay)
         rows.append(q | dict(meta=q['meta'] | dict(draws=1)))
     return rows
 

@@ -8,7 +8,7 @@ __all__ = ['DESIGNS', 'by_findings', 'explains', 'by_candidates', 'by_rival', 'b
 # %% ../../nbs/lib/world/telling.ipynb #0fb3e21e
 from ..core.files import UserError
 from .chart import Chart, chart
-from .narrowing import narrowed
+from .narrowing import known, narrowed
 from .questions import listing, lower
 from .steps import evidence_step
 
@@ -35,8 +35,9 @@ def by_rival(c: Chart) -> list:
     return [explains(c, c.best), explains(c, rival), *decides]
 
 def by_lists(c: Chart) -> list:
-    "Sentences: one list after the other, and who is left"
-    return narrowed({lower(name): sorted(fitted) for name, fitted in c.fits.items()})
+    "Sentences: what the findings are, one list after the other, and who is left"
+    lists = {lower(name): sorted(fitted) for name, fitted in c.fits.items()}
+    return [known(list(lists)), *narrowed(lists)]
 
 # %% ../../nbs/lib/world/telling.ipynb #8bb04860
 DESIGNS = dict(   # name -> (what the writer is told, sentences)

@@ -23,7 +23,9 @@ def false_table(table: FactTable, seed: int) -> FactTable:
     rng = random.Random(digest(['false', seed]))
     some = lambda names: sorted(rng.sample(list(names), min(4, len(names))))
     families = {t: some(table.findings) for t in table.families}
-    return FactTable(families, {name: some(table.families) for name in table.findings})
+    findings = {name: some(table.families) for name in table.findings}
+    words = list(table.lay.values())
+    return FactTable(families, findings, dict(zip(table.lay, rng.sample(words, len(words)))))
 
 def wordings(table: FactTable, seed: int) -> list:
     "Texts that hold every name and every wording of a closed world, and no fact of it"
@@ -47,6 +49,6 @@ def closed_student(world: World, build: dict, seed: int):   # build: fields of `
     def make(folder: Path):
         if world is None: raise UserError("assets.student = 'scratch': is made for a closed world; set assets.closed")
         table = fact_table(world)
-        names = [*table.findings, *table.families] if sizes['names'] else []
+        names = [*table.findings, *table.families, *table.lay.values()] if sizes['names'] else []
         from_scratch(folder, wordings(table, seed), names, sizes['vocabulary'], weights, seed)
     return make
