@@ -28,7 +28,8 @@ def corpus_segments(s, documents: int, cut) -> dict:   # cut: text -> segments; 
     "The segments of some documents of every arm"
     arms = sorted((s.folders['clean'] / 'arms').glob('*.jsonl'))
     first = lambda path: itertools.islice(read_jsonl(path, 'document'), documents)
-    return {p.stem: [segment for d in first(p) for segment in cut(d['text'])] for p in arms}
+    segments = lambda docs: [segment for d in docs for segment in cut(d['text'])]
+    return {p.stem: segments(first(p)) for p in arms}
 
 def corpus_row(arm: str, number: int, r: dict) -> dict:   # r: as `unified` gives it; an `sft` record
     "A unified segment as a row of training"
@@ -122,7 +123,8 @@ def plot_orders(mixtures: pd.DataFrame, losses: pd.DataFrame):
     label = f'share of a source ({in_words(first.order.iloc[0])})'
     left.set(xlabel='share of the rows that was read', ylabel=label, ylim=(-0.03, 1.03))
     for (order, g), color in zip(losses.groupby('order', sort=False), PART_COLORS):
-        smooth = g.loss.rolling(max(1, len(g) // 20), min_periods=1).mean()
+        window = max(1, len(g) // 20)
+        smooth = g.loss.rolling(window, min_periods=1).mean()
         right.plot(g.progress, smooth, color=color, label=in_words(order))
     right.set(xlabel='share of the steps', ylabel='training loss, nats a token')
     right.legend(fontsize=8, frameon=False)

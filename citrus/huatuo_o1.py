@@ -59,7 +59,8 @@ def fit_problems(questions: list, shortest: int, windows: set) -> tuple:   # (qu
 # %% ../nbs/75_huatuo_o1.ipynb #7ec8a329
 def split_problems(questions: list, n: int, seed: int) -> tuple:   # (searched, reinforced)
     "n problems in two halves. Raises `UserError` if there are too few"
-    if len(questions) < n: raise UserError(f'huatuo_o1.problems = {n}: {len(questions)} are fit; raise synth.questions')
+    fit = len(questions)
+    if fit < n: raise UserError(f'huatuo_o1.problems = {n}: {fit} are fit; raise synth.questions')
     drawn = random.Random(digest(['o1', seed])).sample(questions, n)
     return drawn[:n // 2], drawn[n // 2:]
 

@@ -91,8 +91,11 @@ def index_agreement(phrases: dict, index: dict, names: list) -> dict:   # {measu
     wanted = set(names)
     by = headings_of(names)
     listed = [bool(phrases_of(h) & phrases[i]) for i in phrases for h in index[i] if h in wanted]
-    seen = [bool(by[p] & set(index[i])) for i, ps in phrases.items() for p in ps if p in by]
-    return dict(recall=(sum(listed), len(listed)), indexed=(sum(seen), len(seen)))
+    given = lambda i, p: bool(by[p] & set(index[i]))
+    seen = [given(i, p) for i, ps in phrases.items() for p in ps if p in by]
+    recall = sum(listed), len(listed)
+    indexed = sum(seen), len(seen)
+    return dict(recall=recall, indexed=indexed)
 
 # %% ../../nbs/studies/entities.ipynb #0c947a5e
 def half_recogniser(records: list, medical: Counter) -> Recogniser:
@@ -259,9 +262,12 @@ def relation_counts(docs: dict, listed: dict) -> pd.DataFrame:   # docs: arm -> 
     "Relations by cue and source"
     counts = Counter()
     for arm, ds in docs.items():
-        for d in ds: counts.update((arm, x.kind, x.cue) for x in relations(d['text'], listed[d['id']]))
+        for d in ds:
+            read = relations(d['text'], listed[d['id']])
+            counts.update((arm, x.kind, x.cue) for x in read)
     cues = [(kind, cue) for kind, patterns in PATTERNS.items() for cue in patterns]
-    return pd.DataFrame([dict(relation=k, cue=c) | {arm: counts[arm, k, c] for arm in docs} for k, c in cues])
+    row = lambda kind, cue: dict(relation=kind, cue=cue) | {arm: counts[arm, kind, cue] for arm in docs}
+    return pd.DataFrame([row(kind, cue) for kind, cue in cues])
 
 def recogniser_speed(texts: list, r: Recogniser) -> pd.DataFrame:
     "Megabytes a second on one core, in processor time"

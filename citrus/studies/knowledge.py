@@ -40,7 +40,9 @@ def disease_groups(s) -> tuple:   # (world, seen families, unseen families)
 
 def without(docs: list, names: list) -> list:
     "Documents that name none of these diseases"
-    return [d for d in docs if not any(n.lower() in d['text'].lower() for n in names)]
+    low = [n.lower() for n in names]
+    names_one = lambda text: any(n in text for n in low)
+    return [d for d in docs if not names_one(d['text'].lower())]
 
 def ordinary(s, unseen: list) -> dict:   # domain -> documents, in a random order
     "The run's clean text by domain"
@@ -116,7 +118,8 @@ def name_of(kind: str, seed: int) -> str:
 
 def answers(folder, kind: str, seed: int, asked: list) -> list:   # a row for each question
     "Which option a model finds likeliest"
-    prompts = [(q['stem'], [f' {o["text"]}' for o in q['options']]) for q in asked]
+    endings = lambda q: [f' {o["text"]}' for o in q['options']]
+    prompts = [(q['stem'], endings(q)) for q in asked]
     rows = []
     scored = likelihood(prompts, local_model(f'knowledge-{name_of(kind, seed)}', folder))
     for q, scores, (_, options) in zip(asked, scored, prompts):
@@ -129,7 +132,8 @@ def sequence_nats(model, tokenizer, texts: list, length: int, n: int) -> list:  
     "Loss of the first n sequences of some texts"
     import torch
     x = torch.as_tensor(pack_documents(texts, tokenizer, length)[:n], dtype=torch.long, device=model.device)
-    with torch.inference_mode(): return [model(input_ids=i[None], labels=i[None]).loss.item() for i in x]
+    nats = lambda i: model(input_ids=i[None], labels=i[None]).loss.item()
+    with torch.inference_mode(): return [nats(i) for i in x]
 
 def held_out_losses(
     folder,
@@ -159,7 +163,8 @@ def measure_student(s, kind: str, seed: int, arms: dict, asked: list, docs: list
     if not all((s.dir / 'students' / name).exists() for name in names):
         folder = learn(s, kind, arms, seed) if arms else s.folders['assets'] / 'base'
         losses = held_out_losses(folder, kind, seed, docs, s.params['length'], s.params['sequences'])
-        for name, rows in zip(names, (answers(folder, kind, seed, asked), losses)): s.write(f'students/{name}', rows)
+        both = answers(folder, kind, seed, asked), losses
+        for name, rows in zip(names, both): s.write(f'students/{name}', rows)
     throw_away(list(s.dir.glob(f'.{slug}*')))
     return tuple(read_jsonl(s.dir / 'students' / name) for name in names)
 
@@ -216,10 +221,12 @@ def plot_results(table: pd.DataFrame):
     for ax, (what, title) in zip(axes, titles.items()):
         rows = table[(table.against == 'before') & table.measure.str.startswith(what)]
         rows = rows.sort_values('measure', kind='stable')
-        labels = [f'{r.kind} · {r.measure.partition(", ")[2]}' for r in rows.itertuples()]
+        asked_of = lambda r: r.measure.partition(', ')[2]
+        labels = [f'{r.kind} · {asked_of(r)}' for r in rows.itertuples()]
         draw_rows(ax, rows.assign(label=labels, value=rows.change))
         no_difference(ax)
-        unit = f'n = {rows.n.max()} questions' if what == 'accuracy' else f'n = {rows.n.max()} sequences'
+        things = 'questions' if what == 'accuracy' else 'sequences'
+        unit = f'n = {rows.n.max()} {things}'
         students = f'{rows.students.min()} to {rows.students.max()} students a row'
         panel_lines(ax, title, f'{unit}, {students}')
     fig.supxlabel('95 % intervals over diseases or sequences, and students', fontsize=9)

@@ -61,7 +61,8 @@ def one_publication_less(rows: list, seed: int) -> list:
     "Rows without those that cite a publication drawn for each disease"
     cited = defaultdict(set)
     for r in rows: cited[r[0]] |= {m for m in r[4].split(';') if m.startswith('PMID:')}
-    drawn = {d: random.Random(digest([seed, d])).choice(sorted(ms)) for d, ms in cited.items() if ms}
+    draw = lambda d: random.Random(digest([seed, d])).choice(sorted(cited[d]))
+    drawn = {d: draw(d) for d in cited if cited[d]}
     return [r for r in rows if drawn.get(r[0]) not in r[4].split(';')]
 
 def rates_with(base: World, touched: list, rest: World, n: int) -> dict:   # finding id -> share of n diseases
@@ -145,7 +146,8 @@ def top_k(ranks: np.ndarray, name: dict) -> dict:   # one rank a patient, infini
     for k in (1, 5, 10):
         hits = int((ranks <= k).sum())
         low, high = wilson(hits, n)
-        row |= {f'top{k}': hits / n, f'top{k}_low': low, f'top{k}_high': high}
+        share = hits / n
+        row |= {f'top{k}': share, f'top{k}_low': low, f'top{k}_high': high}
     mrr, low, high = crossed([1 / ranks], 'share')
     return row | dict(mrr=mrr, mrr_low=low, mrr_high=high)
 
@@ -162,7 +164,8 @@ def reading_patients(world: World, patients: dict, questions: dict) -> list:   #
     "The patients as the expert reads them in their questions"
     reader = FindingReader({t: term.names for t, term in world.terms.items() if world.is_finding(t)})
     read = {id: reader(questions[id]['open_stem']) if id in questions else ([], []) for id in patients}
-    return [Patient(p.family, p.disease, *read[id], p.about) for id, p in patients.items()]
+    again = lambda id, p: Patient(p.family, p.disease, *read[id], p.about)
+    return [again(id, p) for id, p in patients.items()]
 
 def rank_all(
     world: World,
@@ -241,7 +244,8 @@ def plot_published(table: pd.DataFrame):   # As `published_tables` gives it
     fig, axes = panels(12, 3.2, columns=len(ANNOTATION_WORDS), sharey=True, sharex=True)
     for ax, (kind, words) in zip(axes, ANNOTATION_WORDS.items()):
         g = table[table.annotations == kind]
-        part = lambda k: g[[f'top{k}', f'top{k}_low', f'top{k}_high']].set_axis(['value', 'low', 'high'], axis=1)
+        columns = lambda k: [f'top{k}', f'top{k}_low', f'top{k}_high']
+        part = lambda k: g[columns(k)].set_axis(['value', 'low', 'high'], axis=1)
         groups = {label: part(k) for k, label in TOPS.items()}
         draw_groups(ax, groups, (MODEL_COLOR, OTHER_COLOR), [RANKER_WORDS[r] for r in g.ranker])
         panel_lines(ax, words, f'n = {g.n.iloc[0]} patients, disease lost for {g.lost.iloc[0]}')

@@ -210,10 +210,12 @@ def reflectors(k: Knowledge, qs: list, cast: Cast, folder, shares: list, tables:
 # %% ../../nbs/studies/reflection.ipynb #849c556b
 async def direct(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers, tokens)
     "Answers without a visible thought"
-    messages = [dict(role='system', content=DIRECT), *ask(q, 'open')[1:]]
+    system = dict(role='system', content=DIRECT)
+    messages = [system, *ask(q, 'open')[1:]]
     sampling = Sampling(temperature=cast.temperature, n=samples, seed=cast.seed, max_tokens=512)
     replies = await door.ask(messages, cast.reasoner, sampling, role='direct')
-    return [mark(r.text, q)[0] or '' for r in replies], sum(r.tokens for r in replies)
+    answers = [mark(r.text, q)[0] or '' for r in replies]
+    return answers, sum(r.tokens for r in replies)
 
 async def chains(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers, tokens)
     "Answers after the loop with nobody reflecting, each sample with seeds of its own"
@@ -229,7 +231,9 @@ async def loop(door, q: dict, cast: Cast, samples: int) -> tuple:   # (answers, 
 # %% ../../nbs/studies/reflection.ipynb #7a20a2c5
 def direct_skill(k: Knowledge, messages: list, temperature: float, rng: random.Random) -> str:
     "The knowledge expert's answer without a thought"
-    return target('', propose(understand(k, messages[-1]['content'])[1], temperature, rng)[0])
+    _, belief = understand(k, messages[-1]['content'])
+    proposed = propose(belief, temperature, rng)
+    return target('', proposed[0])
 
 SKILLS[DIRECT] = direct_skill
 

@@ -158,7 +158,8 @@ class Material:
 
     def probe(self, n: int) -> dict:   # arm -> (sequences, length) tokens
         "About n held-out sequences of each arm, evenly spread"
-        return {arm: x[::max(1, len(x) // n)][:n] for arm, x in self.held.items()}
+        every = lambda x: max(1, len(x) // n)
+        return {arm: x[::every(x)][:n] for arm, x in self.held.items()}
 
 def prepared(job: dict, plan: TrainingPlan, clean: Path) -> Material:
     "What a job reads and what it is measured on"
@@ -258,18 +259,22 @@ def train_all(s, jobs: list, what: str) -> pd.DataFrame:   # columns: see `table
     "The trainings of some jobs, in several processes. Raises `UserError` if one fails"
     files = [s.dir / file_of(job) for job in jobs]
     workers = s.params['workers']
-    common = dict(out=str(s.dir), clean=str(s.folders['clean']), jobs=jobs, plan=asdict(plan_of(s.params)))
-    await_parts([start_part(s.dir, part, parts=workers, **common) for part in range(workers)], files, what)
+    folders = dict(out=str(s.dir), clean=str(s.folders['clean']))
+    common = folders | dict(jobs=jobs, plan=asdict(plan_of(s.params)))
+    begin = lambda part: start_part(s.dir, part, parts=workers, **common)
+    await_parts([begin(part) for part in range(workers)], files, what)
     return pd.concat([table_of(read_jsonl(f)) for f in files], ignore_index=True)
 
 def table_of(rows: list) -> pd.DataFrame:
     "The looks at one training, a row for each arm; `final` is empty but in the last"
     table = []
     for r in rows:
-        job = dict(corpus=r['corpus'], rule=r['rule'], seed=r['seed'], shares=json.dumps(r['shares']), step=r['step'])
+        job = {k: r[k] for k in ('corpus', 'rule', 'seed')}
+        job |= dict(shares=json.dumps(r['shares']), step=r['step'])
         for arm, loss in r['losses'].items():
+            look = dict(arm=arm, loss=loss, weight=r['weights'][arm], read=r['read'][arm])
             last = {k: r.get(k, {}).get(arm, np.nan) for k in ('final', 'sequences', 'documents')}
-            table.append(job | dict(arm=arm, loss=loss, weight=r['weights'][arm], read=r['read'][arm]) | last)
+            table.append(job | look | last)
     return pd.DataFrame(table)
 
 # %% ../../nbs/studies/rules.ipynb #22a1000a
@@ -319,10 +324,13 @@ def study_summary(pairs: pd.DataFrame, speed_table: pd.DataFrame, against: str) 
     "The study as a list: final loss against one rule, the controls, what diverged"
     seeds = f'95 % intervals over {pairs.seeds.max()} seeds'
     lines = [f'Final loss minus that of {against}, nats a token, {seeds}; told apart where p < 0.05 after Holm.']
+    line = lambda rule: f'- {sentence(pairs, rule, against)}'
     for title, rules in rule_groups(list(rule_verdicts(pairs, against).index)).items():
-        lines += ['', f'{title}:', '', *(f'- {sentence(pairs, rule, against)}' for rule in rules)]
+        lines += ['', f'{title}:', '']
+        lines += [line(rule) for rule in rules]
     lost = speed_table[speed_table.diverged > 0]
-    names = '; '.join(f'{r.rule} in {r.corpus}, {r.diverged}' for r in lost.itertuples())
+    words = lambda r: f'{r.rule} in {r.corpus}, {r.diverged}'
+    names = '; '.join(words(r) for r in lost.itertuples())
     return '\n'.join([*lines, '', f'Diverged: {names or "none"}.'])
 
 def rule_metrics(pairs: pd.DataFrame, against: str) -> dict:   # metrics of the manifest

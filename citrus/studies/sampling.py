@@ -93,8 +93,10 @@ def sampling_table(turns: pd.DataFrame) -> pd.DataFrame:   # turns: as `sampling
 def plot_sampling(table: pd.DataFrame):   # table: as `sampling_table` gives it
     "The share of each engine's own speed that the door leaves"
     fig, [ax] = panels(7, 0.5 * len(table) + 1)
-    for row, r in enumerate(table.itertuples()): draw_interval(ax, row, r.share, r.low, r.high, MODEL_COLOR)
-    name_rows(ax, [f'{r.engine}: {r.door:.0f} of {r.alone:.0f} tokens a second' for r in table.itertuples()])
+    for row, r in enumerate(table.itertuples()):
+        draw_interval(ax, row, r.share, r.low, r.high, MODEL_COLOR)
+    words = lambda r: f'{r.engine}: {r.door:.0f} of {r.alone:.0f} tokens a second'
+    name_rows(ax, [words(r) for r in table.itertuples()])
     no_difference(ax, 1)
     ax.set(xlabel='tokens a second through the door, over those of the engine alone; 95 % interval')
     panel_lines(ax, f'n = {table.n.max()} turns')

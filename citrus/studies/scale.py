@@ -124,7 +124,8 @@ def side_by_side(texts: list, arms: list, block: int) -> tuple:   # (a row a doc
             part = texts[i:i + block]
             spent.append(Counter())
             theirs = peer_block(peer, part, spent[-1])
-            rows += block_rows(part, arms[i:i + block], theirs, our_block(part, lexicon, spent[-1]))
+            ours = our_block(part, lexicon, spent[-1])
+            rows += block_rows(part, arms[i:i + block], theirs, ours)
     return pd.DataFrame(rows), spent
 
 # %% ../../nbs/studies/scale.ipynb #70fbe8df
@@ -146,8 +147,10 @@ def decision_agreement(
     "Documents on which both decide alike, and signatures of those that all filters keep, with 95 % intervals"
     of = lambda who: [f'{name} {who}' for name in filters]
     table = [decision_row(name, rows[f'{name} theirs'], rows[f'{name} ours']) for name in filters]
-    table.append(decision_row('all four', rows[of('theirs')].all(axis=1), rows[of('ours')].all(axis=1)))
-    signed = rows.signature[rows[of('ours')].all(axis=1)]
+    theirs = rows[of('theirs')].all(axis=1)
+    ours = rows[of('ours')].all(axis=1)
+    table.append(decision_row('all four', theirs, ours))
+    signed = rows.signature[ours]
     same = int(signed.sum())
     table.append(with_interval(dict(what='signature, all 112 numbers', n=len(signed), same=same), same))
     return pd.DataFrame(table)
@@ -182,7 +185,9 @@ def speed_table(spent: list, n: int, characters: int) -> pd.DataFrame:   # spent
 def spoilt_pair(text: str, rng: random.Random) -> list:
     "A text, and a copy with a few words replaced"
     words = text.split()
-    return [text, ' '.join(spoil(words, rng.randint(1, max(2, len(words) // 40)), rng))]
+    limit = max(2, len(words) // 40)
+    copy = spoil(words, rng.randint(1, limit), rng)
+    return [text, ' '.join(copy)]
 
 def similar(b: Batch) -> bool:
     "Whether two texts have an exact similarity of 0.8 or more"
@@ -216,8 +221,9 @@ def exchange_words(words: list, other: list, fresh: float, rng: random.Random) -
     "A fifth of the words exchanged for words of another document, and a share for words that never occurred"
     mixed = list(words)
     n = len(words)
-    for i, word in zip(rng.sample(range(n), n // 5), rng.choices(other, k=n // 5)):
-        mixed[i] = word
+    fifth = n // 5
+    places = rng.sample(range(n), fifth)
+    for i, word in zip(places, rng.choices(other, k=fifth)): mixed[i] = word
     new_word = lambda: ''.join(rng.choices('abcdefghijklmnoprstu', k=7))
     for i in rng.sample(range(n), round(fresh * n)): mixed[i] = new_word()
     return mixed
@@ -226,7 +232,10 @@ def mixed_documents(texts: list, n: int, fresh: float, seed: int):
     "A stream of n documents that are mixed from real ones"
     rng = random.Random(seed)
     words = [t.split(' ') for t in texts]
-    for _ in range(n): yield ' '.join(exchange_words(rng.choice(words), rng.choice(words), fresh, rng))
+    for _ in range(n):
+        first = rng.choice(words)
+        second = rng.choice(words)
+        yield ' '.join(exchange_words(first, second, fresh, rng))
 
 # %% ../../nbs/studies/scale.ipynb #155dc327
 def clean_batch(texts: list, lexicon: Lexicon, folder: str, task: int):

@@ -133,8 +133,10 @@ def bytes_under(path: Path) -> int:
 
 def tokens_under(place: Place, name: str) -> int:   # 0 where there are none
     "Tokens of the token files, or of the encoded rows"
-    about = [json.loads(f.read_text()) for f in place.path(name).glob('*/*s.json')] if name else []
-    return sum(a['tokens'] if 'tokens' in a else sum(t for _, t in a['shards']) for a in about)
+    files = place.path(name).glob('*/*s.json') if name else []
+    about = [json.loads(f.read_text()) for f in files]
+    tokens = lambda a: a['tokens'] if 'tokens' in a else sum(t for _, t in a['shards'])
+    return sum(map(tokens, about))
 
 def step_rows(n: int, place: Place):   # Yields a row for each step
     "All steps at a size, and those that make files once more, as a restart would"
@@ -188,7 +190,9 @@ def growth_row(step: str, g: pd.DataFrame) -> dict:   # g: the sizes of a step, 
 
 def growth_table(measured: pd.DataFrame) -> pd.DataFrame:
     "Cost and memory of every step: in proportion, and flat"
-    return pd.DataFrame([growth_row(step, g) for step, g in measured.groupby('step', sort=False)]).round(3)
+    steps = measured.groupby('step', sort=False)
+    rows = [growth_row(step, g) for step, g in steps]
+    return pd.DataFrame(rows).round(3)
 
 # %% ../../nbs/studies/sizes.ipynb #4270b645
 def full_row(step: str, g: pd.DataFrame) -> dict:

@@ -58,7 +58,8 @@ def material(s, world: World, number: int, place: dict) -> dict:   # place: of a
 def order_course(s, order: str, files: dict, seed: int, factor: float) -> list:   # files: as `material` gives them
     "The trainings of an order, at learning rates that are times the run's"
     rate = factor * manifest(s.folders['sft'])['params']['learning_rate']
-    return [training_on_rows(s, files[name], seed, learning_rate=rate) for name in ORDERS[order][1]]
+    _, read = ORDERS[order]
+    return [training_on_rows(s, files[name], seed, learning_rate=rate) for name in read]
 
 def order_jobs(s, number: int, place: dict, files: dict, factors: dict) -> list:   # factors: a list of each order
     "The courses of a student, as `answered` takes them"

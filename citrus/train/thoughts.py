@@ -32,7 +32,7 @@ def decided(sentences: list, q: dict) -> str:
 
 THOUGHTS = {   # kind -> sentences from the lists of a patient
     'traces': lambda lists: [known(list(lists)), *narrowed(lists)],
-    'traces, lists alone': lambda lists: [known(list(lists)), *(recited(t, names) for t, names in lists.items())],
+    'traces, lists alone': lambda lists: [known(list(lists)), *map(recited, lists, lists.values())],
 }
 
 def rows_with_thoughts(questions: list, thoughts: list, kind: str) -> list:   # `sft` records

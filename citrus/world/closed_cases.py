@@ -123,7 +123,8 @@ def check_told(sets: dict, world: World):
     stated = facts_of(texts_trained_on(sets), table)
     if wrong := stated - may:
         raise UserError(f'cases: {len(wrong)} facts are told that are withheld or false: {min(wrong)}')
-    if lost := may - stated: raise UserError(f'cases: {len(lost)} facts are told nowhere: {min(lost)}')
+    lost = may - stated
+    if lost: raise UserError(f'cases: {len(lost)} facts are told nowhere: {min(lost)}')
 
 # %% ../../nbs/lib/world/closed_cases.ipynb #a37dcbcb
 def vote_of_texts(world: World) -> list:   # world: as texts tell it; (findings, family)
@@ -139,7 +140,8 @@ def rank_score(rank, seen: list, qs: list) -> dict:   # seen: (findings, family)
 
 def table_scores(sets: dict, world: World) -> pd.DataFrame:
     "Accuracy of the tables on every held-out set, with 95 % intervals (Wilson)"
-    patients = [(set(q['meta']['present']), q['answer_text']) for q in sets['questions']['train']]
+    shows = lambda q: set(q['meta']['present'])
+    patients = [(shows(q), q['answer_text']) for q in sets['questions']['train']]
     rankers = {f'{name} of cases': (rank, patients) for name, rank in TABLES.items()}
     rankers['vote of texts'] = TABLES['vote'], vote_of_texts(known_world(world, sets['portions']))
     rows = []
@@ -203,8 +205,10 @@ def write_closed_sets(s: Stage, world: World, sets: dict) -> dict:   # file -> r
     check_told(sets, world)
     write = lambda name, rows, kind: s.write(f'{name}.jsonl', rows, kind)
     counts = {split: write(split, qs, 'question') for split, qs in sets['questions'].items()}
-    for source, docs in sets['texts'].items(): counts[source] = write(f'texts/{source}', docs, 'document')
-    for name in ('facts', 'dialogues'): counts[name] = write(name, sets[name], 'sft')
+    for source, docs in sets['texts'].items():
+        counts[source] = write(f'texts/{source}', docs, 'document')
+    for name in ('facts', 'dialogues'):
+        counts[name] = write(name, sets[name], 'sft')
     known = known_world(world, sets['portions'])
     save_knowledge(knowledge_of(known, sets['known']), s.dir / 'knowledge.json')
     return counts
