@@ -50,7 +50,8 @@ def unify_funnel(pieces: dict, replies: dict) -> pd.DataFrame:   # both: arm -> 
 
 def tuning_rows(s, n: int, seed: int) -> list:   # `sft` records
     "Rows of the three stages of fine-tuning"
-    stages = [s.read('sft', f'{name}.jsonl', 'sft') for name in ('sft1', 'sft2', 'sft3')]
+    names = 'sft1', 'sft2', 'sft3'
+    stages = [s.read('sft', f'{name}.jsonl', 'sft') for name in names]
     rows = list(itertools.chain(*stages))
     return seeded_sample(rows, n or len(rows), seed)
 

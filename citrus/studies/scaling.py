@@ -66,5 +66,6 @@ def sized_job(s, world: World, number: int, place: dict, name: str, share: float
     slug = f'{number}-{name}-{share:g}-{end}-{factor:g}'
     call = course_call(s, here, slug, 'own', course, s.params['max_tokens'])
     control = '' if end == 'traces' else ', control: bare answers'
-    kind = f'{name}, {share:.0%} of the tokens{control}'
+    tokens = f'{share:.0%} of the tokens'
+    kind = f'{name}, {tokens}{control}'
     return dict(kind=kind, size=name, student=number, rate=factor), call
