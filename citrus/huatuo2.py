@@ -115,8 +115,10 @@ def losses_of(folder: Path, orders: list) -> pd.DataFrame:
         tables.append(pd.DataFrame(dict(order=order, progress=progress, loss=loss)))
     return pd.concat(tables, ignore_index=True)
 
-def plot_orders(mixtures: pd.DataFrame, losses: pd.DataFrame):
+def plot_orders(curves: pd.DataFrame):   # rows of a mixture have a share, those of a training a loss
     "The mixture of the first order by progress, and the training loss of all"
+    mixtures = curves[curves.share.notna()]
+    losses = curves[curves.loss.notna()]
     fig, (left, right) = panels(9, 3, columns=2)
     first = mixtures[mixtures.order == mixtures.order.iloc[0]]
     for (source, g), color in zip(first.groupby('source', sort=False), itertools.cycle(PART_COLORS)):

@@ -87,7 +87,7 @@ def test_nothing_is_trained_for_comparison_alone(values, name):
 
 
 def test_the_default_compares():
-    v = settings({})
+    v = settings(load_recipe('smollm2'))
     assert v['pretrain']['compare'] and v['sft']['control'] and 'answer_only' in v['evaluate']['models'] and not v['pretrain']['textbook']
 
 
@@ -111,7 +111,7 @@ def test_what_the_textbook_evolved_into_is_an_arm(tmp_path, read):
     for stage, name in (('clean', 'web'), ('textbook', 'textbook_evolved')):
         (tmp_path / stage / 'arms').mkdir(parents=True)
         (tmp_path / stage / 'arms' / f'{name}.jsonl').write_text('')
-    s = SimpleNamespace(params=dict(textbook=read), folders=dict(clean=tmp_path / 'clean', textbook=tmp_path / 'textbook'))
+    s = SimpleNamespace(params=dict(textbook=read, reads=[]), folders=dict(clean=tmp_path / 'clean', textbook=tmp_path / 'textbook'))
     assert list(arm_files(s)) == ['web', 'textbook_evolved'][:1 + read]
 
 
