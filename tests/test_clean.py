@@ -15,9 +15,9 @@ from citrus.data.near_copies import clusters
 from citrus.data.quality import language, word_hashes
 from citrus.data.domains import learn_domains
 from citrus.core.files import UserError
-from citrus.core.parameters import notebook_path, parameters
+from citrus.core.recipes import load_recipe, settings
 
-P = {name: p.default for name, p in parameters(notebook_path('clean')).items()} | dict(task=10, documents=0)
+P = settings(load_recipe('smollm2'))['clean'] | dict(task=10, documents=0)
 INDEX = build_index({})
 cluster = pytest.mark.skipif(not importlib.util.find_spec('datatrove'), reason='datatrove is not installed')
 
