@@ -74,9 +74,11 @@ def ordered(rows: list, weights: dict, copies: int, order: str, seed: int) -> li
     if order == 'reversed': priority = 1 / priority
     if order in ('uniform', 'two_stages'): priority = np.ones(len(rows))
     numbers = priority_order(priority, times, seed)
-    if order == 'two_stages': numbers = sorted(numbers, key=lambda i: kinds[i] == 'tuning')   # keeps the order within
+    late = lambda i: kinds[i] == 'tuning'
+    if order == 'two_stages': numbers = sorted(numbers, key=late)   # keeps the order within
     drawn = [rows[i] for i in numbers]
-    return [r | dict(id=f'{r["id"]}-{place}') for place, r in enumerate(drawn)]
+    new_id = lambda r, place: f'{r["id"]}-{place}'
+    return [r | dict(id=new_id(r, place)) for place, r in enumerate(drawn)]
 
 def mixture_table(rows: list, arms: list, order: str, parts: int = 10) -> pd.DataFrame:
     "Share of each source in each tenth of an order"
@@ -94,15 +96,18 @@ def train_orders(s, rows: list, weights: dict) -> pd.DataFrame:
     p = s.params
     tuned = manifest(s.folders['sft'])['params']
     settings = {k: tuned[k] for k in TRAINING}
-    settings |= dict(learning_rate=p['learning_rate'], epochs=1, report_to='none', seed=p['seed'])
+    settings |= dict(epochs=1, report_to='none')
+    settings |= dict(learning_rate=p['learning_rate'], seed=p['seed'])
+    arms = [a for a in weights if a != 'tuning']
     mixtures = []
     for order in p['orders']:
         some = ordered(rows, weights, p['copies'], order, p['seed'])
         file = s.dir / f'{order}.jsonl'
         s.write(file.name, some, 'sft')
         base = str(s.folders['assets'] / 'base')
-        launch('sft.fine_tune', out=str(s.dir / order), base=base, rows=str(file), in_order=True, **settings)
-        mixtures.append(mixture_table(some, [a for a in weights if a != 'tuning'], order))
+        out = str(s.dir / order)
+        launch('sft.fine_tune', out=out, base=base, rows=str(file), in_order=True, **settings)
+        mixtures.append(mixture_table(some, arms, order))
     return pd.concat(mixtures, ignore_index=True)
 
 def losses_of(folder: Path, orders: list) -> pd.DataFrame:
@@ -112,7 +117,8 @@ def losses_of(folder: Path, orders: list) -> pd.DataFrame:
         history = read_jsonl(folder / f'{order}.history.jsonl')
         progress = (np.arange(len(history)) + 0.5) / len(history)
         loss = [h['loss'] for h in history]
-        tables.append(pd.DataFrame(dict(order=order, progress=progress, loss=loss)))
+        course = dict(order=order, progress=progress, loss=loss)
+        tables.append(pd.DataFrame(course))
     return pd.concat(tables, ignore_index=True)
 
 def plot_orders(curves: pd.DataFrame):   # rows of a mixture have a share, those of a training a loss
@@ -121,11 +127,13 @@ def plot_orders(curves: pd.DataFrame):   # rows of a mixture have a share, those
     losses = curves[curves.loss.notna()]
     fig, (left, right) = panels(9, 3, columns=2)
     first = mixtures[mixtures.order == mixtures.order.iloc[0]]
-    for (source, g), color in zip(first.groupby('source', sort=False), itertools.cycle(PART_COLORS)):
+    sources = first.groupby('source', sort=False)
+    for (source, g), color in zip(sources, itertools.cycle(PART_COLORS)):
         left.plot(g.progress, g.share, 'o-', ms=3, color=color, label=in_words(source))
     label = f'share of a source ({in_words(first.order.iloc[0])})'
     left.set(xlabel='share of the rows that was read', ylabel=label, ylim=(-0.03, 1.03))
-    for (order, g), color in zip(losses.groupby('order', sort=False), PART_COLORS):
+    courses = losses.groupby('order', sort=False)
+    for (order, g), color in zip(courses, PART_COLORS):
         window = max(1, len(g) // 20)
         smooth = g.loss.rolling(window, min_periods=1).mean()
         right.plot(g.progress, smooth, color=color, label=in_words(order))

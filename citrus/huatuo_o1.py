@@ -81,13 +81,16 @@ def thought_rows(records: list, questions: dict, form: str) -> list:   # questio
         q = questions[r['question_id']]
         reply = dict(role='assistant', content=write(r['think'], r['response']))
         messages = [*ask(q, 'open'), reply]
-        rows.append(dict(id=f'o1-{q["id"]}', stage=3, source='o1', question_id=q['id'], messages=messages))
+        about = dict(id=f'o1-{q["id"]}', question_id=q['id'])
+        rows.append(about | dict(stage=3, source='o1', messages=messages))
     return rows
 
 def search_funnel(records: list) -> pd.DataFrame:
     "What became of the searches: how many, after how many calls, and why some are not trained on"
     groups = {}
-    for r in records: groups.setdefault(r['fault'] or 'trained on', []).append(r['calls'])
+    for r in records:
+        outcome = r['fault'] or 'trained on'
+        groups.setdefault(outcome, []).append(r['calls'])
     mean = lambda calls: sum(calls) / len(calls)
     row = lambda name, calls: dict(outcome=name, searches=len(calls), calls=mean(calls))
     return pd.DataFrame([row(name, calls) for name, calls in groups.items()])
@@ -99,13 +102,15 @@ def tune(s, rows: str, out: str):
     own = {k: s.params[k] for k in ('learning_rate', 'epochs', 'seed')}
     settings = {k: tuned[k] for k in TRAINING} | own | dict(report_to='none')
     base = s.folders['sft'] / s.params['start']
-    launch('sft.fine_tune', out=str(s.dir / out), base=str(base), rows=str(s.dir / rows), **settings)
+    files = dict(out=str(s.dir / out), rows=str(s.dir / rows))
+    launch('sft.fine_tune', base=str(base), **files, **settings)
 
 def policies(controls: list, flips: list) -> dict:   # name -> what is paid
     "The policy and its controls"
     payments = {'o1': dict(pays='right')}
     payments |= {f'control_{name}': dict(pays=name) for name in controls}
-    return payments | {f'control_flip_{round(100 * x)}': dict(pays='right', flipped=x) for x in flips}
+    named = lambda share: f'control_flip_{round(100 * share)}'
+    return payments | {named(x): dict(pays='right', flipped=x) for x in flips}
 
 def reinforce_all(s, pool: str, base: str) -> pd.DataFrame:
     "Train the policy and its controls; a row for each round of each"
@@ -117,7 +122,8 @@ def reinforce_all(s, pool: str, base: str) -> pd.DataFrame:
         out = s.dir / name
         files = dict(out=str(out), base=str(s.dir / base), pool=str(s.dir / pool))
         launch('train.reinforce.reinforce', **files, **rules, **paid)
-        rows += [dict(policy=name) | r for r in read_jsonl(f'{out}.history.jsonl')]
+        history = read_jsonl(f'{out}.history.jsonl')
+        rows += [dict(policy=name) | r for r in history]
     return pd.DataFrame(rows)
 
 # %% ../nbs/75_huatuo_o1.ipynb #4b45d01a
@@ -137,7 +143,8 @@ def plot_rounds(rounds: pd.DataFrame):   # as `reinforce_all` gives it
 
 def plot_policies(scores: pd.DataFrame, benchmark: str):   # as `evaluate.table` gives it
     "Accuracy of each model on one set, with 95 % intervals"
-    rows = scores[scores.benchmark == benchmark].rename(columns=dict(model='label', accuracy='value')).reset_index(drop=True)
+    asked = scores[scores.benchmark == benchmark]
+    rows = asked.rename(columns=dict(model='label', accuracy='value')).reset_index(drop=True)
     fig, [ax] = panels(6, 0.35 * len(rows) + 1)
     labels = rows.label.str.replace('control_', 'control: ')
     draw_rows(ax, rows.assign(label=labels.map(in_words)))

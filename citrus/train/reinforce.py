@@ -96,7 +96,8 @@ def roll_out(folder: Path, questions: list, rules: Rules, round: int, tokenizer)
             ids = encode_pair(dict(prompt=ask(q, 'open'), reply=message), tokenizer, ('reply',))
             cut = reply.finish == 'length'
             right = mark(in_tags(reply.text), q, 'open', cut)[2]
-            rollouts.append(Rollout(q, reply.text, cut, reply.tokens, ids['prompt'], ids['reply'], right))
+            pieces = ids['prompt'], ids['reply']
+            rollouts.append(Rollout(q, reply.text, cut, reply.tokens, *pieces, right))
     return rollouts
 
 def payments(rollouts: list, rules: Rules, round: int) -> list:   # a reward for each
@@ -120,7 +121,8 @@ class Critic(torch.nn.Module):
         torch.nn.init.zeros_(self.head.bias)
 
     def forward(self, ids, seen):   # (replies, places) both; gives (replies, places - 1)
-        return self.head(self.body(input_ids=ids, attention_mask=seen).last_hidden_state)[:, :-1, 0].float()
+        states = self.body(input_ids=ids, attention_mask=seen).last_hidden_state
+        return self.head(states)[:, :-1, 0].float()
 
 class Learner(torch.nn.Module):
     "All that learns: the policy, and a value model if the method has one"
@@ -181,7 +183,9 @@ def losses(learner: Learner, b: dict, rules: Rules) -> tuple:   # (loss, {statis
     "The loss of some replies"
     logp = token_logp(learner.policy, b)
     old, advantages, mask = b['old'], b['advantages'], b['mask']
-    if rules.method == 'grpo': return grpo_loss(logp, old, b['start'], advantages, mask, rules.clip, rules.beta), {}
+    if rules.method == 'grpo':
+        loss = grpo_loss(logp, old, b['start'], advantages, mask, rules.clip, rules.beta)
+        return loss, {}
     if rules.method == 'rloo': return rloo_loss(logp, old, advantages, mask, rules.clip), {}
     values = learner.critic(b['ids'], b['seen'])
     forecast = value_loss(values, b['values'], b['returns'], mask, rules.clip)
@@ -245,7 +249,8 @@ def play_round(learner, reference, optimizer, tokenizer, questions: list, rules:
     rollouts = roll_out(folder, asked_in(questions, rules, round), rules, round, tokenizer)
     for r, paid in zip(rollouts, payments(rollouts, rules, round)): r.paid = paid
     batch = laid_out(rollouts, tokenizer.pad_token_id)
-    batch = judged(learner, reference, batch, torch.tensor([r.paid for r in rollouts]), rules)
+    paid = torch.tensor([r.paid for r in rollouts])
+    batch = judged(learner, reference, batch, paid, rules)
     more = dict(round=round, drift=drift(learner, folder, batch, rules))
     steps = []
     for number in range(rules.passes):
@@ -298,7 +303,8 @@ def reinforce(
     history = load_round(out, learner, optimizer)
     asked = read_jsonl(pool, 'question')
     for round in tqdm(range(len(history), rules.rounds), initial=len(history), total=rules.rounds, desc=rules.method):
-        for group in optimizer.param_groups: group['lr'] = rules.learning_rate * schedule(round, rules.rounds)
+        rate = rules.learning_rate * schedule(round, rules.rounds)
+        for group in optimizer.param_groups: group['lr'] = rate
         folder = companion(out, 'policy')
         history.append(play_round(learner, reference, optimizer, tokenizer, asked, rules, round, folder))
         note(out, round, history[-1]['paid'])

@@ -74,8 +74,9 @@ def family_profiles(world: World, findings: list, closure: Closure) -> dict:   #
     return profiles
 
 def distinct_families(profiles: dict) -> list:   # names
-    "Families of which no two have one name, and none has another's name in its own"
-    return sorted({family_name(f): f for f in without_longer(list(profiles))}.values())
+    "Families of which no two have one name but for its capitals, and none has another's name in its own"
+    plain = lambda name: family_name(name).lower()
+    return sorted({plain(f): f for f in without_longer(list(profiles))}.values())
 
 def draw_families(profiles: dict, closure: Closure) -> list:   # names, group by group
     "Families in confusable groups, the first of each by chance. Raises `UserError` if there are too few"
