@@ -68,7 +68,7 @@ def add_cell(copy, notebook, source, position=-1):
     path.write_text(json.dumps(nb))
 
 
-COURSES = 'traces', 'stages', 'preferences', 'mixing', 'scaling', 'met', 'opinions', 'huatuo_o1', 'huatuo2'   # studies that train from where students stand
+COURSES = 'traces', 'stages', 'preferences', 'mixing', 'scaling', 'met', 'paths', 'opinions', 'huatuo_o1', 'huatuo2'   # studies that train from where students stand
 
 FOREIGN = tuple(f'citrus.{m}.' for m in ('synth', 'llm.opening', 'llm.threads', 'llm.look_up', 'world.expert_parts', 'data.pages', 'data.page_lines', 'data.page_errors',
                                          'data.page_pictures', 'textbook', 'llm.textbook_expert'))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READING', 'LINKS', 'take_course', 'working', 'training_on_texts', 'training_on_rows', 'ending_in', 'student_places',
-           'ask_after', 'course_call', 'answered', 'raise_student']
+           'ask_after', 'course_call', 'kind_call', 'answered', 'raise_student']
 
 # %% ../../nbs/lib/train/courses.ipynb #09ee6832
 import re
@@ -87,6 +87,14 @@ def course_call(s, place: dict, name: str, start: str, course: list, max_tokens:
     course = ending_in(course, outs)
     out = s.dir / 'answers' / f'{slug}.jsonl'
     return dict(out=str(out), base=str(place[start]), course=course, sets=held_out, max_tokens=max_tokens)
+
+def kind_call(s, number: int, place: dict, kind: str, rows: list, rate: float) -> dict:
+    "The arguments of `ask_after` for a student that reads a kind of stage 3 at a rate"
+    name = f'{number}-{kind}-{rate:g}'
+    file = working(s) / f'{digest(name)}.rows.jsonl'
+    if not file.exists(): write_jsonl(file, rows, 'sft')
+    stage_three = training_on_rows(s, file, s.params['seed'] + number, learning_rate=rate)
+    return course_call(s, place, name, 'model', [stage_three], s.params['max_tokens'])
 
 def answered(s, jobs: list, name: str) -> pd.DataFrame:   # jobs: (what is known of the answers, arguments of `ask_after`)
     "Take the courses that were not taken, and give the answers after all of them"

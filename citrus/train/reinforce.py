@@ -239,6 +239,8 @@ def round_row(rollouts: list, batch: dict, steps: list, more: dict) -> dict:
         right=mean(r.right for r in rollouts),
         formed=mean(not r.cut and not parse_reply(in_tags(r.text)).problem for r in rollouts),
         reply_tokens=mean(len(r.reply) for r in rollouts),
+        sampled=sum(r.tokens for r in rollouts),
+        read=sum(len(r.prompt) + len(r.reply) for r in rollouts),
         same_tokens=mean(len(r.reply) - r.cut == r.tokens - r.cut for r in rollouts),
         kl=float((batch['kl'] * batch['mask']).sum() / len(rollouts)),
     ) | last
