@@ -45,7 +45,8 @@ def unify_funnel(pieces: dict, replies: dict) -> pd.DataFrame:   # both: arm -> 
         covered = sentences - sum(len(r['uncovered']) for r in rs)
         whole = sum(not r['fault'] for r in rs)
         counts = dict(segments=len(rs), kept=whole, refused=len(rs) - whole)
-        rows.append(dict(arm=arm) | counts | dict(sentences=sentences, covered=covered))
+        sizes = dict(sentences=sentences, covered=covered)
+        rows.append(dict(arm=arm) | counts | sizes)
     return pd.DataFrame(rows)
 
 def tuning_rows(s, n: int, seed: int) -> list:   # `sft` records

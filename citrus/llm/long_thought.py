@@ -70,7 +70,8 @@ async def long_thought(door, s: Search, writer: Model, tokens: int) -> dict:   #
         reply = await reply_to_part(door, s, writer, prompt, 'narrate', tokens)
         thought = tag(reply.text, 'thought') or ''
         asked = role_prompt(ANSWERER, s.question['open_stem'], thoughts=thought)
-        response = tag((await reply_to_part(door, s, writer, asked, 'answer', tokens)).text, 'response') or ''
+        reply = await reply_to_part(door, s, writer, asked, 'answer', tokens)
+        response = tag(reply.text, 'response') or ''
         fault = thought_fault(thought, response, s.question, others)
         if not fault: break
     return dict(think=thought, response=response, fault=fault)

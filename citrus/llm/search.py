@@ -126,7 +126,8 @@ async def go_round(door, s: Search, teacher: Model, verifier: Model, number: int
     readable = await ask_teacher(door, s, teacher, strategy)
     right, by = await verdict_on(door, s, verifier) if readable else (False, 'unreadable')
     place = {'try': number, 'round': round}
-    s.rounds.append(place | dict(strategy=strategy or 'first', conclusion=s.conclusion, right=right, by=by))
+    drawn = dict(strategy=strategy or 'first')
+    s.rounds.append(place | drawn | dict(conclusion=s.conclusion, right=right, by=by))
     return right
 
 # %% ../../nbs/lib/llm/search.ipynb #7c640ddb
@@ -173,5 +174,6 @@ def strategy_table(records: list) -> pd.DataFrame:   # records: as `search_recor
         g = rounds[rounds.strategy == name]
         if not len(g): continue
         low, high = wilson(int(g.right.sum()), len(g))
-        rows.append(dict(strategy=name, n=len(g), right=g.right.mean(), low=low, high=high))
+        counts = dict(strategy=name, n=len(g), right=g.right.mean())
+        rows.append(counts | dict(low=low, high=high))
     return pd.DataFrame(rows)

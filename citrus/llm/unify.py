@@ -103,11 +103,14 @@ async def unified(door, segment: list, writer: Model, r: Recogniser, seed: int) 
     reply, = await door.ask(unify_prompt(TURN_ASK, text), writer, sampling, 'ask')
     question = ' '.join(tag_content(reply.text, 'question').split())
     empty = dict(question=question, answer='', uncovered=segment)
-    if not question: return empty | dict(fault=reply.finish if reply.finish.startswith(SET_ASIDE) else 'no question')
+    why = lambda lacking: reply.finish if reply.finish.startswith(SET_ASIDE) else lacking
+    if not question: return empty | dict(fault=why('no question'))
     reply, = await door.ask(unify_prompt(TURN_ANSWER, text, question), writer, sampling, 'answer')
     answer = tag_content(reply.text, 'answer').strip()
-    if not answer: return empty | dict(fault=reply.finish if reply.finish.startswith(SET_ASIDE) else 'no answer')
-    return dict(question=question, answer=answer, uncovered=uncovered(segment, answer), fault=unfaithful(text, answer, r))
+    if not answer: return empty | dict(fault=why('no answer'))
+    left_out = uncovered(segment, answer)
+    fault = unfaithful(text, answer, r)
+    return dict(question=question, answer=answer, uncovered=left_out, fault=fault)
 
 # %% ../../nbs/lib/llm/unify.ipynb #e56aa53b
 def other_number(answer: str, rng: random.Random) -> str:   # '' without a number
@@ -127,7 +130,8 @@ def other_entity(answer: str, names: list, rng: random.Random) -> str:   # '' if
     own = [n for n in names if n.lower() in answer.lower()]
     if not own: return ''
     name = max(own, key=len)
-    other = rng.choice([n for n in names if n.lower() not in answer.lower()])
+    absent = [n for n in names if n.lower() not in answer.lower()]
+    other = rng.choice(absent)
     return re.sub(re.escape(name), other, answer, count=1, flags=re.I)
 
 def spoiled(answers: list, names: list, seed: int) -> dict:   # kind -> [(place, spoiled answer)]
@@ -149,5 +153,6 @@ def spoiled_table(texts: list, answers: list, names: list, check, seed: int) -> 
         refused = sum(bool(check(texts[i], a)) for i, a in pairs)
         low, high = wilson(refused, len(pairs)) if pairs else (0.0, 1.0)
         share = refused / max(len(pairs), 1)
-        rows.append(dict(answer=kind, n=len(pairs), refused=refused, share=share, low=low, high=high))
+        counts = dict(answer=kind, n=len(pairs), refused=refused)
+        rows.append(counts | dict(share=share, low=low, high=high))
     return pd.DataFrame(rows)

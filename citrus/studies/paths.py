@@ -4,15 +4,13 @@
 
 # %% auto #0
 __all__ = ['SEGMENT_WORDS', 'TUNED', 'LAST', 'PREFERENCE', 'PPO', 'searched_rows', 'for_another', 'unified_rows', 'in_an_order',
-           'stage_tokens', 'path_rows', 'write_pool', 'write_rows', 'made_ready', 'prefer_own', 'rewarded',
-           'last_training', 'tuned_job', 'trained_model', 'last_job', 'imitations', 'went_on', 'last_cost',
+           'stage_tokens', 'path_rows', 'write_pool', 'path_files', 'made_ready', 'prefer_own', 'rewarded',
+           'last_training', 'tuned_job', 'trained_model', 'last_job', 'imitations', 'went_on', 'cost_of_last',
            'operations', 'path_costs']
 
 # %% ../../nbs/studies/paths.ipynb #3cd86d00
 import json
 from pathlib import Path
-
-import pandas as pd
 
 # %% ../../nbs/studies/paths.ipynb #6dbead2c
 from ..core.files import atomic
@@ -72,8 +70,10 @@ def unified_rows(s, number: int, place: dict, reader) -> list:   # reader: `Reco
 
 def in_an_order(rows: list, order: str, seed: int) -> list:   # rows: `sft` records
     "Rows in one of the orders of HuatuoGPT-II, each once; those of stage 1 with a source of their own are its corpus"
-    arms = sorted({r['source'] for r in rows if r['source'].startswith('by_') or r['source'] == 'asked'})
-    return ordered(rows, weights_of(arms, {}, 1), 1, order, seed)
+    is_page = lambda source: source.startswith('by_') or source == 'asked'
+    arms = sorted(filter(is_page, {r['source'] for r in rows}))
+    weights = weights_of(arms, {}, 1)
+    return ordered(rows, weights, 1, order, seed)
 
 # %% ../../nbs/studies/paths.ipynb #1609fac2
 TUNED = {   # path -> (where it begins, what it imitates)
@@ -116,27 +116,31 @@ def path_rows(s, world: World, number: int, place: dict, reader) -> tuple:   # (
     fill = lambda some, n: mixed(fill_tokens(some, n, place['model']))
     tokens = stage_tokens(s, place, rows)
     thoughts = searched_rows(s, world, number, learnt)
+    shuffled = kinds(for_another(learnt, p['seed']))
     rows |= {
         'traces': mixed(traces),
         'thoughts': fill(thoughts, tokens['practice'] + alone),
         'thoughts after practice': fill(thoughts, alone),
         'bare': fill(bare_rows(learnt), alone),
-        'exchanged': mixed(kinds(for_another(learnt, p['seed']))['traces']),
+        'exchanged': mixed(shuffled['traces']),
     }
-    pages = fill_tokens(unified_rows(s, number, place, reader), tokens['read'], place['model'])
-    everything = [*pages, *rows['facts'], *rows['dialogues'], *rows['traces']]
-    orders = {'one stage': 'priority', 'two stages': 'two_stages'}
-    return rows | {name: in_an_order(everything, order, p['seed']) for name, order in orders.items()}, tokens
+    pages = unified_rows(s, number, place, reader)
+    everything = fill_tokens(pages, tokens['read'], place['model'])
+    for name in ('facts', 'dialogues', 'traces'): everything += rows[name]
+    rows['one stage'] = in_an_order(everything, 'priority', p['seed'])
+    rows['two stages'] = in_an_order(everything, 'two_stages', p['seed'])
+    return rows, tokens
 
 # %% ../../nbs/studies/paths.ipynb #d31c8b78
 def write_pool(s, number: int, place: dict) -> Path:
     "The patients of the last trainings of a student"
     file = working(s) / f'{number}-pool.jsonl'
-    questions = unread_patients(read_jsonl(place['sets'] / 'train.jsonl', 'question'), s.params['learn'])
+    patients = read_jsonl(place['sets'] / 'train.jsonl', 'question')
+    questions = unread_patients(patients, s.params['learn'])
     if not file.exists(): write_jsonl(file, questions, 'question')
     return file
 
-def write_rows(s, number: int, rows: dict) -> dict:   # name -> file
+def path_files(s, number: int, rows: dict) -> dict:   # name -> file
     "What a student imitates, as files"
     place = lambda name: working(s) / f'{number}-{name.replace(" ", "_")}.rows.jsonl'
     files = {name: place(name) for name in rows}
@@ -148,7 +152,7 @@ def made_ready(s, world: World, number: int, place: dict, reader) -> dict:   # p
     "All that the paths of a student need"
     rows, tokens = path_rows(s, world, number, place, reader)
     sizes = {name: count_tokens(some, place['model']) for name, some in rows.items()}
-    files = dict(rows=write_rows(s, number, rows), pool=write_pool(s, number, place))
+    files = dict(rows=path_files(s, number, rows), pool=write_pool(s, number, place))
     return files | dict(place=place, sizes=sizes, tokens=tokens)
 
 # %% ../../nbs/studies/paths.ipynb #42072941
@@ -203,7 +207,8 @@ def tuned_job(s, number: int, ready: dict, path: str, rate: float) -> tuple:   #
     own = dict(learning_rate=rate, in_order=name in ('one stage', 'two stages'))
     training = training_on_rows(s, ready['rows'][name], s.params['seed'] + number, **own)
     slug = f'{number}-{path}-{rate:g}'
-    call = course_call(s, ready['place'], slug, start, [training], s.params['max_tokens'])
+    tokens = s.params['max_tokens']
+    call = course_call(s, ready['place'], slug, start, [training], tokens)
     return dict(kind=path, student=number, rate=rate), call
 
 def trained_model(call: dict) -> Path:   # call: arguments of `ask_after`
@@ -218,32 +223,46 @@ def last_job(s, number: int, ready: dict, path: str, ends: dict, rate: float) ->
     training = last_training(s, name, ready['pool'], rate, s.params['seed'] + number)
     here = ready['place'] | dict(ended=begun)
     slug = f'{number}-{path}-{rate:g}'
-    call = course_call(s, here, slug, 'ended', [training], s.params['max_tokens'])
+    tokens = s.params['max_tokens']
+    call = course_call(s, here, slug, 'ended', [training], tokens)
     return dict(kind=path, student=number, rate=rate), call
 
 def imitations(s, ready: list, rates: dict, numbers, name: str) -> tuple:   # rates: path -> list; (answers, student -> path -> call)
     "Take all paths up to their last training"
-    jobs = [tuned_job(s, n, ready[n], path, rate) for n in numbers for path in TUNED for rate in rates[path]]
+    jobs = []
+    for n in numbers:
+        for path in TUNED:
+            job = lambda rate: tuned_job(s, n, ready[n], path, rate)
+            jobs += map(job, rates[path])
     calls = {}
-    for about, call in jobs: calls.setdefault(about['student'], {})[about['kind']] = call
+    for about, call in jobs:
+        own = calls.setdefault(about['student'], {})
+        own[about['kind']] = call
     return answered(s, jobs, name), calls
 
 def went_on(s, ready: list, rates: dict, calls: dict, name: str) -> tuple:   # calls: as `imitations` gives them; the same
     "Take the last trainings"
-    jobs = [last_job(s, n, ready[n], path, ends, rate) for n, ends in calls.items() for path in LAST for rate in rates[path]]
+    jobs = []
+    for n, ends in calls.items():
+        for path in LAST:
+            job = lambda rate: last_job(s, n, ready[n], path, ends, rate)
+            jobs += map(job, rates[path])
     more = {}
-    for about, call in jobs: more.setdefault(about['student'], {})[about['kind']] = call
+    for about, call in jobs:
+        own = more.setdefault(about['student'], {})
+        own[about['kind']] = call
     return answered(s, jobs, name), more
 
-# %% ../../nbs/studies/paths.ipynb #159186b6
-def last_cost(model: Path, name: str, folder: Path) -> dict:   # tokens: sampled, trained; folder: of a tokenizer
+# %% ../../nbs/studies/paths.ipynb #692748da
+def cost_of_last(model: Path, name: str, folder: Path) -> dict:   # tokens: sampled, trained; folder: of a tokenizer
     "Tokens that a last training sampled, and those that it was trained on"
     if name == 'ppo':
         history = read_jsonl(f'{model}.history.jsonl')
         total = lambda key: sum(r[key] for r in history)
         return dict(sampled=total('sampled'), trained=PPO['passes'] * total('read'))
     pairs = read_jsonl(f'{model}.pairs.jsonl', 'pair')
-    sides = [dict(messages=p['prompt'] + p[side]) for p in pairs for side in ('chosen', 'rejected')]
+    answers = [p[side] for side in ('chosen', 'rejected') for p in pairs]
+    sides = [dict(messages=p['prompt'] + answer) for p, answer in zip(2 * pairs, answers)]
     cost = json.loads(Path(f'{model}.cost.json').read_text())
     return cost | dict(trained=count_tokens(sides, folder))
 
@@ -255,11 +274,14 @@ def path_costs(ready: dict, weights: int, calls: dict) -> list:   # calls: path 
     "Tokens and operations of every path of a student"
     tokens = ready['tokens']
     before = dict(base=0, pretrained=tokens['read'], model=sum(tokens.values()))
-    trained = {path: before[start] + ready['sizes'][name] for path, (start, name) in TUNED.items()}
+    sizes = ready['sizes']
+    trained = {path: before[start] + sizes[name] for path, (start, name) in TUNED.items()}
     rows = [dict(kind=path, trained=n, sampled=0) for path, n in trained.items()]
     trained[''] = before['model']
     for path, (first, name) in LAST.items():
-        own = last_cost(trained_model(calls[path]), name, ready['place']['model'])
-        rows.append(dict(kind=path, trained=trained[first] + own['trained'], sampled=own['sampled']))
+        model = trained_model(calls[path])
+        own = cost_of_last(model, name, ready['place']['model'])
+        read = trained[first] + own['trained']
+        rows.append(dict(kind=path, trained=read, sampled=own['sampled']))
     count = lambda r: operations(weights, r['trained'], r['sampled'])
     return [r | dict(operations=count(r)) for r in rows]

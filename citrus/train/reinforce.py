@@ -89,11 +89,13 @@ def roll_out(folder: Path, questions: list, rules: Rules, round: int, tokenizer)
     sampling = Sampling(rules.temperature, max_tokens=rules.tokens, n=rules.group, seed=rules.seed * 1000 + round)
     rollouts = []
     policy = local_model('policy', folder)
-    written = chat([ask(q, 'open') for q in questions], policy, sampling)
+    prompts = [ask(q, 'open') for q in questions]
+    written = chat(prompts, policy, sampling)
     for q, replies in zip(questions, written):
         for reply in replies:
             message = [dict(role='assistant', content=reply.text)]
-            ids = encode_pair(dict(prompt=ask(q, 'open'), reply=message), tokenizer, ('reply',))
+            pair = dict(prompt=ask(q, 'open'), reply=message)
+            ids = encode_pair(pair, tokenizer, ('reply',))
             cut = reply.finish == 'length'
             right = mark(in_tags(reply.text), q, 'open', cut)[2]
             pieces = ids['prompt'], ids['reply']
@@ -186,7 +188,9 @@ def losses(learner: Learner, b: dict, rules: Rules) -> tuple:   # (loss, {statis
     if rules.method == 'grpo':
         loss = grpo_loss(logp, old, b['start'], advantages, mask, rules.clip, rules.beta)
         return loss, {}
-    if rules.method == 'rloo': return rloo_loss(logp, old, advantages, mask, rules.clip), {}
+    if rules.method == 'rloo':
+        loss = rloo_loss(logp, old, advantages, mask, rules.clip)
+        return loss, {}
     values = learner.critic(b['ids'], b['seen'])
     forecast = value_loss(values, b['values'], b['returns'], mask, rules.clip)
     change = ((logp - old).exp() - 1).abs()
@@ -259,7 +263,8 @@ def play_round(learner, reference, optimizer, tokenizer, questions: list, rules:
         chance = torch.Generator().manual_seed(rules.seed * 10_007 + round * 101 + number)
         order = torch.randperm(len(rollouts), generator=chance)
         for rows in order.chunk(rules.steps):
-            steps.append(take_step(learner, optimizer, rows_of(batch, rows), rules))
+            part = rows_of(batch, rows)
+            steps.append(take_step(learner, optimizer, part, rules))
     return round_row(rollouts, batch, steps, more)
 
 # %% ../../nbs/lib/train/reinforce.ipynb #c4e2d546
