@@ -6,22 +6,26 @@ import yaml
 
 from citrus.core.files import UserError, root
 from citrus.core.runner import chosen
-from citrus.core.recipes import consistent, find_recipe, load_recipe, read_recipe, settings
+from citrus.core.recipes import consistent, find_recipe, load_recipe, read_recipe, recipe_end, settings
 
 FOLDER = root() / 'nbs' / 'recipes'
 RECIPES = sorted(p.stem for p in FOLDER.glob('*.yml'))
 
 
 def test_all_recipes_are_here():
-    assert RECIPES == ['70b', '72b', '8b', 'control', 'full', 'gpu', 'paper', 'smollm2'] and (FOLDER / 'zero3.yaml').exists()
+    assert RECIPES == ['70b', '72b', '8b', 'control', 'full', 'gpu', 'huatuo2', 'huatuo_o1', 'paper', 'smollm2'] and (FOLDER / 'zero3.yaml').exists()
 
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_recipe_is_valid(name):
     values = settings(load_recipe(name))
-    if name != 'paper': consistent(values, chosen())   # paper is no run by itself
+    if name != 'paper': consistent(values, chosen(recipe_end(name)))   # paper is no run by itself
     for stage in ('pretrain', 'sft', 'prefer'):
         assert values[stage]['global_batch'] % values[stage]['processes'] == 0
+
+
+def test_a_recipe_ends_where_it_says():
+    assert chosen(recipe_end('huatuo2'))[-1] == 'huatuo2' and 'report' not in chosen(recipe_end('huatuo2')) and chosen(recipe_end('8b'))[-1] == 'report'
 
 
 @pytest.mark.parametrize('name, lr', [('70b', 3e-7), ('72b', 1e-6)])
@@ -39,6 +43,7 @@ def test_a_recipe_says_only_what_differs(name):
     "From the defaults, or from the recipe that it extends"
     own = read_recipe(find_recipe(name))
     before = settings(load_recipe(own.pop('extends', '')))
+    own.pop('ends', None)
     for block, values in own.items():
         same = [k for k, v in values.items() if block != 'common' and before[block][k] == v]
         assert not same, f'{name}.{block}: {same} need not be said'

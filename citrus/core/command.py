@@ -19,7 +19,7 @@ from .loads import loads_table
 from .parameters import STAGES
 from .preflight import device_faults, fault_lines, faults_of, MACHINE_CHECKS, preflight
 from .preflight import RECIPE_CHECKS, stop_at
-from .recipes import consistent, load_recipe, settings
+from .recipes import consistent, load_recipe, recipe_end, settings
 from .rehearsal import rehearse_here, rehearsed
 from .runner import advice, chosen, GO_ON, out_of_step, plan, run_stages, still_to_run
 from .slurm import write_slurm
@@ -148,7 +148,8 @@ def run_command(args: argparse.Namespace):
     if args.figures: return draw_figures()
     name = args.name or Path(args.recipe).stem or 'default'
     run_folder(name)
-    stages = chosen(args.only, getattr(args, 'from'))
+    start = getattr(args, 'from')
+    stages = chosen(args.only or ('' if start else recipe_end(args.recipe)), start)
     values = settings(load_recipe(args.recipe), args.set)
     consistent(values, stages)
     late = ', '.join(out_of_step())
