@@ -149,7 +149,8 @@ def run_command(args: argparse.Namespace):
     name = args.name or Path(args.recipe).stem or 'default'
     run_folder(name)
     start = getattr(args, 'from')
-    stages = chosen(args.only or ('' if start else recipe_end(args.recipe)), start)
+    end = args.only or ('' if start else recipe_end(args.recipe))
+    stages = chosen(end, start)
     values = settings(load_recipe(args.recipe), args.set)
     consistent(values, stages)
     late = ', '.join(out_of_step())

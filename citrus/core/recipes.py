@@ -87,7 +87,8 @@ def load_recipe(
 ) -> dict:       # block -> {parameter: value}
     "Read a recipe, laid over those that it extends. Raises `UserError` for one that cannot be read"
     recipe = {}
-    for blocks in reversed(recipe_files(find_recipe(name).resolve()).values() if name else ()):
+    files = recipe_files(find_recipe(name).resolve()) if name else {}
+    for blocks in reversed(files.values()):
         blocks.pop('ends', None)
         for block, values in blocks.items(): recipe[block] = recipe.get(block, {}) | values
     return recipe
@@ -95,7 +96,8 @@ def load_recipe(
 def recipe_end(name: str) -> str:   # As `load_recipe` takes it; '' for the whole chain
     "The stage that a recipe ends with. Raises `UserError` for one that does not exist"
     files = recipe_files(find_recipe(name).resolve()) if name else {}
-    end = next((blocks['ends'] for blocks in files.values() if 'ends' in blocks), '')
+    ends = [blocks['ends'] for blocks in files.values() if 'ends' in blocks]
+    end = ends[0] if ends else ''
     if end and end not in STAGES: raise nearest(f'{name} ends: stage', end, STAGES)
     return end
 
