@@ -43,9 +43,10 @@ def draw_groups(
     labels: list,    # Of the rows; that of a control is grey
 ):
     "Several values with their intervals in each row, named in the legend"
+    gap = min(GROUP_GAP, 0.8 / len(groups))   # many groups stay within their row
     for i, (name, color) in enumerate(zip(groups, colors, strict=True)):
         for y, (r, label) in enumerate(zip(groups[name].itertuples(), labels, strict=True)):
-            row = y + GROUP_GAP * (i - (len(groups) - 1) / 2)
+            row = y + gap * (i - (len(groups) - 1) / 2)
             shown = CONTROL_COLOR if label.startswith('control') else color
             draw_interval(ax, row, r.value, r.low, r.high, shown, ms=4, capsize=0)
         ax.plot([], [], 'o', ms=4, color=color, label=name)   # for the legend

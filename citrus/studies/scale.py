@@ -177,9 +177,15 @@ def speed_row(step: str, seconds: pd.Series, ours: pd.Series, n: int, characters
     )
 
 def speed_table(spent: list, n: int, characters: int) -> pd.DataFrame:   # spent: CPU seconds by step of each block
-    "A row for each step"
+    "A row for each step, and one for the chain once the table has filled: in the second half of the blocks"
     steps = pd.DataFrame(map(with_together, spent))
-    return pd.DataFrame([speed_row(k, steps[k], steps['one pass'], n, characters) for k in steps])
+    rows = [speed_row(k, steps[k], steps['one pass'], n, characters) for k in steps]
+    half = len(steps) // 2
+    late = steps[half:]
+    share = len(late) / len(steps)
+    size = round(share * n), round(share * characters)
+    rows.append(speed_row('in a chain, second half', late['in a chain'], late['one pass'], *size))
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/scale.ipynb #c7cf478f
 def spoilt_pair(text: str, rng: random.Random) -> list:
