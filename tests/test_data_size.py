@@ -254,8 +254,8 @@ def sft_stage(tmp_path, monkeypatch, hub_id, stem):
     for k, (stage, name) in enumerate(files.items()): write_jsonl(folders[stage] / f'{name}.jsonl', [talk(i, rng) | dict(id=f'{name}-{i}', extra=k) for i in range(30)] + [dict(id=f'{name}-bad', stage=1, source='coqa', messages=[say('user', stem), say('assistant', 'B')])], 'sft')
     turns = [dict(conversations=[{'from': 'human', 'value': f'{i}?'}, {'from': 'gpt', 'value': str(i)}]) for i in range(40)] + [dict(conversations=[{'from': 'goat', 'value': 'meh'}])] * 3
     write_jsonl(Path(hub_id) / 'train.jsonl', turns)
-    HUB[hub_id] = Adapter('sft', lambda i, r: dialogue_row(f'hub-{i}', 1, 'goats', r))
-    params = dict(longest=1400, seed=3, textbook_rows=8, sft1_hub=hub_id, sft2_hub='', sft3_hub='', hub_rows=0, instruction_rows=5, dialogue_rows=6, workers=2, control=False)
+    monkeypatch.setitem(HUB, hub_id, Adapter('sft', lambda i, r: dialogue_row(f'hub-{i}', 1, 'goats', r)))
+    params = dict(longest=1400, seed=3, textbook_rows=8, sft1_hub=hub_id, sft2_hub='', sft3_hub='', hub_rows=0, instruction_rows=5, dialogue_rows=6, again=0, workers=2, control=False)
     s = Stage('sft', 'run', params, {}, folders)
     s.dir.mkdir(parents=True)
     return s
@@ -285,7 +285,7 @@ def test_the_stage_writes_the_rows_it_always_wrote_and_reads_its_sources_once(st
     expected = dict(sft1=clean(draw(sft1, len(sft1))), sft2=draw(short, 6), sft3=clean(traces))
     for name, rows in expected.items(): assert read_jsonl(s.dir / f'{name}.jsonl') == rows, name
     assert written['rows'] == {n: len(r) for n, r in expected.items()} and written['unreadable'] == 3 and 2 <= written['contaminated'] <= 3
-    del HUB[hub_id]   # a second look at it would be an error
+    monkeypatch.delitem(HUB, hub_id)   # a second look at it would be an error
     state = {p: p.stat().st_mtime_ns for p in s.dir.glob('*.jsonl')}
     (s.dir / 'sft3.jsonl').unlink(), (s.dir / '.rows' / 'written.json').unlink()
     assert write_rows(s, index) == written and read_jsonl(s.dir / 'sft3.jsonl') == expected['sft3'] and len(state) == 3

@@ -1,5 +1,6 @@
 "Synthesis: what a reasoner is sent, hostile replies, kills."
 import asyncio
+import functools
 import json
 import random
 from dataclasses import replace
@@ -24,7 +25,7 @@ from citrus.world.chart import chart
 from citrus.world.steps import accepted_steps, read_step, step_record
 from citrus.llm.monologue import concludes, leaked
 from citrus.synth import design_rows, synthesise, think, verify
-from citrus.llm.look_up import knowledge_base, library
+from citrus.llm.look_up import corpus_texts, knowledge_base, library
 from citrus.studies.reflection import NOBODY, SHUFFLED, WAYS
 
 TOY = Knowledge(dict(f1={'Alder': .9, 'Birch': .9}, f2={'Alder': .9}, f3={'Birch': .9}), dict(f1=['Fever'], f2=['Rash'], f3=['Cough']), 'test')
@@ -65,13 +66,16 @@ def reflected(micro, store):
 def test_no_reasoner_prompt_holds_the_answer(reflected, store):
     """Reads every prompt in the ledger that was sent to a reasoning expert. An answer or alias may be in it in two places only: in an accepted step, which must then be, word for word,
     what a reasoner said of that question; and in external knowledge, which must be what the library says again to the same words, knowing of no question"""
-    train = {q['open_stem']: q for q in rows(store, 'cases', 'train.jsonl', 'question')}
-    tell = library(store / 'runs' / 'micro' / 'cases' / 'knowledge.json', lambda: [])
+    asked = {}
+    for synth in (store / 'runs').glob('*/synth'):   # other tests make runs in this store too
+        cases = synth.with_name('cases')
+        tell = library(cases / 'knowledge.json', functools.partial(corpus_texts, synth.with_name('clean')))
+        asked |= {q['open_stem']: (q, tell) for q in read_jsonl(cases / 'train.jsonl', 'question')}
     sent = [r for path in (store / 'ledger').rglob('*.jsonl') for r in read_jsonl(path) if r.get('messages', [{}])[0].get('content') == REASON]
     parts = [sections(r['messages']) for r in sent]
     spoken = {(p['Question'], tag(r['text'], 'step')) for p, r in zip(parts, sent)}
     for part in parts:
-        q = train[part['Question'].strip()]
+        q, tell = asked[part['Question'].strip()]
         assert set(part) <= {'Question', 'Accepted steps', 'Feedback', 'External knowledge', 'Look ups left', 'Number of candidates', 'Task'}
         assert not any(reveals(text, q) for title, text in part.items() if title not in ('Accepted steps', 'External knowledge'))
         assert all((part['Question'], step) in spoken for step in accepted(part.get('Accepted steps', '')))
