@@ -183,8 +183,10 @@ def speed_table(spent: list, n: int, characters: int) -> pd.DataFrame:   # spent
     half = len(steps) // 2
     late = steps[half:]
     share = len(late) / len(steps)
-    size = round(share * n), round(share * characters)
-    rows.append(speed_row('in a chain, second half', late['in a chain'], late['one pass'], *size))
+    size = dict(n=round(share * n), characters=round(share * characters))
+    chain = late['in a chain']
+    own = late['one pass']
+    rows.append(speed_row('in a chain, second half', chain, own, **size))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/studies/scale.ipynb #c7cf478f
@@ -229,9 +231,11 @@ def exchange_words(words: list, other: list, fresh: float, rng: random.Random) -
     n = len(words)
     fifth = n // 5
     places = rng.sample(range(n), fifth)
-    for i, word in zip(places, rng.choices(other, k=fifth)): mixed[i] = word
+    others = rng.choices(other, k=fifth)
+    for i, word in zip(places, others): mixed[i] = word
     new_word = lambda: ''.join(rng.choices('abcdefghijklmnoprstu', k=7))
-    for i in rng.sample(range(n), round(fresh * n)): mixed[i] = new_word()
+    new = rng.sample(range(n), round(fresh * n))
+    for i in new: mixed[i] = new_word()
     return mixed
 
 def mixed_documents(texts: list, n: int, fresh: float, seed: int):
